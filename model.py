@@ -1,0 +1,312 @@
+"""Cross-stitch networks as a TensorFlow 1.x graph, layers by TF-Slim.
+
+One convolutional tower per task looks at the same image. With a cross-stitch
+unit after each pooling and fully connected layer, every tower goes on with a
+learned linear combination of what all towers computed (Misra et al.,
+"Cross-stitch Networks for Multi-task Learning", arXiv 1604.03539, section 3).
+
+    import model
+    net = model.build([("article", 10), ("group", 3)], unit="channel")
+    with tf.compat.v1.Session(graph=net.graph) as session:
+        session.run(net.initializer)
+        session.run(net.train_op, feed_dict={net.x: ..., net.is_training: True, ...})
+
+This file makes graphs and nothing else: no files, no flags, no printing.
+"""
+
+import typing
+import zlib
+
+import numpy as np
+import tensorflow as tf_v2
+import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_ops
+
+# tf-slim 1.1.0, the newest on the package index, asks TensorFlow's internals
+# for two names that moved in 2.15. Put back before its first use; where they
+# still stand, or where a later tf-slim no longer asks, this changes nothing.
+if not hasattr(ops, "Tensor"):
+    ops.Tensor = tf.Tensor
+if not hasattr(control_flow_ops, "cond"):
+    control_flow_ops.cond = tf.cond
+
+import tf_slim as slim  # noqa: E402
+
+IMAGE_SIZE = 28
+UNITS = ("channel", "layer", "dense")
+
+
+class Model(typing.NamedTuple):
+    """Handles to one graph. Dictionaries are keyed by task name, in task order."""
+
+    graph: tf.Graph
+    x: tf.Tensor  # [B, 28, 28, 1] float32, standardised images
+    labels: dict  # task -> [B] int32
+    is_training: tf.Tensor  # [] bool: batch statistics and dropout, or neither
+    logits: dict  # task -> [B, classes] float32
+    predictions: dict  # task -> [B] int32
+    losses: dict  # task -> [] cross-entropy, nats, mean over the batch
+    l2_loss: tf.Tensor  # [] sum over conv and fc weights, scaled
+    loss: tf.Tensor  # [] all of the above added up
+    accuracies: dict  # task -> [] share of the batch that is right
+    accuracy: tf.Tensor  # [] mean of the tasks' accuracies
+    stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
+    train_op: tf.Operation  # one Adam step; also advances global_step
+    global_step: tf.Variable
+    summary_op: tf.Tensor  # serialised scalars of the batch that was fed
+    initializer: tf.Operation  # start values for all variables
+
+
+def op_seed(seed, name):
+    """A seed for one op, from the run's seed and the op's name alone.
+
+    TensorFlow 1 would count the ops made so far, so that one unit more in the
+    graph gave every later layer other weights and runs could not be paired.
+    """
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def he_initializer(seed):
+    """He et al. (arXiv 1502.01852) as slim scales it, seeded by the variable's scope."""
+
+    def initializer(shape, dtype=tf.float32, partition_info=None):
+        name = tf.get_variable_scope().name
+        return slim.variance_scaling_initializer(seed=op_seed(seed, name))(shape, dtype)
+
+    return initializer
+
+
+def mixing_matrix(num_tasks, own_weight):
+    """Start weights between towers: `own_weight` for a task's own activations,
+    the rest shared by the other tasks (paper, section 5.1: 0.9 and 0.1).
+
+    Returns: [T, T] float32; row i sums to 1 where there is more than one task.
+    """
+    others = (1.0 - own_weight) / max(num_tasks - 1, 1)
+    matrix = np.full([num_tasks, num_tasks], others, np.float32)
+    np.fill_diagonal(matrix, own_weight)
+    return matrix
+
+
+def cross_stitch(towers, unit, own_weight, scope):
+    """One cross-stitch unit: every output is a linear combination of all inputs.
+
+    Row index of the weights is the tower that receives, column index the tower
+    that gives, as in equation 1 of the paper.
+
+        channel  [T, T, C]     out_i[..., c] = sum_j alpha[i, j, c] x_j[..., c]
+        layer    [T, T]        out_i = sum_j alpha[i, j] x_j
+        dense    [T*D, T*D]    every value of every tower mixes with every other,
+                               D = H*W*C
+
+    Args:
+      towers: T tensors of one shape, [B, H, W, C] or [B, C].
+      unit: one of `UNITS`.
+      own_weight: start weight of a task's own activations; 1 is the identity.
+      scope: variable scope, for example "cross_stitch_1".
+
+    Returns:
+      T tensors of the shape that came in, and the unit's [T, T] mean weights:
+      the weight that tower j's values carry in a value of tower i, in the mean
+      over those values. The identity unit has the identity matrix.
+    """
+    num_tasks = len(towers)
+    mixing = mixing_matrix(num_tasks, own_weight)
+    shape = towers[0].shape.as_list()[1:]
+
+    with tf.variable_scope(scope):
+        if unit == "dense":
+            size = int(np.prod(shape))
+
+            def initializer(_, dtype, partition_info=None):
+                # A Kronecker product, made by the graph: as a constant it
+                # would not fit into a graph definition.
+                blocks = mixing[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
+                return tf.reshape(blocks, [num_tasks * size] * 2)
+
+            alpha = tf.get_variable("alpha", [num_tasks * size] * 2, initializer=initializer)
+            flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
+            mixed = tf.split(tf.matmul(flat, alpha, transpose_b=True), num_tasks, axis=1)
+            outputs = [tf.reshape(x, [-1] + shape) for x in mixed]
+            blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, size])
+            return outputs, tf.reduce_sum(blocks, [1, 3]) / size
+
+        trailing = shape[-1:] if unit == "channel" else []
+        start = np.broadcast_to(
+            mixing.reshape([num_tasks, num_tasks] + [1] * len(trailing)),
+            [num_tasks, num_tasks] + trailing,
+        )
+        alpha = tf.get_variable("alpha", initializer=start)
+        outputs = [
+            tf.add_n([alpha[i, j] * towers[j] for j in range(num_tasks)])
+            for i in range(num_tasks)
+        ]
+        return outputs, tf.reduce_mean(alpha, [2]) if trailing else tf.identity(alpha)
+
+
+def dropout(x, keep_prob, is_training, seed, scope):
+    """Dropout whose mask depends on the seed, the scope and the step alone.
+
+    slim.dropout draws from a stream of its own, which a restored run would
+    start anew; here the same step has the same mask whatever came before.
+    """
+    with tf.name_scope(scope):
+        step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), tf.train.get_global_step()])
+        return tf.cond(
+            is_training,
+            lambda: tf_v2.nn.experimental.stateless_dropout(x, 1 - keep_prob, step_seed),
+            lambda: x,
+        )
+
+
+def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batch_norm_decay, seed):
+    """The towers, tower t's scopes ending in _t, and the units between them.
+
+    Args:
+      x: [B, 28, 28, 1] float32.
+      classes: number of classes of each task; as many towers are built.
+      is_training: [] bool tensor.
+      unit: one of `UNITS`, or None: then the towers share nothing.
+      others: see `build`.
+
+    Returns:
+      Logits, a [B, classes] tensor a task, and the units' [T, T] mean weights
+      by scope name.
+    """
+    ids = range(1, len(classes) + 1)
+    stitches = {}
+
+    def stitched(towers, index):
+        if unit is None:
+            return towers
+        scope = f"cross_stitch_{index}"
+        towers, stitches[scope] = cross_stitch(towers, unit, own_weight, scope)
+        return towers
+
+    def each(layer, towers, scope, *args, **kwargs):
+        return [layer(h, *args, scope=f"{scope}_{t}", **kwargs) for t, h in zip(ids, towers)]
+
+    batch_norm = {"is_training": is_training, "decay": batch_norm_decay, "scale": True,
+                  "updates_collections": None}
+    with tf.variable_scope("network"), slim.arg_scope(
+        [slim.conv2d, slim.fully_connected],
+        normalizer_fn=slim.batch_norm,
+        normalizer_params=batch_norm,
+        weights_initializer=he_initializer(seed),
+        weights_regularizer=slim.l2_regularizer(l2_scale),
+    ):
+        towers = [x for _ in ids]  # [B, 28, 28, 1]
+        towers = each(slim.conv2d, towers, "conv1", 32, 3)  # [B, 28, 28, 32]
+        towers = each(slim.max_pool2d, towers, "pool_1", 2)  # [B, 14, 14, 32]
+        towers = stitched(towers, 1)
+        towers = each(slim.conv2d, towers, "conv2", 64, 3)  # [B, 14, 14, 64]
+        towers = each(slim.max_pool2d, towers, "pool_2", 2)  # [B, 7, 7, 64]
+        towers = stitched(towers, 2)
+        towers = each(slim.flatten, towers, "flatten")  # [B, 3136]
+        towers = each(slim.fully_connected, towers, "fc_3", 1024)  # [B, 1024]
+        towers = stitched(towers, 3)
+        towers = each(dropout, towers, "dropout", keep_prob, is_training, seed)
+        # The reference's logits, too, pass through batch norm.
+        logits = [
+            slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
+            for t, h, n in zip(ids, towers, classes)
+        ]
+    return logits, stitches
+
+
+def build(
+    tasks,
+    unit="channel",
+    own_weight=1.0,
+    learning_rate=0.001,
+    l2_scale=1e-5,
+    keep_prob=0.8,
+    batch_norm_decay=0.999,
+    seed=0,
+):
+    """Builds the whole graph: network, loss, evaluation, training, summaries.
+
+    Args:
+      tasks: (name, number of classes) of each task, T >= 1 of them.
+      unit: "channel", "layer" or "dense"; None leaves the towers unconnected.
+      own_weight: cross-stitch start weight of a task's own activations.
+      learning_rate: Adam's.
+      l2_scale: factor of sum(w^2)/2 over conv and fc weights.
+      keep_prob: share of fc_3's activations that dropout keeps, in (0, 1].
+      batch_norm_decay: decay of batch norm's moving mean and variance.
+      seed: determines initial weights and dropout masks.
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      ValueError: there is no task, or the unit is unknown.
+    """
+    if not tasks:
+        raise ValueError("a network needs at least one task")
+    if unit is not None and unit not in UNITS:
+        raise ValueError(f"unknown cross-stitch unit {unit!r}: one of {', '.join(UNITS)}, or None")
+    names = [name for name, _ in tasks]
+
+    with tf.Graph().as_default() as graph:
+        with tf.variable_scope("train") as train_scope:
+            global_step = tf.train.create_global_step()
+
+        with tf.name_scope("placeholder"):
+            x = tf.placeholder(tf.float32, [None, IMAGE_SIZE, IMAGE_SIZE, 1], "X")
+            labels = {name: tf.placeholder(tf.int32, [None], f"y_{name}") for name in names}
+            is_training = tf.placeholder(tf.bool, [], "is_training")
+
+        outputs, stitches = network(
+            x, [n for _, n in tasks], is_training, unit, own_weight,
+            l2_scale, keep_prob, batch_norm_decay, seed,
+        )
+        logits = dict(zip(names, outputs))
+
+        with tf.name_scope("loss"):
+            losses = {
+                name: tf.reduce_mean(
+                    tf.nn.sparse_softmax_cross_entropy_with_logits(
+                        labels=labels[name], logits=logits[name]
+                    ),
+                    name=name,
+                )
+                for name in names
+            }
+            l2_losses = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+            l2_loss = tf.add_n(l2_losses or [tf.constant(0.0)], name="l2")
+            loss = tf.add_n([*losses.values(), l2_loss], name="total")
+
+        with tf.name_scope("evaluation"):
+            predictions = {
+                name: tf.argmax(logits[name], axis=1, output_type=tf.int32) for name in names
+            }
+            accuracies = {
+                name: tf.reduce_mean(
+                    tf.cast(tf.equal(predictions[name], labels[name]), tf.float32), name=name
+                )
+                for name in names
+            }
+            accuracy = tf.reduce_mean(tf.stack(list(accuracies.values())), name="mean")
+
+        # A variable scope, so that Adam's moments stand under "train" as well;
+        # its name scope is entered anew, or TensorFlow would name it "train_1".
+        with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
+            train_op = tf.train.AdamOptimizer(learning_rate).minimize(loss, global_step)
+
+        with tf.name_scope("summary"):
+            summary_op = tf.summary.merge(
+                [tf.summary.scalar("loss_total", loss), tf.summary.scalar("loss_l2", l2_loss)]
+                + [tf.summary.scalar(f"loss_{name}", losses[name]) for name in names]
+                + [tf.summary.scalar("accuracy_train", accuracy)]
+                + [tf.summary.scalar(f"accuracy_train_{name}", accuracies[name]) for name in names]
+            )
+
+        with tf.name_scope("train/"):
+            initializer = tf.global_variables_initializer()
+
+    return Model(
+        graph, x, labels, is_training, logits, predictions, losses, l2_loss, loss,
+        accuracies, accuracy, stitches, train_op, global_step, summary_op, initializer,
+    )
