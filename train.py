@@ -1,0 +1,418 @@
+"""Trains a cross-stitch network on Fashion-MNIST: two labels of one image, two towers.
+
+    python train.py                                  # channel units, 30 epochs
+    python train.py --cross_stitch=False             # the same towers, nothing shared
+    python train.py --max_steps=300                  # a taste
+    tensorboard --logdir=logs
+
+Each run writes event files, checkpoints and results.json to a folder of its
+own below --logdir. `python train.py --help` lists the flags.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+
+from absl import app, flags
+
+
+@contextlib.contextmanager
+def native_stderr_silenced():
+    """TensorFlow's libraries greet the terminal before they read any log level."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with native_stderr_silenced():
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+    import tqdm
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.summary.v1 import text_pb
+
+    import data
+    import model
+
+FLAGS = flags.FLAGS
+TAG = "summary/"  # what the reference's tags begin with
+EVALUATION_BATCH_SIZE = 500
+LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
+
+# --- The network ---
+flags.DEFINE_boolean("cross_stitch", True, "Stitch the towers together; else they share nothing.")
+flags.DEFINE_enum("cross_stitch_unit", "channel", model.UNITS,
+                  "Weights per channel, per layer, or between any two values.")  # fmt: skip
+flags.DEFINE_float("cross_stitch_init", 1.0,
+                   "Start weight of a task's own activations; the other tasks share the rest.")
+flags.DEFINE_float("keep_prob", 0.8, "Share of the fc_3 activations that dropout keeps.")
+flags.DEFINE_float("batch_norm_decay", 0.999, "Decay of batch norm's moving statistics.")
+# --- Training ---
+flags.DEFINE_float("learning_rate", 0.001, "Adam's learning rate.")
+flags.DEFINE_float("l2_scale", 1e-5, "Factor of the L2 loss on conv and fc weights.")
+flags.DEFINE_integer("num_epochs", 30, "Passes over the training images.")
+flags.DEFINE_integer("batch_size", 128, "Images a step.")
+flags.DEFINE_integer("max_steps", 0, "Stop after so many steps; 0 sets no cap.")
+flags.DEFINE_integer("eval_every", 100, "Steps between evaluations on the whole test set.")
+flags.DEFINE_integer("seed", 0, "Determines initial weights, order of images and dropout.")
+# --- Files ---
+flags.DEFINE_enum("dataset", "auto", data.DATASETS,
+                  "auto: Fashion-MNIST; where it cannot be had, drawn images and a warning.")
+flags.DEFINE_string("data_dir", None, "Folder with the four Fashion-MNIST files; without it "
+                    f"{data.FOLDER_VARIABLE}, the user's cache, or a download into it.")
+flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
+flags.DEFINE_string("run_name", None, "The run's folder; by default it follows from the flags.")
+
+ALIASES = {
+    "cross_stitch_enabled": "cross_stitch",
+    "lr": "learning_rate",
+    "n_epoch": "num_epochs",
+    "n_batch_size": "batch_size",
+    "reg_lambda": "l2_scale",
+}
+for alias, name in ALIASES.items():
+    flags.DEFINE_alias(alias, name)
+
+# Written so that nan is refused, too.
+LIMITS = {
+    "cross_stitch_init": (lambda v: -10 <= v <= 10, "must lie between -10 and 10"),
+    "keep_prob": (lambda v: 0 < v <= 1, "must be above 0, and 1 at most"),
+    "batch_norm_decay": (lambda v: 0 <= v < 1, "must be 0 or more, and below 1"),
+    "learning_rate": (lambda v: 0 < v < float("inf"), "must be above 0"),
+    "l2_scale": (lambda v: 0 <= v < float("inf"), "must be 0 or more"),
+    "num_epochs": (lambda v: v >= 1, "must be 1 or more"),
+    "batch_size": (lambda v: v >= 1, "must be 1 or more"),
+    "max_steps": (lambda v: v >= 0, "must be 0 or more"),
+    "eval_every": (lambda v: v >= 1, "must be 1 or more"),
+    "seed": (lambda v: 0 <= v < 2**32, "must be 0 or more, and below 2^32"),
+    "run_name": (lambda v: v is None or (v not in ("", ".", "..") and "/" not in v),
+                 "must be the name of one folder; where it stands is --logdir's to say"),
+}  # fmt: skip
+for name, (holds, message) in LIMITS.items():
+    flags.register_validator(name, holds, message)
+flags.register_multi_flags_validator(
+    ["dataset", "data_dir"],
+    lambda given: not (given["dataset"] == "synthetic" and given["data_dir"]),
+    "the synthetic set is drawn and reads no folder: leave out one of the two",
+)
+
+
+def flag_values():
+    """This program's flags, aliases aside: name -> value."""
+    own = FLAGS.get_flags_for_module(sys.modules[__name__])
+    return {flag.name: flag.value for flag in own if flag.name not in ALIASES}
+
+
+def unit_name():
+    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch else "none"
+
+
+def run_name(dataset_name):
+    """For example fashion_mnist-channel-seed0-learning_rate=0.01: what differs is named."""
+    if FLAGS.run_name:
+        # Nobody may take a run on drawn images for one on Fashion-MNIST.
+        marked = dataset_name != "synthetic" or dataset_name in FLAGS.run_name
+        return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
+    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset", "data_dir", "logdir", "run_name"}
+    if not FLAGS.cross_stitch:
+        said.add("cross_stitch_init")
+    others = [
+        f"{name}={value:g}"
+        for name, value in flag_values().items()
+        if name not in said and value != FLAGS[name].default
+    ]
+    return "-".join([dataset_name, unit_name(), f"seed{FLAGS.seed}", *others])
+
+
+class EvaluationHook(tf.train.SessionRunHook):
+    """Every --eval_every steps, and at the last, writes to the event file what the
+    batch trained on shows and the accuracy on the whole test set."""
+
+    def __init__(self, net, dataset, run_dir, last_step):
+        self._net, self._dataset, self._last_step = net, dataset, last_step
+        self._writer = tf.summary.FileWriterCache.get(str(run_dir))
+        self.accuracies = {}  # task -> share of the test images, at the last evaluation
+        self.seconds = 0.0  # spent on evaluation so far
+
+    def after_create_session(self, session, coord):
+        self._step = session.run(self._net.global_step)
+        self._mark = None
+        if self._step == 0:
+            lines = [f"**{k}** {v}" for k, v in {**flag_values(), "dataset": self._dataset.name}.items()]
+            text = text_pb("run", "\n\n".join(lines)).SerializeToString()
+            self._writer.add_summary(tf.Summary.FromString(text), 0)
+
+    def before_run(self, run_context):
+        self._step += 1
+        # Counted in global steps, so that a restored run evaluates where the
+        # uninterrupted one does.
+        if self._step % FLAGS.eval_every == 0 or self._step == self._last_step:
+            return tf.train.SessionRunArgs(self._net.summary_op)
+        return None
+
+    def after_run(self, run_context, run_values):
+        now = time.perf_counter()
+        if run_values.results is None:
+            self._mark = self._mark or (now, self._step)  # after the first step's warm-up
+            return
+        self.accuracies = evaluate(run_context.session, self._net, self._dataset)
+        values = {f"accuracy_test_{name}": share for name, share in self.accuracies.items()}
+        values["accuracy_test"] = np.mean(list(self.accuracies.values()))
+        if self._mark:
+            since, first = self._mark
+            values["images_per_second"] = (self._step - first) * FLAGS.batch_size / (now - since)
+        summary = tf.Summary()
+        for tag, value in values.items():
+            summary.value.add(tag=TAG + tag, simple_value=value)
+        self._writer.add_summary(run_values.results, self._step)
+        self._writer.add_summary(summary, self._step)
+        self._writer.flush()
+        self._mark = time.perf_counter(), self._step
+        self.seconds += self._mark[0] - now
+
+
+class ProgressHook(tf.train.SessionRunHook):
+    """A bar with time left, training speed, the batch's loss and the test accuracies."""
+
+    def __init__(self, net, dataset, evaluation, last_step):
+        self._net, self._dataset, self._evaluation = net, dataset, evaluation
+        self._last_step = last_step
+        self.images_per_second = None  # of training alone, after the first step
+
+    def after_create_session(self, session, coord):
+        self._bar = tqdm.tqdm(
+            desc=self._dataset.name, initial=int(session.run(self._net.global_step)),
+            total=self._last_step, dynamic_ncols=True, smoothing=0.05,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )  # fmt: skip
+        self._start = None
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._net.loss)
+
+    def after_run(self, run_context, run_values):
+        now = time.perf_counter() - self._evaluation.seconds
+        if self._start is None:
+            self._start, self._first = now, self._bar.n
+        elif now > self._start:
+            steps = self._bar.n - self._first
+            self.images_per_second = steps * FLAGS.batch_size / (now - self._start)
+        speed = f"{self.images_per_second or 0:.0f} img/s"
+        tests = [f"{name} {share:.3f}" for name, share in self._evaluation.accuracies.items()]
+        self._bar.set_postfix_str(" ".join([speed, f"loss {run_values.results:.3f}", *tests]), False)
+        self._bar.update()
+
+    def end(self, session):
+        self._bar.close()
+
+
+def feed(net, batch, training):
+    images, labels = batch
+    by_task = {net.labels[name]: labels[name] for name in net.labels}
+    return {net.x: images, net.is_training: training, **by_task}
+
+
+def evaluate(session, net, dataset):
+    """Accuracy on the whole test set. Returns: task -> share of the images, [0, 1]."""
+    right = dict.fromkeys(net.labels, 0)
+    for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
+        predictions = session.run(net.predictions, feed(net, batch, training=False))
+        for name in right:
+            right[name] += int(np.sum(predictions[name] == batch[1][name]))
+    return {name: count / len(dataset.test.images) for name, count in right.items()}
+
+
+def unhooked(fetches):
+    """For run_step_fn: asks the session without its hooks, which count training steps."""
+    return lambda step_context: step_context.session.run(fetches)
+
+
+def train(net, dataset, run_dir, last_step):
+    """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
+
+    Returns: step reached, training speed in images a second (None for a single
+    step), and unit scope -> [T, T] mean weights.
+    """
+    # The session's own ops join "train", so that the graph page stays tidy.
+    with net.graph.as_default(), tf.name_scope("train/"):
+        evaluation = EvaluationHook(net, dataset, run_dir, last_step)
+        progress = ProgressHook(net, dataset, evaluation, last_step)
+        with tf.train.MonitoredTrainingSession(
+            checkpoint_dir=str(run_dir),
+            scaffold=tf.train.Scaffold(init_op=net.initializer),
+            hooks=[evaluation, progress],
+            save_summaries_steps=None,
+            save_summaries_secs=None,
+            log_step_count_steps=None,
+        ) as session:
+            start = session.run_step_fn(unhooked(net.global_step))
+            for step in range(start, last_step):
+                batch = dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed)
+                session.run(net.train_op, feed(net, batch, training=True))
+            step, stitches = session.run_step_fn(unhooked([net.global_step, net.stitches]))
+    return int(step), progress.images_per_second, stitches
+
+
+def scalars(run_dir):
+    """All scalars of a run's event files. Returns: tag without its prefix -> values."""
+    events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.SCALARS: 0})
+    tags = events.Reload().Tags()[event_accumulator.SCALARS]
+    return {tag[len(TAG):]: [float(str(np.float32(event.value))) for event in events.Scalars(tag)]
+            for tag in tags}  # fmt: skip
+
+
+def machine():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return {"processor": processor, "threads": os.cpu_count()}
+
+
+def commit():
+    """The commit of this program, marked where files differ from it; None if unknown."""
+    here = pathlib.Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def make_results(dataset, run_dir, step, images_per_second, stitches, wall_seconds):
+    """What results.json holds. Accuracies and loss are read back from the event
+    files, so that they do not depend on how often the run was interrupted."""
+    curves = scalars(run_dir)
+    tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in data.TASKS}
+    tests["mean"] = curves["accuracy_test"]
+    return {
+        "dataset": dataset.name,
+        "seed": FLAGS.seed,
+        "flags": flag_values(),
+        "versions": {"python": platform.python_version(),
+                     **{name: importlib.metadata.version(name) for name in ("tensorflow", "tf-slim", "numpy")}},
+        "machine": machine(),
+        "commit": commit(),
+        "global_step": step,
+        "loss_total": curves["loss_total"][-1],
+        "accuracy_test": {name: values[-1] for name, values in tests.items()},
+        "accuracy_test_last": {name: round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
+                               for name, values in tests.items()},
+        "cross_stitch": {scope: np.round(weights.astype(float), 6).tolist()
+                         for scope, weights in stitches.items()},
+        "images_per_second": images_per_second and round(images_per_second, 1),
+        "wall_seconds": round(wall_seconds, 1),
+    }  # fmt: skip
+
+
+def table(results):
+    """The results as a person reads them."""
+    names = list(results["accuracy_test"])
+    width = max(map(len, names)) + 3
+    minutes, seconds = divmod(round(results["wall_seconds"]), 60)
+    speed = results["images_per_second"]
+
+    def row(title, cells):
+        return title.ljust(26) + "".join(str(cell).rjust(width) for cell in cells)
+
+    lines = [
+        f"{results['dataset']}, {unit_name()}, seed {results['seed']}: {results['global_step']:,} steps"
+        f" in {minutes} min {seconds} s" + (f", {speed:,.0f} images/s in training" if speed else ""),
+        "",
+        row("", names),
+        row("test accuracy", [f"{v:.4f}" for v in results["accuracy_test"].values()]),
+        row(f"  last {LAST_EVALUATIONS} evaluations",
+            [f"{v:.4f}" for v in results["accuracy_test_last"].values()]),
+    ]  # fmt: skip
+    if results["cross_stitch"]:
+        lines += ["", row("mean weights, to \\ from", names[:-1])]
+    for scope, weights in results["cross_stitch"].items():
+        for name, row_weights in zip(names, weights):
+            title = f"{scope if name == names[0] else '':<17}{name}"
+            lines.append(row(title, [f"{w:.3f}" for w in row_weights]))
+    return "\n".join(lines)
+
+
+def run():
+    """Loads, builds, trains, reports."""
+    started = time.perf_counter()
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.seed)
+    num_examples = len(dataset.train.images)
+    if FLAGS.batch_size > num_examples:
+        raise data.DataError(
+            f"--batch_size={FLAGS.batch_size}: there are {num_examples:,} training images"
+        )
+    last_step = FLAGS.num_epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
+    last_step = min(last_step, FLAGS.max_steps or last_step)
+
+    run_dir = pathlib.Path(FLAGS.logdir).expanduser() / run_name(dataset.name)
+    report = run_dir / "results.json"
+    if report.exists():
+        results = json.loads(report.read_text())
+        if results["global_step"] >= last_step:
+            print(f"{run_dir}: this run is finished. Another --run_name starts a new one.\n")
+            print(table(results))
+            return
+
+    net = model.build(
+        [(task.name, len(task.classes)) for task in data.TASKS],
+        unit=FLAGS.cross_stitch_unit if FLAGS.cross_stitch else None,
+        own_weight=FLAGS.cross_stitch_init,
+        learning_rate=FLAGS.learning_rate,
+        l2_scale=FLAGS.l2_scale,
+        keep_prob=FLAGS.keep_prob,
+        batch_norm_decay=FLAGS.batch_norm_decay,
+        seed=FLAGS.seed,
+    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    print(f"Writing to {run_dir}. To watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
+    step, images_per_second, stitches = train(net, dataset, run_dir, last_step)
+
+    seconds = time.perf_counter() - started
+    results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
+    draft = report.with_suffix(".part")
+    draft.write_text(json.dumps(results, indent=2) + "\n")
+    draft.replace(report)
+    print("\n" + table(results))
+
+
+def format_warning(message, *_):
+    """A box that nobody overlooks, instead of a source line."""
+    rule = "*" * 78
+    return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78), rule, "", ""])
+
+
+def main(_):
+    warnings.formatwarning = format_warning
+    warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
+    for library in ("tensorflow", "tensorboard"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        run()
+    except data.DataError as error:
+        sys.exit(f"train.py: {error}")
+    except OSError as error:
+        sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("\ntrain.py: interrupted. The same command goes on from the last checkpoint.")
+
+
+if __name__ == "__main__":
+    app.run(main)
