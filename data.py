@@ -33,8 +33,18 @@ class Task(typing.NamedTuple):
     from_article: tuple
 
 
-ARTICLES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
+ARTICLES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 # Every task of the network, a tower each. Another one is another entry here.
 TASKS = (
@@ -60,8 +70,10 @@ MIRRORS = (  # the official address first
 )
 TIMEOUT_SECONDS = 5  # without an answer, of a connection or in the middle of a file
 
-OFFER = ("Name a folder that holds the four .gz files with --data_dir or " + FOLDER_VARIABLE
-         + ", or practise on drawn images with --dataset=synthetic.")  # fmt: skip
+OFFER = (
+    f"Name a folder that holds the four .gz files with --data_dir or {FOLDER_VARIABLE},"
+    " or practise on drawn images with --dataset=synthetic."
+)
 
 
 class DataError(Exception):
@@ -74,7 +86,8 @@ class Unreachable(DataError):
 
 def cache_folder():
     """Where downloaded files are kept, one copy a user."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fashion-mnist"
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(parent).expanduser() / "fashion-mnist"
 
 
 def sha256(content):
@@ -145,8 +158,14 @@ def download(name, path):
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             for mirror in MIRRORS:
                 try:
-                    fetched = get_file(name, mirror + name, cache_dir=scratch, cache_subdir="",
-                                       file_hash=FILES[name], hash_algorithm="sha256")  # fmt: skip
+                    fetched = get_file(
+                        name,
+                        mirror + name,
+                        cache_dir=scratch,
+                        cache_subdir="",
+                        file_hash=FILES[name],
+                        hash_algorithm="sha256",
+                    )
                 except Exception as error:  # get_file raises no narrower class
                     answers.append(error)
                     continue
@@ -255,6 +274,12 @@ class Dataset(typing.NamedTuple):
         order = epoch_order(len(self.train.images), seed, epoch)
         return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
 
+    def images_before(self, step, batch_size):
+        """How many training images the batches before that of `step` hold."""
+        num_examples = len(self.train.images)
+        epoch, index = divmod(step, steps_per_epoch(num_examples, batch_size))
+        return epoch * num_examples + index * batch_size
+
     def test_batches(self, batch_size):
         """The test split in order, the last batch as large as it comes. Yields: as `batch`."""
         for start in range(0, len(self.test.images), batch_size):
@@ -277,18 +302,15 @@ def with_statistics(name, train, test):
     """A `Dataset` of two splits. Sums are of integers, and so exact in any order."""
     pixels = train.images.reshape(len(train.images), -1)
     total = pixels.sum(axis=0, dtype=np.int64)
-    squares = sum((chunk.astype(np.int64) ** 2).sum(axis=0) for chunk in np.array_split(pixels, 100))
+    chunks = np.array_split(pixels, 100)  # of little memory in 64 bits
+    squares = sum((chunk.astype(np.int64) ** 2).sum(axis=0) for chunk in chunks)
     # N^2 times the variance, still an integer: 0 just where a pixel never varies.
     spread = len(pixels) * squares - total**2
     deviation = np.sqrt(spread) / len(pixels)
     scale = np.where(spread > 0, 1 / (deviation + 1e-9), 0)
-    shape = train.images.shape[1:]
+    statistics = (total / len(pixels), scale)
     return Dataset(
-        name,
-        train,
-        test,
-        (total / len(pixels)).astype(np.float32).reshape(shape),
-        scale.astype(np.float32).reshape(shape),
+        name, train, test, *(s.astype(np.float32).reshape(IMAGE_SIZE, -1) for s in statistics)
     )
 
 

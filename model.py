@@ -139,8 +139,7 @@ def cross_stitch(towers, unit, own_weight, scope):
         )
         alpha = tf.get_variable("alpha", initializer=start)
         outputs = [
-            tf.add_n([alpha[i, j] * towers[j] for j in range(num_tasks)])
-            for i in range(num_tasks)
+            tf.add_n([alpha[i, j] * towers[j] for j in range(num_tasks)]) for i in range(num_tasks)
         ]
         return outputs, tf.reduce_mean(alpha, [2]) if trailing else tf.identity(alpha)
 
@@ -187,14 +186,21 @@ def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batc
     def each(layer, towers, scope, *args, **kwargs):
         return [layer(h, *args, scope=f"{scope}_{t}", **kwargs) for t, h in zip(ids, towers)]
 
-    batch_norm = {"is_training": is_training, "decay": batch_norm_decay, "scale": True,
-                  "updates_collections": None}
-    with tf.variable_scope("network"), slim.arg_scope(
-        [slim.conv2d, slim.fully_connected],
-        normalizer_fn=slim.batch_norm,
-        normalizer_params=batch_norm,
-        weights_initializer=he_initializer(seed),
-        weights_regularizer=slim.l2_regularizer(l2_scale),
+    batch_norm = {
+        "is_training": is_training,
+        "decay": batch_norm_decay,
+        "scale": True,
+        "updates_collections": None,
+    }
+    with (
+        tf.variable_scope("network"),
+        slim.arg_scope(
+            [slim.conv2d, slim.fully_connected],
+            normalizer_fn=slim.batch_norm,
+            normalizer_params=batch_norm,
+            weights_initializer=he_initializer(seed),
+            weights_regularizer=slim.l2_regularizer(l2_scale),
+        ),
     ):
         towers = [x for _ in ids]  # [B, 28, 28, 1]
         towers = each(slim.conv2d, towers, "conv1", 32, 3)  # [B, 28, 28, 32]
@@ -259,8 +265,15 @@ def build(
             is_training = tf.placeholder(tf.bool, [], "is_training")
 
         outputs, stitches = network(
-            x, [n for _, n in tasks], is_training, unit, own_weight,
-            l2_scale, keep_prob, batch_norm_decay, seed,
+            x,
+            [n for _, n in tasks],
+            is_training,
+            unit,
+            own_weight,
+            l2_scale,
+            keep_prob,
+            batch_norm_decay,
+            seed,
         )
         logits = dict(zip(names, outputs))
 
@@ -307,6 +320,20 @@ def build(
             initializer = tf.global_variables_initializer()
 
     return Model(
-        graph, x, labels, is_training, logits, predictions, losses, l2_loss, loss,
-        accuracies, accuracy, stitches, train_op, global_step, summary_op, initializer,
+        graph,
+        x,
+        labels,
+        is_training,
+        logits,
+        predictions,
+        losses,
+        l2_loss,
+        loss,
+        accuracies,
+        accuracy,
+        stitches,
+        train_op,
+        global_step,
+        summary_op,
+        initializer,
     )

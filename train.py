@@ -2,7 +2,7 @@
 
     python train.py                                  # channel units, 30 epochs
     python train.py --cross_stitch=False             # the same towers, nothing shared
-    python train.py --max_steps=300                  # a taste
+    python train.py --num_epochs=2                   # a taste, two minutes
     tensorboard --logdir=logs
 
 Each run writes event files, checkpoints and results.json to a folder of its
@@ -16,6 +16,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import textwrap
@@ -56,10 +57,15 @@ LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 
 # --- The network ---
 flags.DEFINE_boolean("cross_stitch", True, "Stitch the towers together; else they share nothing.")
-flags.DEFINE_enum("cross_stitch_unit", "channel", model.UNITS,
-                  "Weights per channel, per layer, or between any two values.")  # fmt: skip
-flags.DEFINE_float("cross_stitch_init", 1.0,
-                   "Start weight of a task's own activations; the other tasks share the rest.")
+flags.DEFINE_enum(
+    "cross_stitch_unit",
+    "channel",
+    model.UNITS,
+    "Weights by channel, by layer, or by pair of values.",
+)
+flags.DEFINE_float(
+    "cross_stitch_init", 1.0, "Start weight of a task's own tower; the others share the rest."
+)
 flags.DEFINE_float("keep_prob", 0.8, "Share of the fc_3 activations that dropout keeps.")
 flags.DEFINE_float("batch_norm_decay", 0.999, "Decay of batch norm's moving statistics.")
 # --- Training ---
@@ -71,10 +77,15 @@ flags.DEFINE_integer("max_steps", 0, "Stop after so many steps; 0 sets no cap.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations on the whole test set.")
 flags.DEFINE_integer("seed", 0, "Determines initial weights, order of images and dropout.")
 # --- Files ---
-flags.DEFINE_enum("dataset", "auto", data.DATASETS,
-                  "auto: Fashion-MNIST; where it cannot be had, drawn images and a warning.")
-flags.DEFINE_string("data_dir", None, "Folder with the four Fashion-MNIST files; without it "
-                    f"{data.FOLDER_VARIABLE}, the user's cache, or a download into it.")
+flags.DEFINE_enum(
+    "dataset", "auto", data.DATASETS, "auto: Fashion-MNIST, or drawn images where it cannot be had."
+)
+flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with the four Fashion-MNIST files; without it "
+    f"{data.FOLDER_VARIABLE}, the user's cache, or a download into it.",
+)
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
 flags.DEFINE_string("run_name", None, "The run's folder; by default it follows from the flags.")
 
@@ -100,9 +111,11 @@ LIMITS = {
     "max_steps": (lambda v: v >= 0, "must be 0 or more"),
     "eval_every": (lambda v: v >= 1, "must be 1 or more"),
     "seed": (lambda v: 0 <= v < 2**32, "must be 0 or more, and below 2^32"),
-    "run_name": (lambda v: v is None or (v not in ("", ".", "..") and "/" not in v),
-                 "must be the name of one folder; where it stands is --logdir's to say"),
-}  # fmt: skip
+    "run_name": (
+        lambda v: v is None or bool(v.strip(".")) and "/" not in v,
+        "must be the name of one folder below --logdir",
+    ),
+}
 for name, (holds, message) in LIMITS.items():
     flags.register_validator(name, holds, message)
 flags.register_multi_flags_validator(
@@ -128,7 +141,8 @@ def run_name(dataset_name):
         # Nobody may take a run on drawn images for one on Fashion-MNIST.
         marked = dataset_name != "synthetic" or dataset_name in FLAGS.run_name
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
-    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset", "data_dir", "logdir", "run_name"}
+    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset"}
+    said |= {"data_dir", "logdir", "run_name"}  # do not bear on the result
     if not FLAGS.cross_stitch:
         said.add("cross_stitch_init")
     others = [
@@ -153,7 +167,8 @@ class EvaluationHook(tf.train.SessionRunHook):
         self._step = session.run(self._net.global_step)
         self._mark = None
         if self._step == 0:
-            lines = [f"**{k}** {v}" for k, v in {**flag_values(), "dataset": self._dataset.name}.items()]
+            settings = {**flag_values(), "dataset": self._dataset.name}
+            lines = [f"**{name}** {value}" for name, value in settings.items()]
             text = text_pb("run", "\n\n".join(lines)).SerializeToString()
             self._writer.add_summary(tf.Summary.FromString(text), 0)
 
@@ -175,7 +190,8 @@ class EvaluationHook(tf.train.SessionRunHook):
         values["accuracy_test"] = np.mean(list(self.accuracies.values()))
         if self._mark:
             since, first = self._mark
-            values["images_per_second"] = (self._step - first) * FLAGS.batch_size / (now - since)
+            images = images_between(self._dataset, first, self._step)
+            values["images_per_second"] = images / (now - since)
         summary = tf.Summary()
         for tag, value in values.items():
             summary.value.add(tag=TAG + tag, simple_value=value)
@@ -196,11 +212,14 @@ class ProgressHook(tf.train.SessionRunHook):
 
     def after_create_session(self, session, coord):
         self._bar = tqdm.tqdm(
-            desc=self._dataset.name, initial=int(session.run(self._net.global_step)),
-            total=self._last_step, dynamic_ncols=True, smoothing=0.05,
+            desc=self._dataset.name,
+            initial=int(session.run(self._net.global_step)),
+            total=self._last_step,
+            dynamic_ncols=True,
+            smoothing=0.05,
             mininterval=0.5 if sys.stderr.isatty() else 30,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        )  # fmt: skip
+        )
         self._start = None
 
     def before_run(self, run_context):
@@ -209,17 +228,25 @@ class ProgressHook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
         now = time.perf_counter() - self._evaluation.seconds
         if self._start is None:
-            self._start, self._first = now, self._bar.n
-        elif now > self._start:
-            steps = self._bar.n - self._first
-            self.images_per_second = steps * FLAGS.batch_size / (now - self._start)
+            self._start, self._first = now, self._bar.n + 1
+        else:
+            images = images_between(self._dataset, self._first, self._bar.n + 1)
+            self.images_per_second = images / (now - self._start)
         speed = f"{self.images_per_second or 0:.0f} img/s"
-        tests = [f"{name} {share:.3f}" for name, share in self._evaluation.accuracies.items()]
-        self._bar.set_postfix_str(" ".join([speed, f"loss {run_values.results:.3f}", *tests]), False)
+        shares = self._evaluation.accuracies.items()
+        tests = [f"{name} {share:.3f}" for name, share in shares] or ["-"]
+        state = " ".join([speed, f"loss {run_values.results:.3f}", "test", *tests])
+        self._bar.set_postfix_str(state, refresh=False)
         self._bar.update()
 
     def end(self, session):
         self._bar.close()
+
+
+def images_between(dataset, first, last):
+    """How many training images the steps from `first` up to, not with, `last` take."""
+    start, end = (dataset.images_before(step, FLAGS.batch_size) for step in (first, last))
+    return end - start
 
 
 def feed(net, batch, training):
@@ -273,25 +300,30 @@ def scalars(run_dir):
     """All scalars of a run's event files. Returns: tag without its prefix -> values."""
     events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.SCALARS: 0})
     tags = events.Reload().Tags()[event_accumulator.SCALARS]
-    return {tag[len(TAG):]: [float(str(np.float32(event.value))) for event in events.Scalars(tag)]
-            for tag in tags}  # fmt: skip
+    return {
+        tag[len(TAG) :]: [float(str(np.float32(event.value))) for event in events.Scalars(tag)]
+        for tag in tags
+    }
 
 
 def machine():
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = ""
+    named = re.search(r"model name\s*:\s*(.+)", cpuinfo)
+    processor = named[1] if named else platform.processor() or platform.machine()
     return {"processor": processor, "threads": os.cpu_count()}
 
 
 def commit():
     """The commit of this program, marked where files differ from it; None if unknown."""
     here = pathlib.Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.check_output(
+            command, cwd=here, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -302,24 +334,31 @@ def make_results(dataset, run_dir, step, images_per_second, stitches, wall_secon
     curves = scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in data.TASKS}
     tests["mean"] = curves["accuracy_test"]
+    libraries = ("tensorflow", "tf-slim", "numpy")
     return {
         "dataset": dataset.name,
         "seed": FLAGS.seed,
         "flags": flag_values(),
-        "versions": {"python": platform.python_version(),
-                     **{name: importlib.metadata.version(name) for name in ("tensorflow", "tf-slim", "numpy")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in libraries},
+        },
         "machine": machine(),
         "commit": commit(),
         "global_step": step,
         "loss_total": curves["loss_total"][-1],
         "accuracy_test": {name: values[-1] for name, values in tests.items()},
-        "accuracy_test_last": {name: round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
-                               for name, values in tests.items()},
-        "cross_stitch": {scope: np.round(weights.astype(float), 6).tolist()
-                         for scope, weights in stitches.items()},
+        "accuracy_test_last": {
+            name: round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
+            for name, values in tests.items()
+        },
+        "cross_stitch": {
+            scope: np.round(weights.astype(float), 6).tolist()
+            for scope, weights in stitches.items()
+        },
         "images_per_second": images_per_second and round(images_per_second, 1),
         "wall_seconds": round(wall_seconds, 1),
-    }  # fmt: skip
+    }
 
 
 def table(results):
@@ -333,20 +372,23 @@ def table(results):
         return title.ljust(26) + "".join(str(cell).rjust(width) for cell in cells)
 
     lines = [
-        f"{results['dataset']}, {unit_name()}, seed {results['seed']}: {results['global_step']:,} steps"
-        f" in {minutes} min {seconds} s" + (f", {speed:,.0f} images/s in training" if speed else ""),
+        f"{results['dataset']}, {unit_name()}, seed {results['seed']}:"
+        f" {results['global_step']:,} steps in {minutes} min {seconds} s"
+        + (f", {speed:,.0f} images/s in training" if speed else ""),
         "",
         row("", names),
         row("test accuracy", [f"{v:.4f}" for v in results["accuracy_test"].values()]),
-        row(f"  last {LAST_EVALUATIONS} evaluations",
-            [f"{v:.4f}" for v in results["accuracy_test_last"].values()]),
-    ]  # fmt: skip
+        row(
+            f"  last {LAST_EVALUATIONS} evaluations",
+            [f"{v:.4f}" for v in results["accuracy_test_last"].values()],
+        ),
+    ]
     if results["cross_stitch"]:
         lines += ["", row("mean weights, to \\ from", names[:-1])]
     for scope, weights in results["cross_stitch"].items():
         for name, row_weights in zip(names, weights):
             title = f"{scope if name == names[0] else '':<17}{name}"
-            lines.append(row(title, [f"{w:.3f}" for w in row_weights]))
+            lines.append(row(title, [f"{round(w, 3) + 0.0:.3f}" for w in row_weights]))
     return "\n".join(lines)
 
 

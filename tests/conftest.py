@@ -1,0 +1,49 @@
+"""What the tests share: the program as a user starts it, and the real data where it is."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import data
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Nothing listens on port 9 of this host, and no test may leave it.
+OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
+
+
+def run_script(script, *arguments, prelude="", cwd=ROOT, **environment):
+    """Runs one of the project's scripts in a process of its own.
+
+    Args:
+      script: path below the project's root.
+      arguments: its command line.
+      prelude: Python statements to execute first, in the same process.
+      environment: variables to set; None removes one.
+
+    Returns: the finished process, with text in stdout and stderr.
+    """
+    variables = {**os.environ, **environment}
+    variables = {name: value for name, value in variables.items() if value is not None}
+    program = (
+        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r})\n{prelude}\n"
+        f"sys.argv[0] = {script!r}; runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=cwd, env=variables, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    """The real data set, from the named folder or the user's cache; never downloaded."""
+    folder = os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()
+    if not all((pathlib.Path(folder) / name).exists() for name in data.FILES):
+        message = f"Fashion-MNIST is not in {folder}: set {data.FOLDER_VARIABLE}"
+        # A green CI that never saw the real data would say nothing.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return data.load("fashion_mnist", folder)

@@ -1,0 +1,353 @@
+"""The data: right labels, right order, right numbers, and never the wrong files."""
+
+import functools
+import gzip
+import http.server
+import struct
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import data
+
+# --- Relabelling ---
+
+
+def test_groups_are_the_three_of_the_task():
+    by_name = {task.name: task for task in data.TASKS}
+    assert list(by_name) == ["article", "group"]
+    group = by_name["group"]
+    members = {
+        name: {a for a in range(10) if group.from_article[a] == index}
+        for index, name in enumerate(group.classes)
+    }
+    assert members == {"Shoes": {5, 7, 9}, "For Women": {3, 6, 8}, "Other": {0, 1, 2, 4}}
+
+
+def test_every_article_has_a_class_in_every_task():
+    for task in data.TASKS:
+        assert len(task.from_article) == len(data.ARTICLES) == 10
+        assert set(task.from_article) == set(range(len(task.classes)))
+
+
+def test_batch_carries_the_labels_of_its_images(fashion_mnist):
+    images, labels = fashion_mnist.train_batch(step=500, batch_size=128, seed=3)
+    order = data.epoch_order(60000, 3, epoch=1)[(500 - 469) * 128 :][:128]
+    articles = fashion_mnist.train.articles[order]
+    np.testing.assert_array_equal(labels["article"], articles)
+    np.testing.assert_array_equal(labels["group"] == 0, np.isin(articles, [5, 7, 9]))
+    np.testing.assert_array_equal(labels["group"] == 1, np.isin(articles, [3, 6, 8]))
+    np.testing.assert_array_equal(
+        images, fashion_mnist.standardise(fashion_mnist.train.images[order])
+    )
+
+
+# --- Standardisation ---
+
+
+def test_z_scores_of_the_real_data(fashion_mnist):
+    assert fashion_mnist.train.images.shape == (60000, 28, 28)
+    assert fashion_mnist.test.images.shape == (10000, 28, 28)
+    assert fashion_mnist.train.images.dtype == fashion_mnist.train.articles.dtype == np.uint8
+    np.testing.assert_array_equal(np.bincount(fashion_mnist.train.articles), [6000] * 10)
+    z = fashion_mnist.standardise(fashion_mnist.train.images)
+    assert z.dtype == np.float32 and z.shape == (60000, 28, 28, 1)
+    np.testing.assert_allclose(z.mean(axis=0, dtype=np.float64), 0, atol=1e-5)
+    np.testing.assert_allclose(z.std(axis=0, dtype=np.float64), 1, atol=1e-5)
+    # The test images are measured by the training images, not by their own.
+    raw, z_test = fashion_mnist.test.images, fashion_mnist.standardise(fashion_mnist.test.images)
+    mean, deviation = (f(fashion_mnist.train.images[:, 14, 14]) for f in (np.mean, np.std))
+    np.testing.assert_allclose(z_test[:, 14, 14, 0], (raw[:, 14, 14] - mean) / deviation, atol=1e-6)
+
+
+def make_split(count, random):
+    images = random.randint(0, 256, [count, 28, 28]).astype(np.uint8)
+    return data.Split(images, (np.arange(count) % 10).astype(np.uint8))
+
+
+def test_a_pixel_that_never_varies_becomes_zero():
+    train = make_split(20, np.random.RandomState(0))
+    train.images[:, 3, 4] = 7
+    dataset = data.with_statistics("made", train, train)
+    brighter = train.images.copy()
+    brighter[:, 3, 4] = 255  # as it may be in the test images
+    z = dataset.standardise(brighter)
+    assert np.all(z[:, 3, 4] == 0)
+    assert np.all(np.isfinite(z)) and np.all(z.std(axis=0)[np.arange(28) != 3] > 0.5)
+
+
+# --- Batches ---
+
+
+def test_an_epoch_holds_every_image_once():
+    assert data.steps_per_epoch(60000, 128) == 469
+    split = make_split(300, np.random.RandomState(0))
+    split.images[:, 0, 0], split.images[:, 0, 1] = np.arange(300) % 256, np.arange(300) // 256
+    dataset = data.with_statistics("made", split, split)
+    for epoch in range(2):
+        batches = [dataset.train_batch(epoch * 3 + i, 128, seed=0)[0] for i in range(3)]
+        assert [len(batch) for batch in batches] == [128, 128, 44]
+        seen = np.concatenate(batches)
+        everything = dataset.standardise(split.images)
+        assert {image.tobytes() for image in seen} == {image.tobytes() for image in everything}
+
+
+def test_last_batch_of_the_real_epoch_is_96(fashion_mnist):
+    sizes = [len(fashion_mnist.train_batch(step, 128, 0)[0]) for step in (0, 467, 468, 469)]
+    assert sizes == [128, 128, 96, 128]
+
+
+def test_images_before_a_step_are_those_of_its_batches():
+    split = make_split(300, np.random.RandomState(0))
+    dataset = data.with_statistics("made", split, split)
+    sizes = [len(dataset.train_batch(step, 128, 0)[0]) for step in range(8)]
+    for step in range(8):
+        assert dataset.images_before(step, 128) == sum(sizes[:step])
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    split = make_split(300, np.random.RandomState(0))
+    dataset = data.with_statistics("made", split, split)
+
+    def batch(step, seed):
+        data.epoch_order.cache_clear()
+        return dataset.train_batch(step, 128, seed)[0]
+
+    forwards = [batch(step, 5) for step in range(7)]
+    backwards = [batch(step, 5) for step in reversed(range(7))][::-1]
+    for one, other in zip(forwards, backwards):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(forwards[0], batch(0, 6))
+    assert not np.array_equal(forwards[0], forwards[3])  # the same place in the next epoch
+
+
+def test_test_batches_are_the_test_split_in_order():
+    split = make_split(25, np.random.RandomState(1))
+    dataset = data.with_statistics("made", split, split)
+    images, labels = zip(*dataset.test_batches(10))
+    assert [len(batch) for batch in images] == [10, 10, 5]
+    np.testing.assert_array_equal(np.concatenate(images), dataset.standardise(split.images))
+    np.testing.assert_array_equal(np.concatenate([x["article"] for x in labels]), split.articles)
+
+
+# --- Files ---
+
+
+def idx(array):
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes(), 1)
+
+
+@pytest.fixture
+def files():
+    """Four small files of one's own making: name -> content."""
+    random = np.random.RandomState(0)
+    contents = {}
+    for prefix, count in (("train", 30), ("t10k", 20)):
+        split = make_split(count, random)
+        contents[f"{prefix}-images-idx3-ubyte.gz"] = idx(split.images)
+        contents[f"{prefix}-labels-idx1-ubyte.gz"] = idx(split.articles)
+    return contents
+
+
+def write(folder, contents):
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_folder_of_ones_own_is_used_with_a_warning(files, tmp_path):
+    with pytest.warns(UserWarning, match="not the official Fashion-MNIST"):
+        dataset = data.load("auto", write(tmp_path, files))
+    assert dataset.name == "fashion_mnist"
+    assert len(dataset.train.images) == 30 and len(dataset.test.images) == 20
+    np.testing.assert_array_equal(dataset.test.articles, np.arange(20) % 10)
+    np.testing.assert_array_equal(idx(dataset.train.images), files["train-images-idx3-ubyte.gz"])
+
+
+def test_official_files_draw_no_warning(fashion_mnist):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # The fixture's folder is the environment's or the cache: both are found unasked.
+        assert data.load("fashion_mnist").name == "fashion_mnist"
+
+
+def test_named_folder_wins_over_the_environment(files, tmp_path, monkeypatch):
+    monkeypatch.setenv(data.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(data.DataError, match="nowhere"):
+        data.load("auto")
+    with pytest.warns(UserWarning):
+        assert len(data.load("auto", write(tmp_path, files)).train.images) == 30
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+SPOILT = {
+    "missing": (IMAGES, lambda content: None),
+    "truncated": (IMAGES, lambda content: content[:-20]),
+    "one bit flipped": (IMAGES, lambda c: c[:999] + bytes([c[999] ^ 1]) + c[1000:]),
+    "not gzip": (LABELS, lambda content: b"<html>404</html>"),
+    "empty": (LABELS, lambda content: b""),
+    "wrong magic": (IMAGES, lambda content: gzip.compress(b"\0\0\x0d\3" + bytes(12))),
+    "header only": (IMAGES, lambda content: idx(np.zeros([0, 28, 28], np.uint8))),
+    "wrong dimensions": (IMAGES, lambda content: idx(np.zeros([30, 32, 32], np.uint8))),
+    "fewer labels": (LABELS, lambda content: idx(np.zeros(29, np.uint8))),
+    "a label above 9": (LABELS, lambda content: idx(np.full(30, 10, np.uint8))),
+    "more than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c) + b"\0")),
+    "less than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c)[:-1])),
+    "four billion images": (
+        IMAGES,
+        lambda content: gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 28, 28)),
+    ),
+    "labels for images": (IMAGES, lambda content: idx(np.zeros(30, np.uint8))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_spoilt_file_is_named_and_refused(fault, files, tmp_path):
+    name, spoil = SPOILT[fault]
+    files[name] = spoil(files[name])
+    write(tmp_path, {name: content for name, content in files.items() if content is not None})
+    # "auto": a corrupt file never leads to the synthetic set.
+    with pytest.raises(data.DataError) as caught:
+        data.load("auto", tmp_path)
+    assert name in str(caught.value)
+
+
+# --- Download ---
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Sends what its server's `contents` holds under the file's name, or 404."""
+
+    def do_GET(self):
+        content = self.server.contents.get(self.path.strip("/"))
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+        self.server.asked.append(self.path.strip("/"))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirror():
+    """Starts mirrors on loopback: mirror(contents) returns the server."""
+    servers = []
+
+    def start(contents):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+        server.contents, server.asked = contents, []
+        server.url = f"http://127.0.0.1:{server.server_port}/"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def cache(files, tmp_path, monkeypatch):
+    """An empty cache, with the small files as the official ones. Returns: its folder."""
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(data, "FILES", {name: data.sha256(c) for name, c in files.items()})
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
+    return data.cache_folder()
+
+
+def test_download_fills_the_cache_once(files, cache, mirror, monkeypatch, capsys):
+    server = mirror(files)
+    monkeypatch.setattr(data, "MIRRORS", (server.url,))
+    assert len(data.load("fashion_mnist").train.images) == 30
+    assert len(data.load("fashion_mnist").train.images) == 30
+    assert sorted(server.asked) == sorted(files)
+    assert sorted(path.name for path in cache.iterdir()) == sorted(files)
+    assert "Downloading" in capsys.readouterr().out
+
+
+def test_next_mirror_where_one_lacks_or_garbles_a_file(files, cache, mirror, monkeypatch):
+    lacking, whole = mirror({}), mirror(files)
+    garbling = mirror({name: b"<html>Log in first</html>" for name in files})
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",)
+                        + tuple(server.url for server in (lacking, garbling, whole)))  # fmt: skip
+    assert len(data.load("fashion_mnist").train.images) == 30
+    assert all(server.asked for server in (lacking, garbling, whole))
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
+
+
+def test_garbled_downloads_leave_no_file_and_no_synthetic_set(files, cache, mirror, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", (mirror(dict.fromkeys(files, b"junk")).url,))
+    with pytest.raises(data.DataError, match="not the official file"):
+        data.load("auto")
+    assert list(cache.iterdir()) == []
+
+
+def test_without_data_and_network(cache, monkeypatch):
+    monkeypatch.setattr(data, "SYNTHETIC_SIZES", (20, 10))
+    with pytest.raises(data.DataError, match="no mirror answers"):
+        data.load("fashion_mnist")
+    with pytest.warns(UserWarning, match="NOT FASHION-MNIST"):
+        assert data.load("auto").name == "synthetic"
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_anew(files, cache, mirror, monkeypatch):
+    cache.mkdir(parents=True)
+    write(cache, files)
+    (cache / IMAGES).write_bytes(files[IMAGES][:-1])
+    with pytest.raises(data.DataError, match=f"{IMAGES}: damaged"):  # never the synthetic set
+        data.load("auto")
+    server = mirror(files)
+    monkeypatch.setattr(data, "MIRRORS", (server.url,))
+    assert len(data.load("auto").train.images) == 30
+    assert server.asked == [IMAGES]
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache):
+    cache.parent.joinpath("fashion-mnist").write_text("a file where the folder should be")
+    with pytest.raises(data.DataError, match="fashion-mnist"):
+        data.load("auto")
+
+
+# --- The synthetic set ---
+
+
+@functools.cache
+def drawn(seed):
+    return data.load("synthetic", seed=seed)
+
+
+def test_synthetic_set_has_fashion_mnists_shapes_and_labels():
+    dataset = drawn(0)
+    assert dataset.name == "synthetic"
+    for split, size in zip((dataset.train, dataset.test), data.SYNTHETIC_SIZES):
+        assert split.images.shape == (size, 28, 28)
+        assert split.images.dtype == split.articles.dtype == np.uint8
+        np.testing.assert_array_equal(np.bincount(split.articles), [size // 10] * 10)
+
+
+def test_synthetic_set_is_a_function_of_the_seed():
+    data_again = data.load("synthetic", seed=0)
+    np.testing.assert_array_equal(drawn(0).train.images, data_again.train.images)
+    np.testing.assert_array_equal(drawn(0).test.articles, data_again.test.articles)
+    assert not np.array_equal(drawn(0).train.images, drawn(1).train.images)
+
+
+def test_synthetic_images_vary_within_an_article_and_differ_between():
+    dataset = drawn(0)
+    assert len({image.tobytes() for image in dataset.train.images}) == len(dataset.train.images)
+    means = [dataset.train.images[dataset.train.articles == a].mean(axis=0) for a in range(10)]
+    nearest = [
+        min(range(10), key=lambda a: np.abs(image - means[a]).sum())
+        for image in dataset.test.images[:500]
+    ]
+    share = np.mean(nearest == dataset.test.articles[:500])
+    # Means of the articles tell something, and far from everything.
+    assert 0.2 < share < 0.9

@@ -1,0 +1,477 @@
+"""The graph: its layers, its units against plain arithmetic, what moves and what does not."""
+
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from conftest import ROOT
+
+import model
+
+TASKS = (("article", 10), ("group", 3), ("third", 5))
+BATCH = 6
+
+
+@pytest.fixture
+def batch():
+    """Images and the labels of three tasks."""
+    random = np.random.RandomState(0)
+    images = random.normal(size=[BATCH, 28, 28, 1]).astype(np.float32)
+    return images, {name: random.randint(0, n, BATCH) for name, n in TASKS}
+
+
+def feed(net, batch, training):
+    images, labels = batch
+    by_task = {net.labels[name]: labels[name] for name in net.labels}
+    return {net.x: images, net.is_training: training, **by_task}
+
+
+def initialised(net):
+    session = tf.Session(graph=net.graph)
+    session.run(net.initializer)
+    return session
+
+
+def network_only(net):
+    """A session without Adam's moments: for dense units they are gigabytes."""
+    session = tf.Session(graph=net.graph)
+    with net.graph.as_default():
+        variables = [*network_variables(net).values(), net.global_step]
+        session.run(tf.variables_initializer(variables))
+    return session
+
+
+def network_variables(net):
+    """Name -> variable: all but the training machinery's."""
+    return {
+        v.op.name: v
+        for v in net.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+        if v.op.name.startswith("network/")
+    }
+
+
+def tower_variables(net):
+    return {name: v for name, v in network_variables(net).items() if "cross_stitch" not in name}
+
+
+def randomise(net, session, seed=1):
+    """Gives every variable of the network values that no symmetry hides anything in."""
+    random = np.random.RandomState(seed)
+    for variable in network_variables(net).values():
+        variable.load(random.uniform(0.1, 0.5, variable.shape).astype(np.float32), session)
+
+
+# --- Architecture ---
+
+
+def scope_outputs(net, scope):
+    """What the ops of `network/<scope>` hand to the rest of the network or to the losses."""
+    inside = f"network/{scope}/"
+    return [
+        tensor
+        for op in net.graph.get_operations()
+        if op.name.startswith(inside)
+        for tensor in op.outputs
+        if tensor.shape.rank is not None and tensor.shape.rank >= 2 and any(
+            consumer.name.startswith(("network/", "loss/"))
+            and not consumer.name.startswith(inside)
+            for consumer in tensor.consumers()
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", [None, "channel", "layer"])
+@pytest.mark.parametrize("num_tasks", [1, 2, 3])
+def test_output_shape_of_every_layer(unit, num_tasks, batch):
+    net = model.build(TASKS[:num_tasks], unit=unit)
+    shapes = {
+        "conv1": [28, 28, 32],
+        "pool_1": [14, 14, 32],
+        "conv2": [14, 14, 64],
+        "pool_2": [7, 7, 64],
+        "flatten": [3136],
+        "fc_3": [1024],
+        "dropout": [1024],
+    }
+    units = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
+    expected = {
+        f"{layer}_{t}": [[BATCH, *shape]]
+        for layer, shape in shapes.items()
+        for t in range(1, num_tasks + 1)
+    }
+    for t, (_, classes) in enumerate(TASKS[:num_tasks], 1):
+        expected[f"output_{t}"] = [[BATCH, classes]]
+    # A unit hands each tower the shape that it took from it.
+    for scope, before in units.items() if unit else ():
+        expected[scope] = [[BATCH, *shapes[before]]] * num_tasks
+    outputs = {scope: scope_outputs(net, scope) for scope in expected}
+    with initialised(net) as session:
+        values = session.run(outputs, feed(net, batch, training=False))
+    assert {scope: [list(v.shape) for v in vs] for scope, vs in values.items()} == expected
+
+
+@pytest.mark.parametrize("unit", [None, "channel"])
+def test_scopes_of_the_graph_page(unit):
+    net = model.build(TASKS[:2], unit=unit)
+    names = [op.name.split("/") for op in net.graph.get_operations()]
+    layers = ("conv1", "pool_1", "conv2", "pool_2", "flatten", "fc_3", "dropout", "output")
+    towers = {f"{layer}_{t}" for layer in layers for t in (1, 2)}
+    units = {f"cross_stitch_{i}" for i in (1, 2, 3)} if unit else set()
+    assert {name[1] for name in names if name[0] == "network"} == towers | units
+    assert {name[0] for name in names} == {
+        "placeholder", "network", "loss", "evaluation", "train", "summary"}  # fmt: skip
+    assert {"X", "is_training"} < {name[1] for name in names if name[0] == "placeholder"}
+
+
+def test_variables_are_those_of_the_table():
+    net = model.build(TASKS[:2], unit="channel")
+    shapes = {v.op.name: v.shape.as_list() for v in
+              net.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)}  # fmt: skip
+    expected = {}
+    for t, classes in ((1, 10), (2, 3)):
+        for layer, shape in (("conv1", [3, 3, 1, 32]), ("conv2", [3, 3, 32, 64]),
+                             ("fc_3", [7 * 7 * 64, 1024]), ("output", [1024, classes])):  # fmt: skip
+            expected[f"network/{layer}_{t}/weights"] = shape
+            expected[f"network/{layer}_{t}/BatchNorm/beta"] = shape[-1:]
+            expected[f"network/{layer}_{t}/BatchNorm/gamma"] = shape[-1:]
+    for index, channels in enumerate((32, 64, 1024), 1):
+        expected[f"network/cross_stitch_{index}/alpha"] = [2, 2, channels]
+    assert shapes == expected
+
+
+# --- Cross-stitch units ---
+
+
+def test_start_weights_are_the_own_share_and_an_even_rest():
+    np.testing.assert_array_equal(model.mixing_matrix(3, 1.0), np.eye(3))
+    np.testing.assert_allclose(model.mixing_matrix(2, 0.9), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-6)
+    three = model.mixing_matrix(3, 0.7)
+    np.testing.assert_allclose(three.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(three[0], [0.7, 0.15, 0.15], rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", model.UNITS)
+def test_identity_units_leave_logits_bit_identical(unit, batch):
+    logits = {}
+    for which in (None, unit):
+        net = model.build(TASKS[:2], unit=which, seed=7)
+        with network_only(net) as session:
+            for training in (False, True):
+                values = session.run(net.logits, feed(net, batch, training))
+                logits[which, training] = values
+    for training, (task, _) in itertools.product((False, True), TASKS[:2]):
+        np.testing.assert_array_equal(logits[None, training][task], logits[unit, training][task])
+    assert np.ptp(logits[None, True]["article"]) > 0.1  # not equal for want of anything to differ
+
+
+SHAPES = {"convolutional": [2, 3, 4], "fully connected": [5]}
+
+
+def unit_graph(unit, num_tasks, shape, own_weight=1.0):
+    """One unit on its own. Returns: session, inputs, outputs, alpha, mean weights."""
+    with tf.Graph().as_default() as graph:
+        inputs = [tf.placeholder(tf.float32, [None, *shape]) for _ in range(num_tasks)]
+        outputs, means = model.cross_stitch(inputs, unit, own_weight, "cross_stitch_1")
+        (alpha,) = tf.trainable_variables()
+        session = tf.Session(graph=graph)
+        session.run(tf.global_variables_initializer())
+    return session, inputs, outputs, alpha, means
+
+
+def combine(unit, alpha, inputs):
+    """The units' definition, value by value, in numpy and float64."""
+    num_tasks, shape = len(inputs), inputs[0].shape
+    outputs = np.zeros([num_tasks, *shape])
+    if unit == "dense":
+        flat = np.concatenate([x.reshape(len(x), -1) for x in inputs], axis=1)
+        mixed = np.einsum("ok,bk->bo", alpha.astype(float), flat)
+        return [part.reshape(shape) for part in np.split(mixed, num_tasks, axis=1)]
+    for i, j, c in itertools.product(range(num_tasks), range(num_tasks), range(shape[-1])):
+        weight = alpha[i, j, c] if unit == "channel" else alpha[i, j]
+        outputs[i][..., c] += float(weight) * inputs[j][..., c]
+    return list(outputs)
+
+
+unit_cases = pytest.mark.parametrize(
+    "unit, num_tasks, shape", list(itertools.product(model.UNITS, (2, 3), SHAPES.values()))
+)
+
+
+@unit_cases
+def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
+    random = np.random.RandomState(0)
+    values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
+    weights = random.normal(size=alpha.shape)
+    with session:
+        alpha.load(weights, session)
+        results = session.run(outputs, dict(zip(inputs, values)))
+    for result, expected in zip(results, combine(unit, weights, values)):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@unit_cases
+def test_gradients_match_difference_quotients(unit, num_tasks, shape):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
+    random = np.random.RandomState(0)
+    values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
+    weights = random.normal(size=alpha.shape)
+    pulls = [random.normal(size=[BATCH, *shape]) for _ in inputs]  # d loss / d output
+
+    def loss(weights, values):
+        return sum((p * y).sum() for p, y in zip(pulls, combine(unit, weights, values)))
+
+    with session.graph.as_default():
+        total = tf.add_n([tf.reduce_sum(p.astype(np.float32) * y) for p, y in zip(pulls, outputs)])
+        gradients = tf.gradients(total, [alpha, *inputs])
+    with session:
+        alpha.load(weights, session)
+        of_alpha, *of_inputs = session.run(gradients, dict(zip(inputs, values)))
+
+    def quotient(array, at, evaluate):
+        h = np.zeros_like(array)
+        h[at] = 0.5  # the loss is linear in each argument: any step is exact
+        return evaluate(array + h) - evaluate(array - h)
+
+    # Enough places to find a wrong one, each index of small arrays among them.
+    for at in random.permutation(list(np.ndindex(*weights.shape)))[:60]:
+        slope = quotient(weights, tuple(at), lambda w: loss(w, values))
+        np.testing.assert_allclose(of_alpha[tuple(at)], slope, rtol=1e-4, atol=1e-4)
+    for j, gradient in enumerate(of_inputs):
+        for at in random.permutation(list(np.ndindex(*values[j].shape)))[:20]:
+            slope = quotient(
+                values[j], tuple(at), lambda x: loss(weights, values[:j] + [x] + values[j + 1 :])
+            )
+            np.testing.assert_allclose(gradient[tuple(at)], slope, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit, num_tasks", list(itertools.product(model.UNITS, (1, 2, 3))))
+@pytest.mark.parametrize("own_weight", [1.0, 0.9])
+def test_mean_weights_of_a_fresh_unit_are_its_start(unit, num_tasks, own_weight):
+    session, *_, means = unit_graph(unit, num_tasks, [2, 3, 4], own_weight)
+    with session:
+        np.testing.assert_allclose(
+            session.run(means), model.mixing_matrix(num_tasks, own_weight), rtol=1e-6, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("unit", model.UNITS)
+def test_mean_weights_say_what_reaches_a_tower(unit):
+    # Where tower 2 alone is lit, and with ones, the mean of tower i's output
+    # is the mean weight from 2 to i: for units of any kind.
+    session, inputs, outputs, alpha, means = unit_graph(unit, 3, [2, 3, 4])
+    with session:
+        alpha.load(np.random.RandomState(2).normal(size=alpha.shape), session)
+        for j in range(3):
+            lit = {x: np.full([1, 2, 3, 4], k == j) for k, x in enumerate(inputs)}
+            received = [y.mean() for y in session.run(outputs, lit)]
+            np.testing.assert_allclose(session.run(means)[:, j], received, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["channel", "layer"])
+def test_swapping_the_towers_swaps_the_outputs(unit, batch):
+    net = model.build((("one", 4), ("other", 4)), unit=unit)
+    with initialised(net) as session:
+        randomise(net, session)
+        labels = {"one": np.zeros(BATCH), "other": np.zeros(BATCH)}
+        given = feed(net, (batch[0], labels), training=False)
+        before = session.run(net.logits, given)
+        variables = network_variables(net)
+        values = session.run(variables)
+        for name, variable in variables.items():
+            if name.endswith("alpha"):
+                swapped = values[name][::-1, ::-1]
+            else:
+                swapped = values[re.sub(r"_([12])/", lambda m: f"_{3 - int(m[1])}/", name)]
+            variable.load(swapped, session)
+        after = session.run(net.logits, given)
+    np.testing.assert_allclose(after["one"], before["other"], rtol=1e-5)
+    np.testing.assert_allclose(after["other"], before["one"], rtol=1e-5)
+    assert not np.allclose(before["one"], before["other"], rtol=1e-3)
+
+
+def test_towers_reach_each_other_through_units_only(batch):
+    # d logits of one task / d weights of the other's tower
+    for unit in (None, "channel", "layer"):
+        net = model.build(TASKS[:2], unit=unit)
+        (foreign,) = scope_outputs(net, "conv1_2")
+        with net.graph.as_default():
+            (gradient,) = tf.gradients(net.losses["article"], [foreign])
+        if unit is None:
+            assert gradient is None
+            continue
+        with initialised(net) as session:
+            # At the identity nothing flows, off it something does.
+            given = feed(net, batch, training=False)
+            assert not np.any(session.run(gradient, given))
+            randomise(net, session)
+            assert np.any(session.run(gradient, given))
+
+
+def test_an_unknown_unit_or_no_task_is_refused():
+    with pytest.raises(ValueError, match="dence"):
+        model.build(TASKS, unit="dence")
+    with pytest.raises(ValueError, match="task"):
+        model.build([])
+
+
+# --- Loss ---
+
+
+def test_regularisation_collection_holds_the_conv_and_fc_weights_and_no_more(batch):
+    net = model.build(TASKS[:2], unit="channel", l2_scale=0.01)
+    collection = net.graph.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+    layers = ("conv1", "conv2", "fc_3", "output")
+    names = {f"network/{layer}_{t}/weights" for layer in layers for t in (1, 2)}
+    assert len(collection) == len(names) == 8
+    with initialised(net) as session:
+        randomise(net, session)
+        variables = network_variables(net)
+        assert names < set(variables)
+        squares = {n: float((w.astype(float) ** 2).sum())
+                   for n, w in session.run(variables).items()}  # fmt: skip
+        terms, total = session.run([collection, net.l2_loss])
+    np.testing.assert_allclose(
+        sorted(terms), sorted(0.01 * squares[name] / 2 for name in names), rtol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(total, sum(0.01 * squares[name] / 2 for name in names), rtol=1e-4)
+
+
+def test_loss_is_cross_entropies_plus_l2(batch):
+    net = model.build(TASKS, unit="layer", l2_scale=0.02)
+    with initialised(net) as session:
+        logits, losses, l2_loss, loss, accuracies, accuracy = session.run(
+            [net.logits, net.losses, net.l2_loss, net.loss, net.accuracies, net.accuracy],
+            feed(net, batch, training=True),
+        )
+    for name, _ in TASKS:
+        z = logits[name].astype(float)
+        right = z[np.arange(BATCH), batch[1][name]]
+        np.testing.assert_allclose(
+            losses[name], np.mean(np.log(np.exp(z).sum(axis=1)) - right), rtol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(accuracies[name], np.mean(z.argmax(axis=1) == batch[1][name]))
+    np.testing.assert_allclose(loss, sum(losses.values()) + l2_loss, rtol=1e-6)
+    np.testing.assert_allclose(accuracy, np.mean(list(accuracies.values())), rtol=1e-6)
+
+
+def test_without_l2_the_term_is_zero(batch):
+    net = model.build(TASKS[:1], unit=None, l2_scale=0.0)
+    with initialised(net) as session:
+        assert session.run(net.l2_loss) == 0
+
+
+# --- Training and evaluation ---
+
+
+def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
+    net = model.build(TASKS[:2], unit="channel", batch_norm_decay=0.75)
+    moving = {name: v for name, v in network_variables(net).items() if "/moving_" in name}
+    assert len(moving) == 2 * 8  # mean and variance of each conv and fc layer
+    with initialised(net) as session:
+        start = session.run(moving)
+        session.run(net.logits, feed(net, batch, training=False))
+        for name, value in session.run(moving).items():
+            np.testing.assert_array_equal(value, start[name])
+        session.run(net.logits, feed(net, batch, training=True))
+        moved = session.run(moving)
+        # conv1 sees the images themselves: its statistics can be told beforehand.
+        kernel = session.run(tower_variables(net)["network/conv1_1/weights"])
+    for name, value in moved.items():
+        assert not np.array_equal(value, start[name]), name
+    padded = np.pad(batch[0][..., 0], [(0, 0), (1, 1), (1, 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    mean = np.einsum("bhwij,ijc->bhwc", windows, kernel[:, :, 0]).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(
+        moved["network/conv1_1/BatchNorm/moving_mean"], 0.25 * mean, rtol=1e-3, atol=1e-6)  # fmt: skip
+
+
+def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
+    net = model.build(TASKS[:2], unit=None, keep_prob=0.8, seed=3)
+    dropped = [scope_outputs(net, f"dropout_{t}")[0] for t in (1, 2)]
+    whole = scope_outputs(net, "fc_3_1")[0]
+    images = np.repeat(batch[0], 30, axis=0), {n: np.repeat(v, 30) for n, v in batch[1].items()}
+    with initialised(net) as session:
+        before, after = session.run([whole, dropped[0]], feed(net, images, training=False))
+        np.testing.assert_array_equal(before, after)
+        given = feed(net, images, training=True)
+        (first, other), fed = session.run([dropped, whole], given)
+        again = session.run(dropped[0], given)
+        net.global_step.load(1, session)
+        next_step = session.run(dropped[0], given)
+    np.testing.assert_array_equal(first, again)  # the same step, the same mask
+    lit = fed > 0
+    masks = [(x != 0)[lit] for x in (first, next_step)]
+    assert abs(masks[0].mean() - 0.8) < 0.01
+    assert abs(np.mean(masks[0] == masks[1]) - (0.8**2 + 0.2**2)) < 0.01  # independent
+    np.testing.assert_allclose(first[lit][masks[0]], fed[lit][masks[0]] / 0.8, rtol=1e-5)
+    assert not np.array_equal(first != 0, other != 0)
+
+
+def test_runs_with_and_without_units_start_from_the_same_towers():
+    starts = []
+    for unit, tasks in ((None, TASKS[:2]), ("channel", TASKS[:2]), ("layer", TASKS)):
+        net = model.build(tasks, unit=unit, seed=5)
+        with initialised(net) as session:
+            starts.append(session.run(tower_variables(net)))
+    for name, value in starts[0].items():
+        np.testing.assert_array_equal(value, starts[1][name])
+        np.testing.assert_array_equal(value, starts[2][name])
+    other = model.build(TASKS[:2], unit=None, seed=6)
+    with initialised(other) as session:
+        value = session.run(tower_variables(other)["network/conv1_1/weights"])
+    assert not np.array_equal(value, starts[0]["network/conv1_1/weights"])
+    # Two towers start apart, too, or they would be one tower twice.
+    assert not np.array_equal(*(starts[0][f"network/conv1_{t}/weights"] for t in (1, 2)))
+
+
+def test_initial_weights_are_he_scaled():
+    net = model.build(TASKS[:2], unit=None)
+    with initialised(net) as session:
+        weights = session.run(tower_variables(net)["network/fc_3_1/weights"])
+    # Truncation at two deviations leaves 0.7745 of the variance of 2.6 / fan_in
+    # (slim's factor 1.3 stands for its inverse): He's 2 / fan_in.
+    np.testing.assert_allclose(weights.var(), 2 / 3136, rtol=0.02)
+
+
+@pytest.mark.parametrize("unit", [None, "channel", "layer"])
+@pytest.mark.parametrize("num_tasks", [1, 2, 3])
+def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch):
+    net = model.build(TASKS[:num_tasks], unit=unit, keep_prob=1.0)
+    with initialised(net) as session:
+        trained = net.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
+        start = session.run(trained)
+        losses = [
+            session.run([net.loss, net.train_op], feed(net, batch, training=True))[0]
+            for _ in range(15)
+        ]
+        assert session.run(net.global_step) == 15
+        end = session.run(trained)
+    assert losses[-1] < 0.5 * losses[0]
+    for variable, a, b in zip(trained, start, end):
+        assert not np.array_equal(a, b), variable.op.name
+
+
+def test_summaries_carry_the_references_tags(batch):
+    net = model.build(TASKS[:2])
+    with initialised(net) as session:
+        values = session.run([net.summary_op, net.loss, net.accuracy], feed(net, batch, True))
+    tags = {v.tag: v.simple_value for v in tf.Summary.FromString(values[0]).value}
+    assert tags["summary/loss_total"] == pytest.approx(values[1])
+    assert tags["summary/accuracy_train"] == pytest.approx(values[2])
+
+
+# --- tf-slim's mend ---
+
+
+def test_the_mend_leaves_alone_what_stands():
+    program = """
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_ops
+ops.Tensor = control_flow_ops.cond = standing = object()
+import model
+assert ops.Tensor is standing and control_flow_ops.cond is standing
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,293 @@
+"""train.py and img/plot.py from the command line, as a user meets them."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from absl import flags
+from conftest import OFFLINE, ROOT, run_script
+from tensorboard.backend.event_processing import event_accumulator
+
+import train
+
+SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
+THIRD_TASK = (
+    "import data; data.TASKS += (data.Task('hands', ('worn on two', 'other'),"
+    " (1, 1, 1, 1, 1, 0, 1, 0, 1, 0)),)"
+)
+
+
+def run(logdir, *arguments, **options):
+    return run_script("train.py", f"--logdir={logdir}", *arguments, **options)
+
+
+def read_scalars(run_dir):
+    """Tag -> list of (step, value)."""
+    events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.SCALARS: 0})
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()[event_accumulator.SCALARS]
+    }
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Two short runs, with units and without. Returns: log folder, name -> process."""
+    logdir = tmp_path_factory.mktemp("logs")
+    given = ("--dataset=synthetic", "--max_steps=25", "--eval_every=10", "--batch_norm_decay=0.8")
+    prelude = "import data; data.SYNTHETIC_SIZES = (1200, 500)"
+    processes = {
+        stitch: run(logdir, *given, f"--cross_stitch={stitch}", prelude=prelude)
+        for stitch in (True, False)
+    }
+    return logdir, processes
+
+
+CHANNEL = "synthetic-channel-seed0-batch_norm_decay=0.8-max_steps=25-eval_every=10"
+
+
+def run_dirs(logdir):
+    return sorted(path.name for path in logdir.iterdir())
+
+
+def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
+    folder = os.environ.get("FASHION_MNIST_DIR")
+    finished = run(
+        tmp_path, "--max_steps=120", "--eval_every=60", "--batch_norm_decay=0.9",
+        *([f"--data_dir={folder}"] if folder else []), cwd=ROOT,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    (run_dir,) = tmp_path.iterdir()
+    assert run_dir.name.startswith("fashion_mnist-channel-seed0-")
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["dataset"] == "fashion_mnist"
+    assert results["accuracy_test"]["article"] > 0.6  # chance: 0.1
+    assert results["accuracy_test"]["group"] > 0.7  # the largest group: 0.4
+    losses = read_scalars(run_dir)["summary/loss_total"]
+    assert [step for step, _ in losses] == [60, 120]
+    assert max(loss for _, loss in losses) < 0.7 * (np.log(10) + np.log(3))  # chance: 3.4
+
+
+def test_runs_end_well_and_each_has_a_folder_that_says_what_it_is(runs):
+    logdir, processes = runs
+    for process in processes.values():
+        assert process.returncode == 0, process.stderr
+    assert run_dirs(logdir) == [CHANNEL, CHANNEL.replace("channel", "none")]
+
+
+def test_event_files_hold_the_references_tags_at_each_evaluation(runs):
+    for run_dir in runs[0].iterdir():
+        scalars = read_scalars(run_dir)
+        for tag in ("accuracy_test", "accuracy_train", "loss_total", "accuracy_test_article",
+                    "accuracy_test_group", "images_per_second"):  # fmt: skip
+            steps = [step for step, _ in scalars[f"summary/{tag}"]]
+            assert steps == [10, 20, 25], tag
+        means = np.mean([[v for _, v in scalars[f"summary/accuracy_test_{task}"]]
+                         for task in ("article", "group")], axis=0)  # fmt: skip
+        np.testing.assert_allclose([v for _, v in scalars["summary/accuracy_test"]], means, 1e-6)
+        # Every test image counted once: a share of 500.
+        shares = np.array([v for _, v in scalars["summary/accuracy_test_article"]]) * 500
+        np.testing.assert_allclose(shares, np.round(shares), atol=1e-3)
+
+
+def test_results_say_what_happened(runs):
+    for stitch, run_dir in zip((True, False), sorted(runs[0].iterdir())):
+        results = json.loads((run_dir / "results.json").read_text())
+        scalars = read_scalars(run_dir)
+        assert results["dataset"] == "synthetic" and results["seed"] == 0
+        assert results["global_step"] == 25
+        assert results["flags"]["cross_stitch"] is stitch
+        assert results["flags"]["batch_norm_decay"] == 0.8
+        assert set(results["versions"]) == {"python", "tensorflow", "tf-slim", "numpy"}
+        assert results["machine"]["threads"] == os.cpu_count() and results["machine"]["processor"]
+        assert results["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", results["commit"])
+        assert list(results["accuracy_test"]) == ["article", "group", "mean"]
+        assert results["images_per_second"] > 0
+        # The seconds of 24 steps of training cannot be more than all there were.
+        assert 24 * 100 / results["images_per_second"] < results["wall_seconds"]
+        for key, tag in (("article", "accuracy_test_article"), ("mean", "accuracy_test")):
+            values = [value for _, value in scalars[f"summary/{tag}"]]
+            assert results["accuracy_test"][key] == pytest.approx(values[-1], abs=1e-6)
+            assert results["accuracy_test_last"][key] == pytest.approx(np.mean(values), abs=1e-6)
+        assert results["loss_total"] == pytest.approx(scalars["summary/loss_total"][-1][1])
+        expected = ["cross_stitch_1", "cross_stitch_2", "cross_stitch_3"] if stitch else []
+        assert list(results["cross_stitch"]) == expected
+
+
+def test_the_table_shows_the_results(runs):
+    logdir, processes = runs
+    results = json.loads((logdir / CHANNEL / "results.json").read_text())
+    table = processes[True].stdout
+    for share in results["accuracy_test"].values():
+        assert f"{share:.4f}" in table
+    for to_article, to_group in results["cross_stitch"].values():
+        for name, row in (("article", to_article), ("group", to_group)):
+            cells = " +".join(re.escape(f"{weight:.3f}") for weight in row)
+            assert re.search(rf"{name} +{cells}(\n|$)", table.replace("-0.000", "0.000"))
+    assert "cross_stitch" not in processes[False].stdout
+
+
+def test_the_terminal_shows_progress_and_no_noise(runs):
+    for process in runs[1].values():
+        shown = process.stderr.split("\r")[-1]
+        for part in ("synthetic", "100%", "img/s", "loss", "article 0.", "group 0."):
+            assert part in shown
+        for noise in ("I0000", "E0000", "W0000", "Warning", "deprecated", "oneDNN", "INFO"):
+            assert noise not in process.stderr + process.stdout
+
+
+def test_the_same_command_again_shows_the_table_and_trains_nothing(runs):
+    logdir, processes = runs
+    before = sorted((logdir / CHANNEL).iterdir())
+    again = run(logdir, "--dataset=synthetic", "--max_steps=25", "--eval_every=10",
+                  "--batch_norm_decay=0.8", prelude=SMALL)  # fmt: skip
+    assert again.returncode == 0 and "finished" in again.stdout
+    assert processes[True].stdout.split("\n\n", 1)[1] in again.stdout
+    assert sorted((logdir / CHANNEL).iterdir()) == before
+
+
+def test_a_larger_max_steps_goes_on_where_the_run_ended(tmp_path):
+    given = ("--dataset=synthetic", "--run_name=synthetic-long", "--eval_every=2")
+    for steps in (3, 6):
+        finished = run(tmp_path, *given, f"--max_steps={steps}", prelude=SMALL)
+        assert finished.returncode == 0, finished.stderr
+    results = json.loads((tmp_path / "synthetic-long" / "results.json").read_text())
+    assert results["global_step"] == 6
+    steps = [step for step, _ in read_scalars(tmp_path / "synthetic-long")["summary/loss_total"]]
+    assert steps == [2, 3, 4, 6]
+
+
+def test_another_task_is_one_more_entry_in_the_table(tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
+                     prelude=f"{SMALL}; {THIRD_TASK}")  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    (run_dir,) = tmp_path.iterdir()
+    results = json.loads((run_dir / "results.json").read_text())
+    assert list(results["accuracy_test"]) == ["article", "group", "hands", "mean"]
+    assert np.shape(results["cross_stitch"]["cross_stitch_1"]) == (3, 3)
+    assert "hands" in finished.stdout and "hands" in finished.stderr
+
+
+def test_a_single_task_trains_too(tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
+                     prelude=f"{SMALL}; data.TASKS = data.TASKS[1:]")  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    (run_dir,) = tmp_path.iterdir()
+    results = json.loads((run_dir / "results.json").read_text())
+    assert list(results["accuracy_test"]) == ["group", "mean"]
+    assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
+
+
+# --- Without data ---
+
+
+def offline(tmp_path, *arguments):
+    return run(
+        tmp_path / "logs", *arguments, prelude=f"{SMALL}; {OFFLINE}",
+        FASHION_MNIST_DIR=None, XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+
+
+def test_without_data_and_network_the_synthetic_set_says_its_name_everywhere(tmp_path):
+    finished = offline(tmp_path, "--max_steps=2", "--run_name=mine")
+    assert finished.returncode == 0, finished.stderr
+    assert "THIS IS NOT FASHION-MNIST" in finished.stderr
+    (run_dir,) = (tmp_path / "logs").iterdir()
+    assert run_dir.name == "mine-synthetic"  # not even under a name of one's own
+    assert json.loads((run_dir / "results.json").read_text())["dataset"] == "synthetic"
+    assert re.search(r"synthetic 100%", finished.stderr)
+    assert "synthetic, channel" in finished.stdout
+    events = event_accumulator.EventAccumulator(str(run_dir)).Reload()
+    assert b"synthetic" in events.Tensors("run/text_summary")[0].tensor_proto.string_val[0]
+
+
+def assert_one_sentence(finished, *words):
+    assert finished.returncode != 0
+    for word in words:
+        assert word in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) <= 3, finished.stderr
+
+
+def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
+    finished = offline(tmp_path, "--dataset=fashion_mnist")
+    assert_one_sentence(finished, "no mirror answers", "--data_dir", "--dataset=synthetic")
+    assert not (tmp_path / "logs").exists()
+
+
+# --- Bad input ---
+
+
+@pytest.mark.parametrize("flag", [
+    "--keep_prob=0", "--keep_prob=1.5", "--keep_prob=nan", "--batch_norm_decay=1", "--lr=0",
+    "--learning_rate=inf", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
+    "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
+    "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
+    "--max_steps=many", "--dataset=mnist", "--no_such_flag=1",
+])  # fmt: skip
+def test_a_bad_flag_is_named(flag):
+    name = flag[2:].split("=")[0]
+    with pytest.raises(flags.Error, match=train.ALIASES.get(name, name)):
+        train.FLAGS(["train.py", flag])
+    train.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize("flag, word", [
+    ("--keep_prob=0", "above 0"), ("--data_dir=here", "leave out one"),
+    ("--no_such_flag=1", "no_such_flag"), ("--batch_size=1201", "1,200 training images"),
+])  # fmt: skip
+def test_bad_flags_are_refused_in_one_sentence_before_any_work(flag, word, tmp_path):
+    finished = run(tmp_path / "logs", "--dataset=synthetic", flag, prelude=SMALL)
+    assert_one_sentence(finished, flag[2:].split("=")[0], word)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_log_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    finished = run(tmp_path / "file" / "logs", "--dataset=synthetic", prelude=SMALL)
+    assert_one_sentence(finished, "file")
+
+
+def readme_flags():
+    """The README's table: (flag, default, alias or "") of each row."""
+    row = r"^\| `--(\w+)` \| (.*?) \| (?:`--(\w+)`)? *\|"
+    return re.findall(row, (ROOT / "README.md").read_text(), re.M)
+
+
+def test_help_names_every_flag_of_the_readme():
+    shown = run(".", "--help").stdout
+    for flag, *_ in readme_flags():
+        assert re.search(rf"--(\[no\])?{flag}\b", shown), flag
+
+
+def test_readme_gives_the_flags_and_defaults_that_hold():
+    defaults = {name: str(train.FLAGS[name].default) for name in train.flag_values()}
+    assert {flag: default for flag, default, _ in readme_flags()} == {
+        name: "none" if default == "None" else default for name, default in defaults.items()
+    }
+    assert {alias: flag for flag, _, alias in readme_flags() if alias} == train.ALIASES
+
+
+# --- The curves ---
+
+
+def test_plot_draws_both_curves_from_the_event_files(runs, tmp_path):
+    import matplotlib.image
+
+    finished = run_script("img/plot.py", runs[0], f"--out={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acc_test.png", "total_loss.png"]
+    for picture in tmp_path.iterdir():
+        red, _, blue, _ = matplotlib.image.imread(picture).transpose(2, 0, 1)
+        assert np.mean(red > blue + 0.5) > 1e-4  # orange, without
+        assert np.mean(blue > red + 0.5) > 1e-4  # blue, with
+
+
+def test_plot_says_where_there_is_nothing_to_draw(tmp_path):
+    finished = run_script("img/plot.py", tmp_path)
+    assert_one_sentence(finished, str(tmp_path))
+    finished = run_script("img/plot.py")
+    assert_one_sentence(finished, "img/plot.py logs")
