@@ -131,10 +131,6 @@ def flag_values():
     return {flag.name: flag.value for flag in own if flag.name not in ALIASES}
 
 
-def unit_name():
-    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch else "none"
-
-
 def run_name(dataset_name):
     """For example fashion_mnist-channel-seed0-learning_rate=0.01: what differs is named."""
     if FLAGS.run_name:
@@ -150,7 +146,8 @@ def run_name(dataset_name):
         for name, value in flag_values().items()
         if name not in said and value != FLAGS[name].default
     ]
-    return "-".join([dataset_name, unit_name(), f"seed{FLAGS.seed}", *others])
+    unit = FLAGS.cross_stitch_unit if FLAGS.cross_stitch else "none"
+    return "-".join([dataset_name, unit, f"seed{FLAGS.seed}", *others])
 
 
 class EvaluationHook(tf.train.SessionRunHook):
@@ -367,12 +364,13 @@ def table(results):
     width = max(map(len, names)) + 3
     minutes, seconds = divmod(round(results["wall_seconds"]), 60)
     speed = results["images_per_second"]
+    unit = results["flags"]["cross_stitch_unit"] if results["cross_stitch"] else "none"
 
     def row(title, cells):
         return title.ljust(26) + "".join(str(cell).rjust(width) for cell in cells)
 
     lines = [
-        f"{results['dataset']}, {unit_name()}, seed {results['seed']}:"
+        f"{results['dataset']}, {unit}, seed {results['seed']}:"
         f" {results['global_step']:,} steps in {minutes} min {seconds} s"
         + (f", {speed:,.0f} images/s in training" if speed else ""),
         "",
@@ -451,7 +449,7 @@ def main(_):
     except data.DataError as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
-        sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror}")
+        sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: interrupted. The same command goes on from the last checkpoint.")
 
