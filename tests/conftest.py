@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
 
 
-def run_script(script, *arguments, prelude="", cwd=ROOT, **environment):
+def run_script(script, *arguments, prelude="", **environment):
     """Runs one of the project's scripts in a process of its own.
 
     Args:
@@ -34,7 +34,7 @@ def run_script(script, *arguments, prelude="", cwd=ROOT, **environment):
     )
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=cwd, env=variables, capture_output=True, text=True, timeout=280,
+        env=variables, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
     folder = os.environ.get("FASHION_MNIST_DIR")
     finished = run(
         tmp_path, "--max_steps=120", "--eval_every=60", "--batch_norm_decay=0.9",
-        *([f"--data_dir={folder}"] if folder else []), cwd=ROOT,
+        *([f"--data_dir={folder}"] if folder else []),
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     (run_dir,) = tmp_path.iterdir()
