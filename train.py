@@ -163,6 +163,12 @@ class EvaluationHook(tf.train.SessionRunHook):
     def after_create_session(self, session, coord):
         self._step = session.run(self._net.global_step)
         self._mark = None
+        # The newest graph is the one TensorBoard shows. Without its library: that
+        # page would list a hundred branches of tf.cond beside the network.
+        graph_def = session.graph.as_graph_def()
+        graph_def.ClearField("library")
+        graph = graph_def.SerializeToString()
+        self._writer.add_event(tf.Event(wall_time=time.time(), graph_def=graph))
         if self._step == 0:
             settings = {**flag_values(), "dataset": self._dataset.name}
             lines = [f"**{name}** {value}" for name, value in settings.items()]

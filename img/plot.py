@@ -11,6 +11,7 @@ import logging
 import pathlib
 import re
 import sys
+import types
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,9 @@ from absl import app, flags
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+# Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 
 flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
