@@ -210,19 +210,19 @@ class ProgressHook(tf.train.SessionRunHook):
 
     def __init__(self, net, dataset, evaluation, last_step):
         self._net, self._dataset, self._evaluation = net, dataset, evaluation
-        self._last_step = last_step
         self.images_per_second = None  # of training alone, after the first step
-
-    def after_create_session(self, session, coord):
-        self._bar = tqdm.tqdm(
-            desc=self._dataset.name,
-            initial=int(session.run(self._net.global_step)),
-            total=self._last_step,
+        self.bar = tqdm.tqdm(
+            desc=dataset.name,
+            total=last_step,
             dynamic_ncols=True,
             smoothing=0.05,
             mininterval=0.5 if sys.stderr.isatty() else 30,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            # All of it fits a terminal of 80 columns.
+            bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
         )
+
+    def after_create_session(self, session, coord):
+        self.bar.initial = self.bar.n = int(session.run(self._net.global_step))
         self._start = None
 
     def before_run(self, run_context):
@@ -231,19 +231,16 @@ class ProgressHook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
         now = time.perf_counter() - self._evaluation.seconds
         if self._start is None:
-            self._start, self._first = now, self._bar.n + 1
+            self._start, self._first = now, self.bar.n + 1
         else:
-            images = images_between(self._dataset, self._first, self._bar.n + 1)
+            images = images_between(self._dataset, self._first, self.bar.n + 1)
             self.images_per_second = images / (now - self._start)
         speed = f"{self.images_per_second or 0:.0f} img/s"
         shares = self._evaluation.accuracies.items()
-        tests = [f"{name} {share:.3f}" for name, share in shares] or ["-"]
-        state = " ".join([speed, f"loss {run_values.results:.3f}", "test", *tests])
-        self._bar.set_postfix_str(state, refresh=False)
-        self._bar.update()
-
-    def end(self, session):
-        self._bar.close()
+        tests = [f"{name} {share:.3f}" for name, share in shares]
+        state = " ".join([speed, f"loss {run_values.results:.3f}", *tests])
+        self.bar.set_postfix_str(state, refresh=False)
+        self.bar.update()
 
 
 def images_between(dataset, first, last):
@@ -283,14 +280,17 @@ def train(net, dataset, run_dir, last_step):
     with net.graph.as_default(), tf.name_scope("train/"):
         evaluation = EvaluationHook(net, dataset, run_dir, last_step)
         progress = ProgressHook(net, dataset, evaluation, last_step)
-        with tf.train.MonitoredTrainingSession(
-            checkpoint_dir=str(run_dir),
-            scaffold=tf.train.Scaffold(init_op=net.initializer),
-            hooks=[evaluation, progress],
-            save_summaries_steps=None,
-            save_summaries_secs=None,
-            log_step_count_steps=None,
-        ) as session:
+        with (
+            progress.bar,
+            tf.train.MonitoredTrainingSession(
+                checkpoint_dir=str(run_dir),
+                scaffold=tf.train.Scaffold(init_op=net.initializer),
+                hooks=[evaluation, progress],
+                save_summaries_steps=None,
+                save_summaries_secs=None,
+                log_step_count_steps=None,
+            ) as session,
+        ):
             start = session.run_step_fn(unhooked(net.global_step))
             for step in range(start, last_step):
                 batch = dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed)
@@ -378,7 +378,7 @@ def table(results):
     lines = [
         f"{results['dataset']}, {unit}, seed {results['seed']}:"
         f" {results['global_step']:,} steps in {minutes} min {seconds} s"
-        + (f", {speed:,.0f} images/s in training" if speed else ""),
+        + (f", {speed:,.0f} images/s" if speed else ""),
         "",
         row("", names),
         row("test accuracy", [f"{v:.4f}" for v in results["accuracy_test"].values()]),
@@ -428,7 +428,7 @@ def run():
         seed=FLAGS.seed,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    print(f"Writing to {run_dir}. To watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
+    print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
     step, images_per_second, stitches = train(net, dataset, run_dir, last_step)
 
     seconds = time.perf_counter() - started

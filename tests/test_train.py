@@ -89,6 +89,19 @@ def test_event_files_hold_the_references_tags_at_each_evaluation(runs):
         np.testing.assert_allclose(shares, np.round(shares), atol=1e-3)
 
 
+def test_the_graph_page_opens_to_the_scopes_and_no_more(runs):
+    # As TensorBoard reads it: with the session's own ops, without functions.
+    events = event_accumulator.EventAccumulator(str(runs[0] / CHANNEL)).Reload()
+    graph = events.Graph()
+    assert {node.name.split("/")[0] for node in graph.node} == {
+        "placeholder", "network", "loss", "evaluation", "train", "summary"}  # fmt: skip
+    inside = {n.name.split("/")[1] for n in graph.node if n.name.startswith("network/")}
+    layers = ("conv1", "pool_1", "conv2", "pool_2", "flatten", "fc_3", "dropout", "output")
+    units = {f"cross_stitch_{i}" for i in (1, 2, 3)}
+    assert inside == {f"{layer}_{t}" for layer in layers for t in (1, 2)} | units
+    assert not graph.library.function
+
+
 def test_results_say_what_happened(runs):
     for stitch, run_dir in zip((True, False), sorted(runs[0].iterdir())):
         results = json.loads((run_dir / "results.json").read_text())
