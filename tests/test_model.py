@@ -390,24 +390,25 @@ def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
 
 def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
     net = model.build(TASKS[:2], unit=None, keep_prob=0.8, seed=3)
-    dropped = [scope_outputs(net, f"dropout_{t}")[0] for t in (1, 2)]
-    whole = scope_outputs(net, "fc_3_1")[0]
+    dropped, whole = (
+        [scope_outputs(net, f"{layer}_{t}")[0] for t in (1, 2)] for layer in ("dropout", "fc_3")
+    )
     images = np.repeat(batch[0], 30, axis=0), {n: np.repeat(v, 30) for n, v in batch[1].items()}
     with initialised(net) as session:
-        before, after = session.run([whole, dropped[0]], feed(net, images, training=False))
+        before, after = session.run([whole, dropped], feed(net, images, training=False))
         np.testing.assert_array_equal(before, after)
         given = feed(net, images, training=True)
-        (first, other), fed = session.run([dropped, whole], given)
-        again = session.run(dropped[0], given)
+        first, fed = session.run([dropped, whole], given)
+        again = session.run(dropped, given)
         net.global_step.load(1, session)
-        next_step = session.run(dropped[0], given)
-    np.testing.assert_array_equal(first, again)  # the same step, the same mask
-    lit = fed > 0
-    masks = [(x != 0)[lit] for x in (first, next_step)]
-    assert abs(masks[0].mean() - 0.8) < 0.01
-    assert abs(np.mean(masks[0] == masks[1]) - (0.8**2 + 0.2**2)) < 0.01  # independent
-    np.testing.assert_allclose(first[lit][masks[0]], fed[lit][masks[0]] / 0.8, rtol=1e-5)
-    assert not np.array_equal(first != 0, other != 0)
+        next_step = session.run(dropped, given)
+    np.testing.assert_array_equal(first, again)  # the same step, the same masks
+    lit = (fed[0] > 0) & (fed[1] > 0)
+    this, other_tower, other_step = ((x != 0)[lit] for x in (first[0], first[1], next_step[0]))
+    assert abs(this.mean() - 0.8) < 0.01
+    for independent in (other_tower, other_step):
+        assert abs(np.mean(this == independent) - (0.8**2 + 0.2**2)) < 0.01
+    np.testing.assert_allclose(first[0][lit][this], fed[0][lit][this] / 0.8, rtol=1e-5)
 
 
 def test_runs_with_and_without_units_start_from_the_same_towers():

@@ -6,10 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from absl import flags
 from conftest import OFFLINE, ROOT, run_script
 from tensorboard.backend.event_processing import event_accumulator
 
+import data
+import model
 import train
 
 SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
@@ -124,6 +127,24 @@ def test_results_say_what_happened(runs):
         assert results["loss_total"] == pytest.approx(scalars["summary/loss_total"][-1][1])
         expected = ["cross_stitch_1", "cross_stitch_2", "cross_stitch_3"] if stitch else []
         assert list(results["cross_stitch"]) == expected
+
+
+def test_the_checkpoint_is_the_network_that_the_results_describe(runs, monkeypatch):
+    monkeypatch.setattr(data, "SYNTHETIC_SIZES", (1200, 500))
+    test = data.load("synthetic", seed=0)
+    net = model.build([(task.name, len(task.classes)) for task in data.TASKS])
+    with tf.Session(graph=net.graph) as session:
+        with net.graph.as_default():
+            tf.train.Saver().restore(session, tf.train.latest_checkpoint(runs[0] / CHANNEL))
+        assert session.run(net.global_step) == 25
+        images, labels = test.batch(test.test, slice(None))
+        right = session.run(net.predictions, {net.x: images, net.is_training: False})
+        stitches = session.run(net.stitches)
+    results = json.loads((runs[0] / CHANNEL / "results.json").read_text())
+    for name in right:
+        assert np.mean(right[name] == labels[name]) == pytest.approx(results["accuracy_test"][name])
+    for scope, weights in stitches.items():
+        np.testing.assert_allclose(weights, results["cross_stitch"][scope], atol=1e-6)
 
 
 def test_the_table_shows_the_results(runs):
