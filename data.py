@@ -8,6 +8,8 @@
 Nothing here knows of TensorFlow graphs; arrays are numpy's.
 """
 
+import contextlib
+import errno
 import functools
 import gzip
 import hashlib
@@ -16,7 +18,10 @@ import os
 import pathlib
 import socket
 import tempfile
+import threading
 import typing
+import urllib.parse
+import urllib.request
 import warnings
 import zlib
 
@@ -69,6 +74,7 @@ MIRRORS = (  # the official address first
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
 TIMEOUT_SECONDS = 5  # without an answer, of a connection or in the middle of a file
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
 
 OFFER = (
     f"Name a folder that holds the four .gz files with --data_dir or {FOLDER_VARIABLE},"
@@ -87,7 +93,7 @@ class Unreachable(DataError):
 def cache_folder():
     """Where downloaded files are kept, one copy a user."""
     parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(parent).expanduser() / "fashion-mnist"
+    return pathlib.Path(os.path.expanduser(parent)) / "fashion-mnist"
 
 
 def sha256(content):
@@ -126,18 +132,42 @@ def read_cache():
     contents = {}
     for name in FILES:
         path = cache_folder() / name
-        damaged = path.exists() and sha256(read_file(path)) != FILES[name]
-        if damaged or not path.exists():
+        content = read_file(path) if path.exists() else None
+        if content is None or sha256(content) != FILES[name]:
             try:
                 download(name, path)
             except Unreachable as error:
-                if damaged:
-                    raise DataError(
-                        f"{path}: damaged, and no mirror answers for a fresh copy. {OFFER}"
-                    ) from error
-                raise
-        contents[name] = (path, read_file(path))
+                if content is None:
+                    raise
+                raise DataError(
+                    f"{path}: damaged, and no mirror answers for a fresh copy. {OFFER}"
+                ) from error
+            content = read_file(path)
+        contents[name] = (path, content)
     return contents
+
+
+def reachable(url):
+    """Whether a connection is made in time, name look-up and all addresses included.
+
+    socket's own time-out counts for each address anew, and not for the look-up.
+    A proxy, where one is set, is taken to answer.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme in urllib.request.getproxies():
+        return True
+    connected = threading.Event()
+
+    def connect():
+        with contextlib.suppress(OSError):
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            socket.create_connection((parts.hostname, port), TIMEOUT_SECONDS).close()
+            connected.set()
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(TIMEOUT_SECONDS)
+    return connected.is_set()
 
 
 def download(name, path):
@@ -156,7 +186,7 @@ def download(name, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # get_file writes in place and leaves what fails its checksum.
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            for mirror in MIRRORS:
+            for mirror in filter(reachable, MIRRORS):
                 try:
                     fetched = get_file(
                         name,
@@ -167,6 +197,8 @@ def download(name, path):
                         hash_algorithm="sha256",
                     )
                 except Exception as error:  # get_file raises no narrower class
+                    if getattr(error, "errno", None) in DISK_ERRORS:
+                        raise
                     answers.append(error)
                     continue
                 os.replace(fetched, path)
@@ -335,7 +367,7 @@ def load(dataset="auto", data_dir=None, seed=0):
         return synthetic(seed)
     folder = data_dir or os.environ.get(FOLDER_VARIABLE)
     try:
-        contents = read_folder(pathlib.Path(folder).expanduser()) if folder else read_cache()
+        contents = read_folder(pathlib.Path(os.path.expanduser(folder))) if folder else read_cache()
     except Unreachable as error:
         if dataset != "auto":
             raise
@@ -443,7 +475,7 @@ def synthetic(seed):
     """
     splits = []
     for which, size in enumerate(SYNTHETIC_SIZES):
-        random = np.random.RandomState([seed, which])
+        random = np.random.RandomState([seed, which, size])  # not the stream of an epoch's order
         articles = random.permutation(np.arange(size) % len(ARTICLES)).astype(np.uint8)
         splits.append(Split(draw(articles, random), articles))
     return with_statistics("synthetic", *splits)

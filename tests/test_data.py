@@ -1,10 +1,13 @@
 """The data: right labels, right order, right numbers, and never the wrong files."""
 
+import contextlib
 import functools
 import gzip
 import http.server
+import resource
 import struct
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -16,9 +19,7 @@ import data
 
 
 def test_groups_are_the_three_of_the_task():
-    by_name = {task.name: task for task in data.TASKS}
-    assert list(by_name) == ["article", "group"]
-    group = by_name["group"]
+    group = {task.name: task for task in data.TASKS}["group"]
     members = {
         name: {a for a in range(10) if group.from_article[a] == index}
         for index, name in enumerate(group.classes)
@@ -223,6 +224,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     """Sends what its server's `contents` holds under the file's name, or 404."""
 
     def do_GET(self):
+        time.sleep(self.server.delay)
         content = self.server.contents.get(self.path.strip("/"))
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"")))
@@ -233,15 +235,19 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def handle(self):
+        with contextlib.suppress(OSError):  # who waited too long has hung up
+            super().handle()
+
 
 @pytest.fixture
 def mirror():
     """Starts mirrors on loopback: mirror(contents) returns the server."""
     servers = []
 
-    def start(contents):
+    def start(contents, delay=0):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-        server.contents, server.asked = contents, []
+        server.contents, server.delay, server.asked = contents, delay, []
         server.url = f"http://127.0.0.1:{server.server_port}/"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
@@ -281,6 +287,41 @@ def test_next_mirror_where_one_lacks_or_garbles_a_file(files, cache, mirror, mon
     assert len(data.load("fashion_mnist").train.images) == 30
     assert all(server.asked for server in (lacking, garbling, whole))
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
+
+
+def test_next_mirror_where_one_stalls(files, cache, mirror, monkeypatch):
+    late, whole = mirror(files, delay=8), mirror(files)
+    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(data, "MIRRORS", (late.url, whole.url))
+    assert len(data.load("fashion_mnist").train.images) == 30
+    assert sorted(whole.asked) == sorted(files)  # the late one was not waited for
+
+
+def test_a_mirror_that_takes_no_connection_in_time_is_not_waited_for(monkeypatch):
+    # As behind a silent firewall, where a name has many addresses to try.
+    release = threading.Event()
+    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 0.2)
+
+    def silent(*_):
+        release.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(data.socket, "create_connection", silent)
+    assert not data.reachable("https://example.invalid/")
+    release.set()
+
+
+def test_a_full_disk_does_not_lead_to_the_synthetic_set(cache, files, mirror, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", (mirror({n: bytes(100_000) for n in files}).url,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores SIGXFSZ: a write beyond the limit fails, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(data.DataError, match="cannot be kept there"):
+            data.load("auto")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.iterdir()) == []
 
 
 def test_garbled_downloads_leave_no_file_and_no_synthetic_set(files, cache, mirror, monkeypatch):
