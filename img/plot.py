@@ -46,8 +46,9 @@ def read_run(folder):
     text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
     curves = {}
     for tag in tags[event_accumulator.SCALARS]:
-        points = events.Scalars(tag)
-        curves[tag] = np.array([p.step for p in points]), np.array([p.value for p in points])
+        # A resumed run may have made some steps again: their last value counts.
+        points = {event.step: event.value for event in events.Scalars(tag)}
+        curves[tag] = np.array(list(points)), np.array(list(points.values()))
     return dict(re.findall(r"\*\*(\w+)\*\* (.*)", text)), curves
 
 
@@ -102,7 +103,8 @@ def main(argv):
     for folder in sorted({path.parent for path in logdir.rglob("events.out.tfevents.*")}):
         settings, curves = read_run(folder)
         if settings and all(tag in curves for _, tag, *_ in PICTURES):
-            runs[folder.resolve().name] = settings, curves
+            name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))
+            runs[name] = settings, curves
     if not runs:
         sys.exit(f"plot.py: {logdir}: no run of train.py with an evaluation below this folder")
     try:
