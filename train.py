@@ -466,10 +466,8 @@ def main(_):
     except OSError as error:
         sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        sys.exit(
-            f"train.py: {reason}\nIf the run's folder is of other flags, say another --run_name."
-        )
+        reason = error.message.splitlines()[0].split(". ")[0]
+        sys.exit(f"train.py: {reason}. If the folder is of other flags, say another --run_name.")
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: interrupted. The same command goes on from the last checkpoint.")
 
