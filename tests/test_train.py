@@ -104,7 +104,7 @@ def test_the_graph_page_opens_to_the_scopes_and_no_more(runs):
     layers = ("conv1", "pool_1", "conv2", "pool_2", "flatten", "fc_3", "dropout", "output")
     towers = {f"{layer}_{t}" for layer in layers for t, _ in enumerate(TASK_NAMES, 1)}
     assert inside == towers | {f"cross_stitch_{i}" for i in (1, 2, 3)}
-    assert not graph.library.function
+    assert not graph.HasField("library")
 
 
 def test_results_say_what_happened(runs):
