@@ -28,6 +28,13 @@ def run(logdir, *arguments, **options):
     return run_script("train.py", f"--logdir={logdir}", *arguments, **options)
 
 
+def only_run(finished, logdir):
+    """The one run below a log folder, which must have ended well. Returns: folder, results."""
+    assert finished.returncode == 0, finished.stderr
+    (run_dir,) = logdir.iterdir()
+    return run_dir, json.loads((run_dir / "results.json").read_text())
+
+
 def read_scalars(run_dir):
     """Tag -> list of (step, value)."""
     events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.SCALARS: 0})
@@ -60,10 +67,8 @@ def run_dirs(logdir):
 
 def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
     finished = run(tmp_path, "--max_steps=120", "--eval_every=60", "--batch_norm_decay=0.9")
-    assert finished.returncode == 0, finished.stderr
-    (run_dir,) = tmp_path.iterdir()
+    run_dir, results = only_run(finished, tmp_path)
     assert run_dir.name.startswith("fashion_mnist-channel-seed0-")
-    results = json.loads((run_dir / "results.json").read_text())
     assert results["dataset"] == "fashion_mnist"
     assert results["accuracy_test"]["article"] > 0.6  # chance: 0.1
     assert results["accuracy_test"]["group"] > 0.7  # the largest group: 0.4
@@ -197,9 +202,7 @@ def test_a_larger_max_steps_goes_on_where_the_run_ended(tmp_path):
 def test_another_task_is_one_more_entry_in_the_table(tmp_path):
     finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
                      prelude=f"{SMALL}; {THIRD_TASK}")  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    (run_dir,) = tmp_path.iterdir()
-    results = json.loads((run_dir / "results.json").read_text())
+    _, results = only_run(finished, tmp_path)
     assert list(results["accuracy_test"]) == [*TASK_NAMES, "hands", "mean"]
     assert len(results["cross_stitch"]["cross_stitch_1"]) == len(TASK_NAMES) + 1
     assert "hands" in finished.stdout and "hands" in finished.stderr
@@ -208,18 +211,14 @@ def test_another_task_is_one_more_entry_in_the_table(tmp_path):
 def test_a_single_task_trains_too(tmp_path):
     finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
                      prelude=f"{SMALL}; data.TASKS = data.TASKS[1:2]")  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    (run_dir,) = tmp_path.iterdir()
-    results = json.loads((run_dir / "results.json").read_text())
+    _, results = only_run(finished, tmp_path)
     assert list(results["accuracy_test"]) == ["group", "mean"]
     assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
 
 
 def test_an_epoch_of_the_synthetic_set_teaches_much_and_not_all(tmp_path):
     finished = run(tmp_path, "--dataset=synthetic", "--num_epochs=1", "--batch_norm_decay=0.9")
-    assert finished.returncode == 0, finished.stderr
-    (run_dir,) = tmp_path.iterdir()
-    results = json.loads((run_dir / "results.json").read_text())
+    _, results = only_run(finished, tmp_path)
     assert results["global_step"] == 94
     assert 0.5 < results["accuracy_test"]["article"] < 0.99
 
