@@ -58,6 +58,15 @@ class Model(typing.NamedTuple):
     initializer: tf.Operation  # start values for all variables
 
 
+def one_pass(function):
+    """Compiles elementwise ops into one loop over memory (XLA).
+
+    TensorFlow takes op by op, and each reads and writes all of its activations
+    anew; that cost as much time as every convolution and matrix product.
+    """
+    return tf_v2.function(function, autograph=False, jit_compile=True)
+
+
 def op_seed(seed, name):
     """A seed for one op, from the run's seed and the op's name alone.
 
@@ -87,6 +96,48 @@ def mixing_matrix(num_tasks, own_weight):
     matrix = np.full([num_tasks, num_tasks], others, np.float32)
     np.fill_diagonal(matrix, own_weight)
     return matrix
+
+
+@one_pass
+def weighted_sum(tensors, weights):
+    """sum_j weights[j] * tensors[j], where weights[j] holds one value a channel."""
+    return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
+
+
+def channel_sums(x, y):
+    """Sums of x * y over everything but the channels. Returns: [C].
+
+    That is the filter gradient of a 1x1 depthwise convolution, TensorFlow's one
+    op that multiplies and adds up in the same pass.
+    """
+    channels = x.shape.as_list()[-1]
+    x, y = (tf.reshape(z, [tf.shape(z)[0], 1, -1, channels]) for z in (x, y))
+    sums = tf.nn.depthwise_conv2d_backprop_filter(
+        x, [1, 1, channels, 1], y, strides=[1] * 4, padding="VALID"
+    )
+    return tf.reshape(sums, [channels])
+
+
+@tf.custom_gradient
+def linear_combinations(alpha, *towers):
+    """out_i[..., c] = sum_j alpha[i, j, c] x_j[..., c], equation 1 of the paper.
+
+    Args:
+      alpha: [T, T, C].
+      *towers: T tensors of one shape, [B, H, W, C] or [B, C].
+
+    Returns:
+      T tensors of that shape.
+    """
+    ids = range(len(towers))
+
+    def gradient(*d_outputs):
+        # To the towers it is the same sum again, with the weights transposed.
+        d_towers = [weighted_sum(d_outputs, alpha[:, j]) for j in ids]
+        d_alpha = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
+        return (d_alpha, *d_towers)
+
+    return [weighted_sum(towers, alpha[i]) for i in ids], gradient
 
 
 def cross_stitch(towers, unit, own_weight, scope):
@@ -132,16 +183,14 @@ def cross_stitch(towers, unit, own_weight, scope):
             blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, size])
             return outputs, tf.reduce_sum(blocks, [1, 3]) / size
 
-        trailing = shape[-1:] if unit == "channel" else []
-        start = np.broadcast_to(
-            mixing.reshape([num_tasks, num_tasks] + [1] * len(trailing)),
-            [num_tasks, num_tasks] + trailing,
-        )
-        alpha = tf.get_variable("alpha", initializer=start)
-        outputs = [
-            tf.add_n([alpha[i, j] * towers[j] for j in range(num_tasks)]) for i in range(num_tasks)
-        ]
-        return outputs, tf.reduce_mean(alpha, [2]) if trailing else tf.identity(alpha)
+        by_channel = np.repeat(mixing[:, :, None], shape[-1], axis=2)
+        if unit == "channel":
+            alpha = tf.get_variable("alpha", initializer=by_channel)
+            return linear_combinations(alpha, *towers), tf.reduce_mean(alpha, [2])
+
+        alpha = tf.get_variable("alpha", initializer=mixing)
+        shared = tf.broadcast_to(alpha[:, :, None], by_channel.shape)
+        return linear_combinations(shared, *towers), tf.identity(alpha)
 
 
 def dropout(x, keep_prob, is_training, seed, scope):
@@ -152,11 +201,115 @@ def dropout(x, keep_prob, is_training, seed, scope):
     """
     with tf.name_scope(scope):
         step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), tf.train.get_global_step()])
-        return tf.cond(
-            is_training,
-            lambda: tf_v2.nn.experimental.stateless_dropout(x, 1 - keep_prob, step_seed),
-            lambda: x,
+
+        def dropped():
+            uniform = tf_v2.random.stateless_uniform(tf.shape(x), step_seed)
+            return x * (tf.cast(uniform < keep_prob, tf.float32) / keep_prob)
+
+        return tf.cond(is_training, dropped, lambda: x)
+
+
+def windows(y):
+    """The four values of every 2x2 window of [B, H, W, C]: [B, H/2, W/2, C] each."""
+    _, height, width, channels = y.shape.as_list()
+    y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
+    return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
+
+
+@one_pass
+def pooled(y, scale):
+    """Of every 2x2 window the y for which scale * y is largest. [B, H/2, W/2, C]."""
+    a, b, c, d = windows(y)
+    largest = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
+    smallest = tf.minimum(tf.minimum(a, b), tf.minimum(c, d))
+    return tf_v2.where(scale >= 0, largest, smallest)
+
+
+@one_pass
+def scaled_relu(x, scale, shift):
+    return tf.nn.relu(scale * x + shift)
+
+
+@one_pass
+def unpooled(y, chosen, d_chosen, slope, offset):
+    """slope * y + offset, with d_chosen added to the first of its window that was chosen."""
+    a, b, c, _ = [tf.equal(value, chosen) for value in windows(y)]
+    first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
+    _, height, width, channels = y.shape.as_list()
+    position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
+    spread = tf_v2.where(
+        tf.equal(first[:, :, None, :, None], position), d_chosen[:, :, None, :, None], 0.0
+    )
+    return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
+
+
+def batch_norm_relu_pool(y, is_training, decay, norm_scope, scope):
+    """max_pool2d(relu(batch_norm(y)), 2), as slim has them, in a third of the passes.
+
+    All three keep the order of a channel's values (batch norm reverses it where
+    gamma < 0), so pooling goes first and the rest sees a quarter of the values;
+    and the gradients of pooling and of the batch's statistics meet in one pass.
+
+    Args:
+      y: [B, H, W, C], H and W even.
+      is_training: [] bool tensor: the batch's statistics, or the moving ones.
+      decay: decay of the moving statistics.
+      norm_scope: scope of batch norm's variables, "conv1_1/BatchNorm".
+      scope: scope of the pooling, "pool_1_1".
+
+    Returns:
+      [B, H/2, W/2, C].
+    """
+    channels = y.shape.as_list()[-1]
+
+    def variable(name, start, trainable=True):
+        initializer = tf.constant_initializer(start)
+        return slim.model_variable(name, [channels], initializer=initializer, trainable=trainable)
+
+    with tf.variable_scope(norm_scope):
+        gamma, beta = variable("gamma", 1.0), variable("beta", 0.0)
+        moving_mean = variable("moving_mean", 0.0, trainable=False)
+        moving_variance = variable("moving_variance", 1.0, trainable=False)
+
+    @tf.custom_gradient
+    def normalised(y, gamma, beta):
+        count = tf.cast(tf.size(y) // channels, tf.float32)
+
+        def of_batch():
+            mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # a sum over all but channels
+            variance = channel_sums(y, y) / count - tf.square(mean)
+            unbiased = variance * count / (count - 1)
+            with tf.control_dependencies(
+                [
+                    moving_mean.assign_sub((moving_mean - mean) * (1 - decay)),
+                    moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay)),
+                ]
+            ):
+                return tf.identity(mean), tf.identity(variance)
+
+        mean, variance = tf.cond(
+            is_training, of_batch, lambda: (moving_mean.read_value(), moving_variance.read_value())
         )
+        inverse = tf.rsqrt(variance + 0.001)
+        scale = gamma * inverse
+        chosen = pooled(y, scale)
+        outputs = scaled_relu(chosen, scale, beta - scale * mean)
+
+        def gradient(d_outputs):
+            d_normal = tf.raw_ops.ReluGrad(gradients=d_outputs, features=outputs)
+            d_beta = tf.raw_ops.BiasAddGrad(out_backprop=d_normal)
+            d_gamma = (channel_sums(chosen, d_normal) - mean * d_beta) * inverse
+            # Through the batch's mean and variance (Ioffe and Szegedy, arXiv
+            # 1502.03167, section 3), which the moving ones do not depend on.
+            through = tf.cast(is_training, tf.float32) * scale / count
+            slope = -through * d_gamma * inverse
+            offset = -through * d_beta - slope * mean
+            return unpooled(y, chosen, scale * d_normal, slope, offset), d_gamma, d_beta
+
+        return outputs, gradient
+
+    with tf.name_scope(scope):
+        return normalised(y, gamma, beta)
 
 
 def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batch_norm_decay, seed):
@@ -186,6 +339,14 @@ def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batc
     def each(layer, towers, scope, *args, **kwargs):
         return [layer(h, *args, scope=f"{scope}_{t}", **kwargs) for t, h in zip(ids, towers)]
 
+    def pool(towers, conv, scope):
+        return [
+            batch_norm_relu_pool(
+                h, is_training, batch_norm_decay, f"{conv}_{t}/BatchNorm", f"{scope}_{t}"
+            )
+            for t, h in zip(ids, towers)
+        ]
+
     batch_norm = {
         "is_training": is_training,
         "decay": batch_norm_decay,
@@ -201,13 +362,17 @@ def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batc
             weights_initializer=he_initializer(seed),
             weights_regularizer=slim.l2_regularizer(l2_scale),
         ),
+        # What follows a convolution is done along with its pooling.
+        slim.arg_scope(
+            [slim.conv2d], normalizer_fn=None, biases_initializer=None, activation_fn=None
+        ),
     ):
         towers = [x for _ in ids]  # [B, 28, 28, 1]
         towers = each(slim.conv2d, towers, "conv1", 32, 3)  # [B, 28, 28, 32]
-        towers = each(slim.max_pool2d, towers, "pool_1", 2)  # [B, 14, 14, 32]
+        towers = pool(towers, "conv1", "pool_1")  # [B, 14, 14, 32]
         towers = stitched(towers, 1)
         towers = each(slim.conv2d, towers, "conv2", 64, 3)  # [B, 14, 14, 64]
-        towers = each(slim.max_pool2d, towers, "pool_2", 2)  # [B, 7, 7, 64]
+        towers = pool(towers, "conv2", "pool_2")  # [B, 7, 7, 64]
         towers = stitched(towers, 2)
         towers = each(slim.flatten, towers, "flatten")  # [B, 3136]
         towers = each(slim.fully_connected, towers, "fc_3", 1024)  # [B, 1024]
