@@ -35,6 +35,7 @@ import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
 UNITS = ("channel", "layer", "dense")
+ONE_PASS_MINIMUM = 2**20  # values of a variable; below, compiling costs more than it saves
 
 
 class Model(typing.NamedTuple):
@@ -312,6 +313,54 @@ def batch_norm_relu_pool(y, is_training, decay, norm_scope, scope):
         return normalised(y, gamma, beta)
 
 
+@one_pass
+def adam_step(variable, m, v, gradient, l2_scale, beta1_power, beta2_power, **rates):
+    """TensorFlow's Adam step on gradient + l2_scale * variable. Returns: a value to run it by."""
+    value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.float32)
+    value.set_shape(gradient.shape)
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable,
+        m=m,
+        v=v,
+        grad=gradient + l2_scale * value,
+        beta1_power=beta1_power,
+        beta2_power=beta2_power,
+        **rates,
+    )
+    return tf.constant(True)
+
+
+class Adam(tf.train.AdamOptimizer):
+    """TensorFlow's Adam, which adds the L2 losses' gradients in the pass it makes anyway.
+
+    Args:
+      learning_rate: a number.
+      l2_scales: variable name -> factor of sum(w^2)/2, for those that have such a loss.
+    """
+
+    def __init__(self, learning_rate, l2_scales):
+        super().__init__(learning_rate)
+        self._l2_scales = l2_scales
+
+    def _resource_apply_dense(self, grad, var):
+        l2_scale = self._l2_scales.get(var.op.name, 0.0)
+        if var.shape.num_elements() < ONE_PASS_MINIMUM:
+            return super()._resource_apply_dense(grad + l2_scale * var, var)
+        slots = [self.get_slot(var, name).handle for name in ("m", "v")]
+        powers = [power.read_value() for power in self._get_beta_accumulators()]
+        return adam_step(
+            var.handle,
+            *slots,
+            grad,
+            tf.constant(l2_scale),
+            *powers,
+            lr=self._lr_t,
+            beta1=self._beta1_t,
+            beta2=self._beta2_t,
+            epsilon=self._epsilon_t,
+        ).op
+
+
 def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batch_norm_decay, seed):
     """The towers, tower t's scopes ending in _t, and the units between them.
 
@@ -471,7 +520,11 @@ def build(
         # A variable scope, so that Adam's moments stand under "train" as well;
         # its name scope is entered anew, or TensorFlow would name it "train_1".
         with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
-            train_op = tf.train.AdamOptimizer(learning_rate).minimize(loss, global_step)
+            decayed = [
+                v.op.name for v in tf.trainable_variables() if v.op.name.endswith("/weights")
+            ]
+            optimizer = Adam(learning_rate, dict.fromkeys(decayed, l2_scale))
+            train_op = optimizer.minimize(tf.add_n([*losses.values()]), global_step)
 
         with tf.name_scope("summary"):
             summary_op = tf.summary.merge(
