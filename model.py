@@ -232,14 +232,14 @@ def scaled_relu(x, scale, shift):
 
 
 @one_pass
-def unpooled(y, chosen, d_chosen, slope, offset):
-    """slope * y + offset, with d_chosen added to the first of its window that was chosen."""
+def unpooled(y, chosen, d_chosen, scale, slope, offset):
+    """slope * y + offset, and scale * d_chosen on the first of its window that was chosen."""
     a, b, c, _ = [tf.equal(value, chosen) for value in windows(y)]
     first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
     _, height, width, channels = y.shape.as_list()
     position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
     spread = tf_v2.where(
-        tf.equal(first[:, :, None, :, None], position), d_chosen[:, :, None, :, None], 0.0
+        tf.equal(first[:, :, None, :, None], position), (scale * d_chosen)[:, :, None, :, None], 0.0
     )
     return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
 
@@ -305,7 +305,7 @@ def batch_norm_relu_pool(y, is_training, decay, norm_scope, scope):
             through = tf.cast(is_training, tf.float32) * scale / count
             slope = -through * d_gamma * inverse
             offset = -through * d_beta - slope * mean
-            return unpooled(y, chosen, scale * d_normal, slope, offset), d_gamma, d_beta
+            return unpooled(y, chosen, d_normal, scale, slope, offset), d_gamma, d_beta
 
         return outputs, gradient
 
