@@ -344,8 +344,8 @@ class Adam(tf.train.AdamOptimizer):
 
     def _resource_apply_dense(self, grad, var):
         l2_scale = self._l2_scales.get(var.op.name, 0.0)
-        if var.shape.num_elements() < ONE_PASS_MINIMUM:
-            return super()._resource_apply_dense(grad + l2_scale * var, var)
+        if not l2_scale or var.shape.num_elements() < ONE_PASS_MINIMUM:
+            return super()._resource_apply_dense(grad + l2_scale * var if l2_scale else grad, var)
         slots = [self.get_slot(var, name).handle for name in ("m", "v")]
         powers = [power.read_value() for power in self._get_beta_accumulators()]
         return adam_step(
