@@ -1,0 +1,88 @@
+"""The same network as model.py's, written straight from the paper and the reference,
+with one slim or TensorFlow op for each thing that the table of layers names.
+
+It is slow and easy to read. The tests hold model.py's graph against it; the
+benchmark measures how much faster that one is.
+"""
+
+import typing
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from model import slim  # slim, mended for this TensorFlow; no layer of model.py is used
+
+BATCH_NORM = {"decay": 0.999, "scale": True, "updates_collections": None}
+
+
+class Plain(typing.NamedTuple):
+    graph: tf.Graph
+    x: tf.Tensor
+    labels: dict
+    logits: dict  # is training -> task -> [B, classes]
+    losses: dict  # is training -> the two cross-entropies and L2, added up
+    train_op: tf.Operation
+
+
+def stitch(towers, unit, scope):
+    ids = range(len(towers))
+    shape = towers[0].shape.as_list()[1:]
+    size, channels = int(np.prod(shape)), shape[-1]
+    with tf.variable_scope(scope):
+        if unit == "dense":
+            flat = tf.concat([slim.flatten(x) for x in towers], axis=1)
+            alpha = tf.get_variable("alpha", [size * len(towers)] * 2)
+            mixed = tf.split(tf.matmul(flat, alpha, transpose_b=True), len(towers), axis=1)
+            return [tf.reshape(x, [-1, *shape]) for x in mixed]
+        by_channel = [channels] if unit == "channel" else []
+        alpha = tf.get_variable("alpha", [len(towers)] * 2 + by_channel)
+        return [tf.add_n([alpha[i, j] * towers[j] for j in ids]) for i in ids]
+
+
+def towers(x, classes, unit, training, keep_prob, l2_scale):
+    """Logits of every tower. `training` is a Python bool: one graph for each."""
+    ids = range(1, len(classes) + 1)
+    with (
+        tf.variable_scope("network", reuse=not training),
+        slim.arg_scope(
+            [slim.conv2d, slim.fully_connected],
+            normalizer_fn=slim.batch_norm,
+            normalizer_params={**BATCH_NORM, "is_training": training},
+            weights_initializer=slim.variance_scaling_initializer(),
+            weights_regularizer=slim.l2_regularizer(l2_scale),
+        ),
+    ):
+        h = [slim.conv2d(x, 32, 3, scope=f"conv1_{t}") for t in ids]
+        h = [slim.max_pool2d(y, 2, scope=f"pool_1_{t}") for t, y in zip(ids, h)]
+        h = stitch(h, unit, "cross_stitch_1") if unit else h
+        h = [slim.conv2d(y, 64, 3, scope=f"conv2_{t}") for t, y in zip(ids, h)]
+        h = [slim.max_pool2d(y, 2, scope=f"pool_2_{t}") for t, y in zip(ids, h)]
+        h = stitch(h, unit, "cross_stitch_2") if unit else h
+        h = [slim.fully_connected(slim.flatten(y), 1024, scope=f"fc_3_{t}") for t, y in zip(ids, h)]
+        h = stitch(h, unit, "cross_stitch_3") if unit else h
+        h = [slim.dropout(y, keep_prob, is_training=training) for y in h]
+        return [
+            slim.fully_connected(y, n, activation_fn=None, scope=f"output_{t}")
+            for t, y, n in zip(ids, h, classes)
+        ]
+
+
+def build(tasks, unit=None, keep_prob=0.8, l2_scale=1e-5, learning_rate=0.001, image_size=28):
+    """Args as `model.build`. The units start at no particular weights. Returns: a `Plain`."""
+    with tf.Graph().as_default() as graph:
+        x = tf.placeholder(tf.float32, [None, image_size, image_size, 1])
+        labels = {name: tf.placeholder(tf.int32, [None]) for name, _ in tasks}
+        logits, losses = {}, {}
+        for training in (True, False):
+            outputs = towers(x, [n for _, n in tasks], unit, training, keep_prob, l2_scale)
+            logits[training] = dict(zip(labels, outputs))
+            losses[training] = tf.losses.get_regularization_loss() + tf.add_n(
+                [
+                    tf.reduce_mean(
+                        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels[n], logits=y)
+                    )
+                    for n, y in logits[training].items()
+                ]
+            )
+        train_op = tf.train.AdamOptimizer(learning_rate).minimize(losses[True])
+    return Plain(graph, x, labels, logits, losses, train_op)
