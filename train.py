@@ -42,6 +42,7 @@ def native_stderr_silenced():
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with native_stderr_silenced():
     import numpy as np
+    import tensorflow as tf_v2
     import tensorflow.compat.v1 as tf
     import tqdm
     from tensorboard.backend.event_processing import event_accumulator
@@ -282,24 +283,27 @@ def unhooked(fetches):
     return lambda step_context: step_context.session.run(fetches)
 
 
-def session_config(num_towers, unit):
-    """Threads for the session: the towers side by side, on an equal share of the
-    processor each. That is faster than all cores on one tower's op after the other,
-    save for dense units, whose one matrix product is larger than both towers.
+def side_by_side(num_towers, unit):
+    """Gives every tower an equal share of the cores. That is faster than all cores on
+    one tower's op after the other, save for dense units, whose one matrix product
+    is larger than both towers.
 
-    Returns: a `tf.ConfigProto`.
+    To be called before `model.build`: TensorFlow makes the threads of its ops once,
+    for the whole process, and compiling a function is enough of an occasion.
+
+    Returns: the `tf.ConfigProto` for the session.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    if unit == "dense":
-        return tf.ConfigProto(intra_op_parallelism_threads=cores)
+    towers = 1 if unit == "dense" else min(num_towers, cores)
+    tf_v2.config.threading.set_intra_op_parallelism_threads(cores // towers)
     return tf.ConfigProto(
-        intra_op_parallelism_threads=max(1, cores // num_towers),
-        inter_op_parallelism_threads=max(1, min(cores, num_towers)),
+        intra_op_parallelism_threads=cores // towers,
+        inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
     )
 
 
-def train(net, dataset, run_dir, last_step):
+def train(net, dataset, run_dir, last_step, config):
     """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
 
     Returns: step reached, training speed in images a second (None for a single
@@ -316,7 +320,7 @@ def train(net, dataset, run_dir, last_step):
                 scaffold=tf.train.Scaffold(
                     init_op=net.initializer, saver=tf.train.Saver(max_to_keep=3)
                 ),
-                config=session_config(len(net.logits), stitch_unit()),
+                config=config,
                 hooks=[evaluation, progress],
                 save_summaries_steps=None,
                 save_summaries_secs=None,
@@ -453,6 +457,7 @@ def run():
             print(table(results))
             return
 
+    config = side_by_side(len(data.TASKS), stitch_unit())
     net = model.build(
         [(task.name, len(task.classes)) for task in data.TASKS],
         unit=stitch_unit(),
@@ -465,7 +470,7 @@ def run():
     )
     run_dir.mkdir(parents=True, exist_ok=True)
     print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
-    step, images_per_second, stitches = train(net, dataset, run_dir, last_step)
+    step, images_per_second, stitches = train(net, dataset, run_dir, last_step, config)
 
     seconds = time.perf_counter() - started
     results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
