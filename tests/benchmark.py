@@ -1,0 +1,502 @@
+"""How fast is this program? Measured in one sitting against PyTorch, Keras and plain slim.
+
+    pip install -r tests/benchmark-requirements.txt
+    python tests/benchmark.py                        # a quarter of an hour, 9 GB of memory
+    python tests/benchmark.py --record=speed.json    # and keeps every figure
+
+Every contender is a process of its own, which waits while another is measured.
+They take turns, A B C A B C …, so that all of them see the same machine. Run it
+on a quiet one. All train the same two towers on the same batches of 128.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+BATCH_SIZE = 128
+STEPS = 25  # in one turn
+TRAINING_FLOP = 83.8e6  # an image, two towers: three products a layer, two for conv1
+EVALUATION_FLOP = 28.2e6
+TASKS = [("article", 10), ("group", 3)]
+RATIOS = [  # title, contender, peers of which the best counts
+    ("none, against PyTorch", "ours none", "torch none"),
+    ("none, against Keras 3", "ours none", "keras none"),
+    ("none, against plain slim", "ours none", "slim none"),
+    ("channel, against PyTorch", "ours channel", "torch channel"),
+    ("channel, against Keras 3", "ours channel", "keras channel"),
+    ("channel, against plain slim", "ours channel", "slim channel"),
+    ("channel, against none", "ours channel", "ours none"),
+    ("layer, against none", "ours layer", "ours none"),
+    ("dense, against plain slim", "ours dense", "slim dense"),
+]
+
+
+# --- Contenders: each returns a function that trains STEPS batches ---
+
+
+def batches():
+    """STEPS batches of noise: [B, 28, 28, 1] float32 and a label for each task."""
+    import numpy as np
+
+    random = np.random.RandomState(0)
+    for _ in range(STEPS):
+        images = random.normal(size=[BATCH_SIZE, 28, 28, 1]).astype(np.float32)
+        yield images, [random.randint(0, n, BATCH_SIZE).astype(np.int32) for _, n in TASKS]
+
+
+def ours(unit, num_tasks=2):
+    import tensorflow.compat.v1 as tf
+
+    import model
+    import train
+
+    tasks = [(f"{TASKS[t % 2][0]}_{t}", TASKS[t % 2][1]) for t in range(num_tasks)]
+    unit = None if unit == "none" else unit
+    config = train.side_by_side(num_tasks, unit)
+    net = model.build(tasks, unit)
+    session = tf.Session(graph=net.graph, config=config)
+    session.run(net.initializer)
+    feeds = [
+        {net.x: x, net.is_training: True}
+        | {y: labels[t % 2] for t, y in enumerate(net.labels.values())}
+        for x, labels in batches()
+    ]
+
+    def turn():
+        for feed in feeds:
+            session.run(net.train_op, feed)
+
+    return turn
+
+
+def evaluation(unit):
+    """The evaluation pass as train.py makes it, over as many images as STEPS batches hold."""
+    import tensorflow.compat.v1 as tf
+
+    import data
+    import model
+    import train
+
+    dataset = data.load("synthetic", None, 0)
+    unit = None if unit == "none" else unit
+    config = train.side_by_side(len(data.TASKS), unit)
+    net = model.build([(task.name, len(task.classes)) for task in data.TASKS], unit)
+    session = tf.Session(graph=net.graph, config=config)
+    session.run(net.initializer)
+    passes = max(1, round(STEPS * BATCH_SIZE / len(dataset.test.images)))
+
+    def turn():
+        for _ in range(passes):
+            train.evaluate(session, net, dataset)
+
+    turn.images = passes * len(dataset.test.images)
+    return turn
+
+
+def slim(unit):
+    import plain_slim
+    import tensorflow.compat.v1 as tf
+
+    net = plain_slim.build(TASKS, None if unit == "none" else unit)
+    session = tf.Session(graph=net.graph)
+    with net.graph.as_default():
+        session.run(tf.global_variables_initializer())
+    feeds = [{net.x: x, **dict(zip(net.labels.values(), y))} for x, y in batches()]
+
+    def turn():
+        for feed in feeds:
+            session.run(net.train_op, feed)
+
+    return turn
+
+
+def matmul(_):
+    import tensorflow.compat.v1 as tf
+
+    with tf.Graph().as_default():
+        a, b = [tf.get_variable(name, [4096, 4096]) for name in "ab"]
+        product = tf.matmul(a, b).op
+        session = tf.Session()
+        session.run(tf.global_variables_initializer())
+
+    def turn():
+        for _ in range(10):
+            session.run(product)
+
+    return turn
+
+
+def torch(unit, mode):
+    import torch
+    from torch import nn
+
+    class CrossStitch(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.alpha = nn.Parameter(torch.eye(2)[:, :, None].repeat(1, 1, channels))
+
+        def forward(self, a, b):
+            alpha = self.alpha if a.dim() == 2 else self.alpha[..., None, None]
+            return alpha[0, 0] * a + alpha[0, 1] * b, alpha[1, 0] * a + alpha[1, 1] * b
+
+    def norm(layer, channels):
+        return layer(channels, eps=0.001, momentum=0.001)
+
+    def conv(inputs, outputs):
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            norm(nn.BatchNorm2d, outputs),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.ModuleList(conv(1, 32) for _ in TASKS)
+            self.conv2 = nn.ModuleList(conv(32, 64) for _ in TASKS)
+            self.fc_3 = nn.ModuleList(
+                nn.Sequential(
+                    nn.Flatten(),
+                    nn.Linear(3136, 1024, bias=False),
+                    norm(nn.BatchNorm1d, 1024),
+                    nn.ReLU(),
+                )
+                for _ in TASKS
+            )
+            self.output = nn.ModuleList(
+                nn.Sequential(
+                    nn.Dropout(0.2), nn.Linear(1024, n, bias=False), norm(nn.BatchNorm1d, n)
+                )
+                for _, n in TASKS
+            )
+            sizes = (32, 64, 1024) if unit == "channel" else ()
+            self.stitches = nn.ModuleList(map(CrossStitch, sizes))
+
+        def forward(self, x):
+            a = b = x
+            for index, layer in enumerate((self.conv1, self.conv2, self.fc_3)):
+                a, b = layer[0](a), layer[1](b)
+                if self.stitches:
+                    a, b = self.stitches[index](a, b)
+            return self.output[0](a), self.output[1](b)
+
+    towers = Towers().train()
+    data = [
+        (torch.from_numpy(x).permute(0, 3, 1, 2), [torch.from_numpy(y).long() for y in labels])
+        for x, labels in batches()
+    ]
+    if "channels-last" in mode:
+        towers = towers.to(memory_format=torch.channels_last)
+        data = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in data]
+    weights = [p for p in towers.parameters() if p.dim() in (2, 4)]
+    others = [p for p in towers.parameters() if p.dim() not in (2, 4)]
+    optimizer = torch.optim.Adam(
+        [{"params": weights, "weight_decay": 1e-5}, {"params": others}], lr=0.001, fused=True
+    )
+    cross_entropy = nn.functional.cross_entropy
+    step = torch.compile(towers) if "compiled" in mode else towers
+
+    def turn():
+        for x, (y1, y2) in data:
+            optimizer.zero_grad()
+            a, b = step(x)
+            (cross_entropy(a, y1) + cross_entropy(b, y2)).backward()
+            optimizer.step()
+
+    return turn
+
+
+def keras(unit, mode):
+    import keras
+    import numpy as np
+    from keras import layers, ops
+
+    @keras.saving.register_keras_serializable()
+    class CrossStitch(layers.Layer):
+        def build(self, shapes):
+            self.alpha = self.add_weight(
+                shape=(2, 2, shapes[0][-1]),
+                initializer=lambda shape, dtype: np.broadcast_to(np.eye(2)[..., None], shape),
+            )
+
+        def call(self, inputs):
+            a, b = inputs
+            alpha = self.alpha
+            return [alpha[0, 0] * a + alpha[0, 1] * b, alpha[1, 0] * a + alpha[1, 1] * b]
+
+    l2 = {"use_bias": False, "kernel_regularizer": keras.regularizers.L2(0.5e-5)}
+
+    def norm(h):
+        return layers.BatchNormalization(momentum=0.999, epsilon=0.001)(h)
+
+    def conv(h, filters):
+        h = layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", **l2)(h)
+        return layers.MaxPooling2D(2)(ops.relu(norm(h)))
+
+    def stitched(towers):
+        return CrossStitch()(towers) if unit == "channel" else towers
+
+    inputs = keras.Input([28, 28, 1])
+    towers = stitched([conv(inputs, 32) for _ in TASKS])
+    towers = stitched([conv(h, 64) for h in towers])
+    towers = [layers.Dense(1024, **l2)(layers.Flatten()(h)) for h in towers]
+    towers = stitched([ops.relu(norm(h)) for h in towers])
+    towers = [layers.Dropout(0.2)(h) for h in towers]
+    outputs = [norm(layers.Dense(n, **l2)(h)) for h, (_, n) in zip(towers, TASKS)]
+    network = keras.Model(inputs, outputs)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(
+        keras.optimizers.Adam(0.001),
+        [cross_entropy] * 2,
+        jit_compile=mode == "XLA",
+        steps_per_execution=STEPS if mode == "many steps" else 1,
+    )
+    images, labels = zip(*batches())
+    x, y = np.concatenate(images), [np.concatenate(task) for task in zip(*labels)]
+
+    def turn():
+        network.fit(x, y, batch_size=BATCH_SIZE, epochs=1, verbose=0)
+
+    return turn
+
+
+# --- Taking turns ---
+
+
+def work(maker, arguments):
+    """A contender's process: a turn for each line that comes in, its seconds going out."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed
+    turn = maker(*arguments)
+    turn()
+    turn()
+    print(getattr(turn, "images", STEPS * BATCH_SIZE), file=output, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        turn()
+        print(time.perf_counter() - start, file=output, flush=True)
+
+
+MAKERS = {
+    "ours": ours,
+    "evaluation": evaluation,
+    "slim": slim,
+    "matmul": matmul,
+    "torch": torch,
+    "keras": keras,
+}
+
+
+class Contender:
+    def __init__(self, *arguments):
+        command = [sys.executable, __file__, "--work", json.dumps(arguments)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )  # fmt: skip
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(map(str, arguments))} failed: {' '.join(command)}")
+        self.images = int(line)
+
+    def seconds(self):
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def sitting(contenders, rounds, note):
+    """Measures in turns. Args: name -> arguments. Returns: name -> images a second, a round each."""
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, arguments in contenders.items():
+            note(f"starting {name}")
+            running[name] = Contender(*arguments)
+            stack.callback(running[name].close)
+        rates = {name: [] for name in running}
+        for turn in range(rounds):
+            for name, contender in running.items():
+                note(f"round {turn + 1} of {rounds}: {name}")
+                rates[name].append(contender.images / contender.seconds())
+    return rates
+
+
+# --- The program as a user starts it ---
+
+FIRST_STEP = """
+import runpy, sys, time
+sys.path.insert(0, {root!r})
+import tensorflow.compat.v1 as tf
+run = tf.train.MonitoredSession.run
+def first(self, *args, **kwargs):
+    values = run(self, *args, **kwargs)
+    print("first step at", time.time(), flush=True)
+    tf.train.MonitoredSession.run = run
+    return values
+tf.train.MonitoredSession.run = first
+sys.argv[0] = "train.py"
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def program(unit, logdir):
+    """A short run of train.py, checkpoints and evaluations included.
+
+    Returns: seconds from the command to its first step, peak memory in GB.
+    """
+    code = FIRST_STEP.format(root=str(ROOT), script=str(ROOT / "train.py"))
+    flags = ["--cross_stitch=False"] if unit == "none" else [f"--cross_stitch_unit={unit}"]
+    flags += ["--max_steps=200", f"--logdir={logdir}"]
+    start = time.time()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:  # fmt: skip
+        lines = [line for line in process.stdout if line.startswith("first step at")]
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+    return float(lines[0].split()[-1]) - start, usage.ru_maxrss * 1024 / 1e9
+
+
+# --- What is printed ---
+
+
+def spread(values, digits=0):
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f} – {high:,.{digits}f})"
+
+
+def best(rates, name):
+    """The fastest, by median, of those whose name begins so."""
+    group = [
+        values
+        for key, values in rates.items()
+        if key == name or key.startswith(f"{name} ") and "towers" not in key
+    ]
+    return max(group, key=statistics.median) if group else None
+
+
+def report(record):
+    """The record as Markdown."""
+    rates, machine = record["images_per_second"], record["machine"]
+    flops = statistics.median(rates["matmul"]) / (STEPS * BATCH_SIZE) * 10 * 2 * 4096**3
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads; "
+        + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        + f". Bound: {flops / 1e9:.0f} GFLOP/s, what a 4096³ float32 matrix product reaches.",
+        "",
+        f"| training, {BATCH_SIZE} images a step | images a second | of the bound |",
+        "|---|---|---|",
+    ]
+
+    def row(name, values, flop):
+        share = statistics.median(values) * flop / flops
+        lines.append(f"| {name} | {spread(values)} | {share:.2f} |" if flop else
+                     f"| {name} | {spread(values)} | – |")  # fmt: skip
+
+    for name, values in rates.items():
+        if name.split()[0] in ("ours", "slim", "torch", "keras") and "towers" not in name:
+            row(name, values, None if "dense" in name else TRAINING_FLOP)
+    for name, values in rates.items():
+        if name.startswith("evaluation"):
+            row(f"{name}, {len(TASKS)} towers", values, EVALUATION_FLOP)
+    lines += ["", "| ratio, against the peer's best | median (by round) |", "|---|---|"]
+    for title, name, peer in RATIOS:
+        of_peer = best(rates, peer)
+        if name in rates and of_peer:
+            median = statistics.median(rates[name]) / statistics.median(of_peer)
+            ratios = [a / b for a, b in zip(rates[name], of_peer)]
+            lines.append(f"| {title} | {median:.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |")
+    lines += ["", "| towers | ms a step, none | channel |", "|---|---|---|"]
+    towers = sorted({int(name.split()[-2]) for name in rates if name.endswith("towers")})
+    times = {
+        (unit, n): statistics.median(BATCH_SIZE * 1e3 / r for r in rates[f"ours {unit} {n} towers"])
+        for unit in ("none", "channel")
+        for n in towers
+    }
+    for n in towers:
+        cells = [
+            f"{times[u, n]:.0f} ({times[u, n] / times[u, 2]:.2f} ×)" for u in ("none", "channel")
+        ]
+        lines.append(f"| {n} | {' | '.join(cells)} |")
+    lines += ["", "| train.py | to the first step, s | peak memory, GB |", "|---|---|---|"]
+    for unit, runs in record["program"].items():
+        seconds, memory = zip(*runs)
+        lines.append(f"| {unit} | {spread(seconds, 1)} | {spread(memory, 2)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--record", help="file for every figure, as JSON")
+    parser.add_argument("--show", help="print the report of a record; measure nothing")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        name, *arguments = json.loads(options.work)
+        return work(MAKERS[name], arguments)
+    if options.show:
+        return print(report(json.loads(pathlib.Path(options.show).read_text())))
+
+    def note(text):
+        print(text, file=sys.stderr, flush=True)
+
+    contenders = {"matmul": ["matmul", None]}
+    for unit in ("none", "channel", "layer"):
+        contenders[f"ours {unit}"] = ["ours", unit]
+    for unit in ("none", "channel"):
+        contenders[f"slim {unit}"] = ["slim", unit]
+        contenders[f"evaluation {unit}"] = ["evaluation", unit]
+        for mode in ("eager", "channels-last", "compiled", "compiled channels-last"):
+            contenders[f"torch {unit} {mode}"] = ["torch", unit, mode]
+        for mode in ("step by step", "many steps", "XLA"):
+            contenders[f"keras {unit} {mode}"] = ["keras", unit, mode]
+    rates = sitting(contenders, options.rounds, note)
+    dense = {f"{name} dense": [name, "dense"] for name in ("ours", "slim")}
+    rates |= sitting(dense, min(options.rounds, 3), note)
+    towers = {
+        f"ours {unit} {n} towers": ["ours", unit, n]
+        for unit in ("none", "channel")
+        for n in (1, 2, 4, 8)
+    }
+    rates |= sitting(towers, min(options.rounds, 3), note)
+
+    runs = {}
+    for unit in ("none", "channel"):
+        with tempfile.TemporaryDirectory() as folder:
+            note(f"train.py, {unit}")
+            runs[unit] = [program(unit, f"{folder}/{n}") for n in range(3)]
+
+    import train
+
+    libraries = ("tensorflow", "tf-slim", "keras", "torch", "numpy")
+    record = {
+        "machine": train.machine(),
+        "commit": train.commit(),
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "images_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
+        "program": {unit: [[round(v, 3) for v in run] for run in r] for unit, r in runs.items()},
+    }
+    if options.record:
+        pathlib.Path(options.record).write_text(json.dumps(record, indent=1) + "\n")
+    print("\n" + report(record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
