@@ -405,9 +405,8 @@ def report(record):
     ]
 
     def row(name, values, flop):
-        share = statistics.median(values) * flop / flops
-        lines.append(f"| {name} | {spread(values)} | {share:.2f} |" if flop else
-                     f"| {name} | {spread(values)} | – |")  # fmt: skip
+        share = f"{statistics.median(values) * flop / flops:.2f}" if flop else "–"
+        lines.append(f"| {name} | {spread(values)} | {share} |")
 
     for name, values in rates.items():
         if name.split()[0] in ("ours", "slim", "torch", "keras") and "towers" not in name:
