@@ -361,6 +361,38 @@ class Adam(tf.train.AdamOptimizer):
         ).op
 
 
+def gradients(loss, variables):
+    """Gradients of the loss: on to all activations first, then to the layers' weights.
+
+    On its way down, every unit waits for all towers. In TensorFlow's own order
+    a core computes weight gradients, for which nobody waits, while the other
+    stands idle. At the end they fill both.
+
+    Args:
+      loss: [] float32.
+      variables: a layer's weights stand in one convolution or matrix product.
+
+    Returns:
+      A tensor for each variable.
+    """
+    layers = {  # by the name of its weights
+        op.inputs[1].op.inputs[0].op.name: op
+        for op in loss.graph.get_operations()
+        if op.type in ("Conv2D", "MatMul") and op.inputs[1].op.type == "ReadVariableOp"
+    }
+    outputs = {name: op.outputs[0] for name, op in layers.items()}
+    others = {v.op.name: v for v in variables if v.op.name not in layers}
+    sources = outputs | others
+    found = dict(zip(sources, tf.gradients(loss, list(sources.values()))))
+    with tf.control_dependencies([tf.group(*(found[name] for name in outputs))]):
+        for name, op in layers.items():
+            x, weights = op.inputs
+            (found[name],) = tf.gradients(
+                outputs[name], weights, found[name], stop_gradients=[x], name="weight_gradients"
+            )
+    return [found[v.op.name] for v in variables]
+
+
 def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batch_norm_decay, seed):
     """The towers, tower t's scopes ending in _t, and the units between them.
 
@@ -524,7 +556,9 @@ def build(
                 v.op.name for v in tf.trainable_variables() if v.op.name.endswith("/weights")
             ]
             optimizer = Adam(learning_rate, dict.fromkeys(decayed, l2_scale))
-            train_op = optimizer.minimize(tf.add_n([*losses.values()]), global_step)
+            variables = tf.trainable_variables()
+            found = gradients(tf.add_n([*losses.values()]), variables)
+            train_op = optimizer.apply_gradients(zip(found, variables), global_step)
 
         with tf.name_scope("summary"):
             summary_op = tf.summary.merge(
