@@ -177,7 +177,7 @@ def download(name, path):
     written or what came was not the file.
     """
     # Only a download needs Keras, which takes a second to import.
-    from tensorflow.keras.utils import get_file
+    from keras.utils import get_file
 
     answers = []
     previous_timeout = socket.getdefaulttimeout()
