@@ -569,9 +569,13 @@ def build(
                 v.op.name for v in tf.trainable_variables() if v.op.name.endswith("/weights")
             ]
             optimizer = Adam(learning_rate, dict.fromkeys(decayed, l2_scale))
-            variables = tf.trainable_variables()
-            found = gradients(tf.add_n([*losses.values()]), variables)
-            train_op = optimizer.apply_gradients(zip(found, variables), global_step)
+            cross_entropy = tf.add_n([*losses.values()])
+            if stitches:
+                variables = tf.trainable_variables()
+                found = zip(gradients(cross_entropy, variables), variables)
+            else:  # Towers that wait for nobody are faster in TensorFlow's order.
+                found = optimizer.compute_gradients(cross_entropy)
+            train_op = optimizer.apply_gradients(found, global_step)
 
         with tf.name_scope("summary"):
             summary_op = tf.summary.merge(

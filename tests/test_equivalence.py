@@ -116,9 +116,11 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
         assert np.abs(of_ours - start).mean() > 0.01
 
 
-@pytest.mark.parametrize("unit", [None, "channel"])
-def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit):
-    images, labels = batch(0, 2, 28)
+@pytest.mark.parametrize("unit", [None, *model.UNITS])
+def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, monkeypatch):
+    image_size = 8 if unit == "dense" else 28
+    monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
+    images, labels = batch(0, 2, image_size)
     net = model.build(TASKS[:2], unit=unit, l2_scale=0.01)
     gradients = gradients_of(net.graph, net.loss)
     with net.graph.as_default(), session_of(net.graph) as session:

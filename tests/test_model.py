@@ -84,8 +84,12 @@ def scope_outputs(net, scope):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("unit", [None, "channel", "layer"])
-@pytest.mark.parametrize("num_tasks", [1, 2, 3])
+networks = pytest.mark.parametrize(
+    "unit, num_tasks", [(None, 1), (None, 2), ("channel", 2), ("layer", 1), ("layer", 3)]
+)
+
+
+@networks
 def test_output_shape_of_every_layer(unit, num_tasks, batch):
     net = model.build(TASKS[:num_tasks], unit=unit)
     shapes = {
@@ -437,8 +441,7 @@ def test_initial_weights_are_he_scaled():
     np.testing.assert_allclose(weights.var(), 2 / 3136, rtol=0.02)
 
 
-@pytest.mark.parametrize("unit", [None, "channel", "layer"])
-@pytest.mark.parametrize("num_tasks", [1, 2, 3])
+@networks
 def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch):
     net = model.build(TASKS[:num_tasks], unit=unit, keep_prob=1.0)
     with initialised(net) as session:
