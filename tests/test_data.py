@@ -8,6 +8,7 @@ import resource
 import struct
 import threading
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -201,7 +202,12 @@ SPOILT = {
         IMAGES,
         lambda content: gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 28, 28)),
     ),
+    "no images of endless size": (
+        IMAGES,
+        lambda content: gzip.compress(struct.pack(">4I", 0x803, 0, 2**32 - 1, 2**32 - 1)),
+    ),
     "labels for images": (IMAGES, lambda content: idx(np.zeros(30, np.uint8))),
+    "images for labels": (LABELS, lambda content: idx(np.zeros([30, 28, 28], np.uint8))),
 }
 
 
@@ -215,6 +221,45 @@ def test_a_spoilt_file_is_named_and_refused(fault, files, tmp_path):
     with pytest.raises(data.DataError) as caught:
         data.load("auto", tmp_path)
     assert name in str(caught.value)
+
+
+# --- Memory ---
+
+
+@pytest.mark.parametrize("members", [1, 16])
+@pytest.mark.parametrize("announced", [10, 2**24 // 784, 2**28 // 784])
+def test_a_bomb_is_not_unpacked(announced, members):
+    """256 MB in a file of 300 kB: more than its header says, or as much as it says."""
+    header = gzip.compress(struct.pack(">4I", 0x803, announced, 28, 28))
+    bomb = header + gzip.compress(bytes(2**28 // members)) * members
+    if members == 1:
+        bomb = gzip.compress(gzip.decompress(header) + bytes(2**28))
+    tracemalloc.start()
+    try:
+        with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
+            data.parse_idx(bomb, 3, "bomb.gz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**28 / 4
+
+
+def test_a_header_may_not_ask_for_more_memory_than_such_a_file_can_fill():
+    incompressible = np.random.RandomState(0).bytes(2**20)
+    content = gzip.compress(struct.pack(">2I", 0x801, 900 * 2**20) + incompressible)
+    tracemalloc.start()
+    try:
+        with pytest.raises(data.DataError):
+            data.parse_idx(content, 1, "labels.gz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * len(content)
+
+
+def test_a_set_of_ones_own_may_pack_well():
+    blank = np.zeros([20_000, 28, 28], np.uint8)
+    assert data.parse_idx(idx(blank), 3, "blank.gz").shape == blank.shape
 
 
 # --- Download ---

@@ -1,0 +1,128 @@
+"""The IDX reader on bytes that went wrong: it refuses them, or they are a split after all.
+
+Always the same 2,000 examples. More of them:
+
+    FUZZ_EXAMPLES=100000 python -m pytest -s tests/test_fuzz_idx.py
+"""
+
+import collections
+import gzip
+import os
+import struct
+
+import pytest
+
+import data
+
+hypothesis = pytest.importorskip("hypothesis", reason="pip install -r tests/requirements.txt")
+st = hypothesis.strategies
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 2000))
+COUNT = 3
+VALID = {
+    "images": struct.pack(">4I", 0x803, COUNT, 28, 28) + bytes(i % 251 for i in range(COUNT * 784)),
+    "labels": struct.pack(">2I", 0x801, COUNT) + bytes(range(COUNT)),
+}
+
+# --- Mutations, each of a bytearray in place ---
+
+
+def flip(content, at, bit):
+    if content:
+        content[at % len(content)] ^= 1 << bit
+
+
+def insert(content, at, what):
+    content[at:at] = what
+
+
+def delete(content, at, count):
+    del content[at : at + count]
+
+
+def truncate(content, at):
+    del content[at:]
+
+
+def splice(content, at, start, count):
+    content[at:at] = content[start : start + count]
+
+
+def announce(content, field, value):
+    """Overwrites one word of the IDX header."""
+    content[4 * field : 4 * field + 4] = struct.pack(">I", value)
+
+
+def reshape(content, shape, count):
+    """Announces another shape, and keeps so many of the values."""
+    content[4:] = struct.pack(f">{len(shape)}I", *shape) + content[4 + 4 * len(shape) :][:count]
+
+
+# The header and the labels are few bytes among many: they get half of the hits.
+places = st.integers(0, 20) | st.integers(0, 20 + COUNT * 784)
+counts = st.integers(1, 12) | st.sampled_from([784, 2 * 784, COUNT * 784])
+words = st.integers(0, 2**32 - 1) | st.sampled_from(
+    # Edges of the count, the size, the magic number, numpy's integers and the reader's limit.
+    [0, 1, 2, 4, 27, 29, 784, 0x801, 0x803, 0x804, 0xD03, 2**24 // 784, 2**24 // 784 + 1]
+    + [2**16, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32 - 1]
+)
+of_bytes = st.one_of(
+    st.tuples(st.just(flip), places, st.integers(0, 7)),
+    st.tuples(st.just(insert), places, st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just(delete), places, counts),
+    st.tuples(st.just(truncate), places),
+    st.tuples(st.just(splice), places, places, counts),
+)
+of_idx = st.one_of(
+    of_bytes,
+    st.tuples(st.just(announce), st.integers(0, 3), words),
+    st.tuples(st.just(reshape), st.lists(words, min_size=1, max_size=3), st.just(0) | counts),
+)
+which = st.sampled_from(["images", "labels"])
+mutations = st.lists(st.tuples(which, of_idx), min_size=1, max_size=4)
+mutations_of_gzip = st.just([]) | st.lists(st.tuples(which, of_bytes), max_size=2)
+
+
+def mutate(contents, changes):
+    contents = {name: bytearray(content) for name, content in contents.items()}
+    for name, (mutation, *arguments) in changes:
+        mutation(contents[name], *arguments)
+    return {name: bytes(content) for name, content in contents.items()}
+
+
+def test_mutated_files_are_refused_or_read_as_they_are(tmp_path):
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)  # else the project's folder
+    outcomes = collections.Counter()
+
+    @hypothesis.settings(
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(mutations, mutations_of_gzip, st.sampled_from([0, 1]))
+    def read(changes, changes_of_gzip, level):
+        packed = {
+            name: gzip.compress(content, level, mtime=0)
+            for name, content in mutate(VALID, changes).items()
+        }
+        packed = mutate(packed, changes_of_gzip)
+        contents = {
+            f"train-{name}-idx{dimensions}-ubyte.gz": (name, packed[name])
+            for name, dimensions in (("images", 3), ("labels", 1))
+        }
+        try:
+            split = data.parse_split(contents, "train")
+        except data.DataError as error:
+            outcomes["refused"] += 1
+            assert "images" in str(error) or "labels" in str(error)
+            return
+        outcomes["read"] += 1
+        count = len(split.images)
+        assert count >= 1 and split.images.shape == (count, 28, 28)
+        assert split.articles.shape == (count,) and split.articles.max() <= 9
+        assert split.images.tobytes() == gzip.decompress(packed["images"])[16:]
+        assert split.articles.tobytes() == gzip.decompress(packed["labels"])[8:]
+
+    read()
+    # Neither a reader that refuses everything nor a mutation that changes nothing.
+    assert min(outcomes["refused"], outcomes["read"]) > EXAMPLES / 50
+    print(f"{sum(outcomes.values()):,} examples: {dict(outcomes)}")  # with -s
