@@ -14,6 +14,7 @@ import functools
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import socket
@@ -111,10 +112,14 @@ def read_folder(folder):
     """The four files of a folder that the user named, which may be his own making.
 
     Returns: file name -> (path, content).
-    Raises: DataError, naming the file that is missing or cannot be read.
+    Raises: DataError, naming the file that is missing, misnamed or cannot be read.
     """
     contents = {name: (folder / name, read_file(folder / name)) for name in FILES}
-    foreign = [name for name, (_, content) in contents.items() if sha256(content) != FILES[name]]
+    checksums = {name: sha256(content) for name, (_, content) in contents.items()}
+    for name, other in itertools.permutations(FILES, 2):
+        if checksums[name] == FILES[other]:
+            raise DataError(f"{folder / name}: is the official {other} under a wrong name")
+    foreign = [name for name in FILES if checksums[name] != FILES[name]]
     if foreign:
         warnings.warn(
             f"{folder}: not the official Fashion-MNIST, by the checksum of {', '.join(foreign)};"

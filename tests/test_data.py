@@ -4,6 +4,8 @@ import contextlib
 import functools
 import gzip
 import http.server
+import os
+import pathlib
 import resource
 import struct
 import threading
@@ -221,6 +223,66 @@ def test_a_spoilt_file_is_named_and_refused(fault, files, tmp_path):
     with pytest.raises(data.DataError) as caught:
         data.load("auto", tmp_path)
     assert name in str(caught.value)
+
+
+# Not by chmod, which does not keep root from reading.
+UNREADABLE = {
+    "a folder in a file's place": lambda folder: (folder / IMAGES).mkdir(),
+    "a link to itself": lambda folder: (folder / IMAGES).symlink_to(IMAGES),
+    "a file in the folder's place": lambda folder: (folder.rmdir(), folder.touch()),
+    "a folder that links to itself": lambda folder: (folder.rmdir(), folder.symlink_to(folder)),
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_what_cannot_be_read_is_named_and_refused(fault, files, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    UNREADABLE[fault](folder)
+    with contextlib.suppress(OSError):
+        write(folder, {name: content for name, content in files.items() if name != IMAGES})
+    with pytest.raises(data.DataError, match="cannot be read") as caught:
+        data.load("auto", folder)
+    assert str(folder / IMAGES) in str(caught.value)
+
+
+@pytest.fixture
+def official(fashion_mnist):
+    """Returns: file name -> path of the official file."""
+    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder())
+    return {name: folder / name for name in data.FILES}
+
+
+@pytest.mark.parametrize("other", sorted(data.FILES.keys() - {IMAGES}))
+def test_official_files_under_each_others_names_are_refused(other, official, tmp_path):
+    official[IMAGES], official[other] = official[other], official[IMAGES]
+    for name, path in official.items():
+        (tmp_path / name).symlink_to(path)
+    with pytest.raises(data.DataError) as caught:
+        data.load("auto", tmp_path)
+    assert str(tmp_path / IMAGES) in str(caught.value) and other in str(caught.value)
+
+
+@pytest.mark.parametrize("name", data.FILES)
+def test_a_bit_flipped_anywhere_is_refused_or_changes_no_value(name, official):
+    content, dimensions = official[name].read_bytes(), 3 if "images" in name else 1
+    values = data.parse_idx(content, dimensions, name)
+    # Of gzip's own header (RFC 1952) a time or the name of the packed file may
+    # change; so may the bits that fill up the last byte before its checksum.
+    assert content[3] == 8  # a name, and nothing else that is optional
+    header = content.index(b"\0", 10) + 1
+    harmless = {*range(header), len(content) - 9}
+    everywhere = np.linspace(0, len(content) - 1, 8 if "images" in name else 1000).astype(int)
+    for i, position in enumerate({*everywhere, *range(len(content) - 9, len(content))}):
+        spoilt = bytearray(content)
+        spoilt[position] ^= 1 << i % 8
+        try:
+            read = data.parse_idx(bytes(spoilt), dimensions, name)
+        except data.DataError as error:
+            assert name in str(error)
+        else:
+            assert position in harmless
+            np.testing.assert_array_equal(read, values)
 
 
 # --- Memory ---
