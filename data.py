@@ -75,6 +75,7 @@ MIRRORS = (  # the official address first
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
 TIMEOUT_SECONDS = 5  # without an answer, of a connection or in the middle of a file
+DOWNLOAD_SECONDS = 600  # for one file, from a mirror that never quite falls silent
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
 
 OFFER = (
@@ -137,7 +138,8 @@ def read_cache():
     contents = {}
     for name in FILES:
         path = cache_folder() / name
-        content = read_file(path) if path.exists() else None
+        # os.path's: where the folder may not be searched, `download` names it.
+        content = read_file(path) if os.path.exists(path) else None
         if content is None or sha256(content) != FILES[name]:
             try:
                 download(name, path)
@@ -175,33 +177,51 @@ def reachable(url):
     return connected.is_set()
 
 
+def fetch(name, url, folder):
+    """Keras's get_file in a thread that is not waited for beyond DOWNLOAD_SECONDS.
+
+    Returns: the file's path in the folder. Raises: whatever get_file does, or TimeoutError.
+    """
+    # Only a download needs Keras, which takes a second to import.
+    from keras.utils import get_file
+
+    folder.mkdir()  # where there is none, get_file takes one that all processes share
+    outcome = []
+
+    def get():
+        try:
+            options = {"file_hash": FILES[name], "hash_algorithm": "sha256"}
+            outcome.append(get_file(name, url, cache_dir=folder, cache_subdir="", **options))
+        except Exception as error:  # get_file raises no narrower class
+            outcome.append(error)
+
+    thread = threading.Thread(target=get, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_SECONDS)
+    result = outcome[0] if outcome else TimeoutError()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def download(name, path):
     """Fetches one official file from the first mirror that has it whole.
 
     Raises: Unreachable, no mirror answered; DataError, the cache cannot be
     written or what came was not the file.
     """
-    # Only a download needs Keras, which takes a second to import.
-    from keras.utils import get_file
-
     answers = []
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)  # get_file has no time-out of its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # get_file writes in place and leaves what fails its checksum.
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            for mirror in filter(reachable, MIRRORS):
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
+            for number, mirror in enumerate(filter(reachable, MIRRORS)):
                 try:
-                    fetched = get_file(
-                        name,
-                        mirror + name,
-                        cache_dir=scratch,
-                        cache_subdir="",
-                        file_hash=FILES[name],
-                        hash_algorithm="sha256",
-                    )
-                except Exception as error:  # get_file raises no narrower class
+                    # A folder each: one given up may still be writing.
+                    fetched = fetch(name, mirror + name, pathlib.Path(scratch, str(number)))
+                except Exception as error:
                     if getattr(error, "errno", None) in DISK_ERRORS:
                         raise
                     answers.append(error)

@@ -8,13 +8,15 @@ import os
 import pathlib
 import resource
 import struct
+import subprocess
+import sys
 import threading
-import time
 import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import data
 
@@ -327,17 +329,50 @@ def test_a_set_of_ones_own_may_pack_well():
 # --- Download ---
 
 
+def send_whole(answer, content):
+    answer.send_response(404 if content is None else 200)
+    answer.send_header("Content-Length", str(len(content or b"")))
+    answer.end_headers()
+    answer.wfile.write(content or b"")
+
+
+def send_half(answer, content, announced=True):
+    answer.send_response(200)
+    if announced:
+        answer.send_header("Content-Length", str(len(content)))
+    answer.end_headers()
+    answer.wfile.write(content[: len(content) // 2])
+
+
+def linger(answer, byte=b""):
+    """Sends a byte now and then, or none, until the test is over or nobody listens."""
+    for _ in range(1200):
+        if answer.server.over.wait(0.05):
+            return
+        answer.wfile.write(byte)
+    answer.server.heard_out = True
+
+
+FAULTS = {
+    "404": lambda answer, _: send_whole(answer, None),
+    "an HTML page": lambda answer, _: send_whole(answer, b"<html>Log in first</html>"),
+    "nothing": lambda answer, _: send_whole(answer, b""),
+    "cut half way": send_half,
+    "cut half way, of no announced length": lambda *args: send_half(*args, announced=False),
+    "silent": lambda answer, _: linger(answer),
+    "stalls half way": lambda *args: (send_half(*args), linger(args[0])),
+    "drips for ever": lambda *args: (send_half(*args), linger(args[0], b"x")),
+    "drips before it answers": lambda answer, _: linger(answer, b"x"),
+}
+
+
 class Mirror(http.server.BaseHTTPRequestHandler):
-    """Sends what its server's `contents` holds under the file's name, or 404."""
+    """Sends what its server's `contents` holds under the file's name, in its server's way."""
 
     def do_GET(self):
-        time.sleep(self.server.delay)
-        content = self.server.contents.get(self.path.strip("/"))
-        self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        self.wfile.write(content or b"")
-        self.server.asked.append(self.path.strip("/"))
+        name = self.path.strip("/")
+        self.server.asked.append(name)
+        self.server.send(self, self.server.contents.get(name))
 
     def log_message(self, *_):
         pass
@@ -350,17 +385,19 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror():
     """Starts mirrors on loopback: mirror(contents) returns the server."""
-    servers = []
+    servers, over = [], threading.Event()
 
-    def start(contents, delay=0):
+    def start(contents, send=send_whole):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-        server.contents, server.delay, server.asked = contents, delay, []
+        server.contents, server.send, server.over = contents, send, over
+        server.asked, server.heard_out = [], False
         server.url = f"http://127.0.0.1:{server.server_port}/"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return server
 
     yield start
+    over.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -396,12 +433,25 @@ def test_next_mirror_where_one_lacks_or_garbles_a_file(files, cache, mirror, mon
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
 
 
-def test_next_mirror_where_one_stalls(files, cache, mirror, monkeypatch):
-    late, whole = mirror(files, delay=8), mirror(files)
-    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(data, "MIRRORS", (late.url, whole.url))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_mirror_gives_way_to_the_next_and_leaves_no_file(
+    fault, files, cache, mirror, monkeypatch
+):
+    failing, whole = mirror(files, FAULTS[fault]), mirror(files)
+    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(data, "DOWNLOAD_SECONDS", 2)
+    cache.mkdir(parents=True)
+    others = {name: content for name, content in files.items() if name != IMAGES}
+    write(cache, others)
+    monkeypatch.setattr(data, "MIRRORS", (failing.url,))
+    with pytest.raises(data.DataError, match=IMAGES):
+        data.load("fashion_mnist")
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == others
+    monkeypatch.setattr(data, "MIRRORS", (failing.url, whole.url))
     assert len(data.load("fashion_mnist").train.images) == 30
-    assert sorted(whole.asked) == sorted(files)  # the late one was not waited for
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
+    assert failing.asked == [IMAGES, IMAGES] and whole.asked == [IMAGES]
+    assert not failing.heard_out
 
 
 def test_a_mirror_that_takes_no_connection_in_time_is_not_waited_for(monkeypatch):
@@ -416,6 +466,49 @@ def test_a_mirror_that_takes_no_connection_in_time_is_not_waited_for(monkeypatch
     monkeypatch.setattr(data.socket, "create_connection", silent)
     assert not data.reachable("https://example.invalid/")
     release.set()
+
+
+def start_download(server):
+    """A process of its own that loads the set from one mirror, and prints how many images."""
+    program = (
+        f"import data; data.FILES = {data.FILES!r}; data.MIRRORS = ({server.url!r},)\n"
+        "data.TIMEOUT_SECONDS = 60; print(len(data.load('fashion_mnist').train.images))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_may_download_at_once(files, cache, mirror):
+    both = threading.Barrier(2)
+
+    def send_to_both(answer, content):
+        both.wait(60)
+        send_whole(answer, content)
+
+    server = mirror(files, send_to_both)
+    processes = [start_download(server) for _ in range(2)]
+    for process in processes:
+        assert process.communicate(timeout=120)[0].endswith("\n30\n")
+    assert sorted(server.asked) == sorted([*files] * 2)
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == files
+
+
+def test_a_killed_download_leaves_no_file_in_the_cache(files, cache, mirror, monkeypatch):
+    half_way = threading.Event()
+
+    def stop_half_way(answer, content):
+        send_half(answer, content)
+        half_way.set()
+        linger(answer)
+
+    monkeypatch.setattr(data, "MIRRORS", (mirror(files).url,))
+    process = start_download(mirror(files, stop_half_way))
+    assert half_way.wait(60)
+    process.kill()
+    process.communicate()
+    assert not any((cache / name).exists() for name in files)
+    assert len(data.load("fashion_mnist").train.images) == 30
 
 
 def test_a_full_disk_does_not_lead_to_the_synthetic_set(cache, files, mirror, monkeypatch):
@@ -462,6 +555,22 @@ def test_a_cache_that_cannot_be_written_is_named(cache):
     cache.parent.joinpath("fashion-mnist").write_text("a file where the folder should be")
     with pytest.raises(data.DataError, match="fashion-mnist"):
         data.load("auto")
+
+
+def test_a_cache_that_cannot_be_looked_into_is_named(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("long" * 100)))
+    with pytest.raises(data.DataError, match="fashion-mnist: the download cannot be kept there"):
+        data.load("auto")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder closed to root")
+def test_a_cache_that_takes_no_file_is_named_before_a_download(files, cache, mirror, monkeypatch):
+    cache.symlink_to("/proc/self")
+    server = mirror(files)
+    monkeypatch.setattr(data, "MIRRORS", (server.url,))
+    with pytest.raises(data.DataError, match="fashion-mnist: the download cannot be kept there"):
+        data.load("auto")
+    assert server.asked == []
 
 
 # --- The synthetic set ---
