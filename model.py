@@ -54,6 +54,7 @@ class Model(typing.NamedTuple):
     accuracy: tf.Tensor  # [] mean of the tasks' accuracies
     stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
     train_op: tf.Operation  # one Adam step; also advances global_step
+    finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
     global_step: tf.Variable
     summary_op: tf.Tensor  # serialised scalars of the batch that was fed
     initializer: tf.Operation  # start values for all variables
@@ -575,7 +576,10 @@ def build(
                 found = zip(gradients(cross_entropy, variables), variables)
             else:  # Towers that wait for nobody are faster in TensorFlow's order.
                 found = optimizer.compute_gradients(cross_entropy)
-            train_op = optimizer.apply_gradients(found, global_step)
+            # A step's L2 loss, wanted or not, reads the weights before Adam changes them.
+            reads = [op.inputs[0].op for op in graph.get_operations() if op.type == "L2Loss"]
+            with tf.control_dependencies(reads):
+                train_op = optimizer.apply_gradients(found, global_step)
 
         with tf.name_scope("summary"):
             summary_op = tf.summary.merge(
@@ -587,6 +591,8 @@ def build(
 
         with tf.name_scope("train/"):
             initializer = tf.global_variables_initializer()
+            numbers = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in numbers])
 
     return Model(
         graph,
@@ -602,6 +608,7 @@ def build(
         accuracy,
         stitches,
         train_op,
+        finite,
         global_step,
         summary_op,
         initializer,

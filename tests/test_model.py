@@ -458,6 +458,16 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
         assert not np.array_equal(a, b), variable.op.name
 
 
+def test_a_steps_loss_is_that_of_the_weights_before_it(batch):
+    net = model.build(TASKS[:2], unit="channel", keep_prob=1.0, learning_rate=0.1)
+    with initialised(net) as session:
+        given = feed(net, batch, training=True)
+        for _ in range(20):
+            before = session.run(net.l2_loss)
+            beside, _ = session.run([net.l2_loss, net.train_op], given)
+            assert beside == before != session.run(net.l2_loss)
+
+
 def test_summaries_carry_the_references_tags(batch):
     net = model.build(TASKS[:2])
     with initialised(net) as session:
