@@ -6,7 +6,8 @@
     tensorboard --logdir=logs
 
 Each run writes event files, checkpoints and results.json to a folder of its
-own below --logdir. `python train.py --help` lists the flags.
+own below --logdir. The same command goes on with a run that stopped, and ends
+in the same bits. `python train.py --help` lists the flags.
 """
 
 import contextlib
@@ -17,13 +18,21 @@ import os
 import pathlib
 import platform
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 
+import filelock
 from absl import app, flags
+
+if __name__ == "__main__":
+    # Until there is something to save, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -59,6 +68,9 @@ TAG = "summary/"  # what the reference's tags begin with
 EVALUATION_BATCH_SIZE = 250
 LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 LOSS_EVERY = 20  # steps between losses that the progress bar shows
+LOCK = "lock"  # in the run's folder, like the next; what a run leaves there besides:
+SETTINGS = "settings.json"
+LEFT = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
 
 # --- The network ---
 flags.DEFINE_boolean("cross_stitch", True, "Stitch the towers together; else they share nothing.")
@@ -95,6 +107,11 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
 flags.DEFINE_string("run_name", None, "The run's folder; by default it follows from the flags.")
+flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the folder.")
+flags.DEFINE_float(
+    "save_checkpoint_secs", 300, "Seconds between checkpoints; the end has one, too."
+)
+flags.DEFINE_integer("keep_checkpoints", 3, "How many of the last checkpoints are kept.")
 
 ALIASES = {
     "cross_stitch_enabled": "cross_stitch",
@@ -118,6 +135,11 @@ LIMITS = {
     "max_steps": (lambda v: v >= 0, "must be 0 or more"),
     "eval_every": (lambda v: v >= 1, "must be 1 or more"),
     "seed": (lambda v: 0 <= v < 2**32, "must be 0 or more, and below 2^32"),
+    "save_checkpoint_secs": (lambda v: 0 < v < float("inf"), "must be above 0"),
+    "keep_checkpoints": (
+        lambda v: v >= 2,
+        "must be 2 or more, so that one is left where the newest is damaged",
+    ),
     "data_dir": (lambda v: v != "", "must name a folder"),
     "run_name": (
         lambda v: v is None or bool(v.strip(".")) and "/" not in v,
@@ -131,6 +153,15 @@ flags.register_multi_flags_validator(
     lambda given: not (given["dataset"] == "synthetic" and given["data_dir"]),
     "the synthetic set is drawn and reads no folder: leave out one of the two",
 )
+
+
+# Do not bear on a run's result; nor does its length bear on what came before.
+FREE = {"data_dir", "logdir", "run_name", "overwrite", "save_checkpoint_secs", "keep_checkpoints"}
+LENGTH = {"num_epochs", "max_steps"}
+
+
+class RunError(Exception):
+    """The run cannot go on; the message is one sentence for the user."""
 
 
 def flag_values():
@@ -150,8 +181,7 @@ def run_name(dataset_name):
         # Nobody may take a run on drawn images for one on Fashion-MNIST.
         marked = dataset_name != "synthetic" or dataset_name in FLAGS.run_name
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
-    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset"}
-    said |= {"data_dir", "logdir", "run_name"}  # do not bear on the result
+    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset"} | FREE
     if not FLAGS.cross_stitch:
         said.add("cross_stitch_init")
     others = [
@@ -162,19 +192,146 @@ def run_name(dataset_name):
     return "-".join([dataset_name, stitch_unit() or "none", f"seed{FLAGS.seed}", *others])
 
 
+# --- The run's folder ---
+
+
+@contextlib.contextmanager
+def claimed(run_dir):
+    """Makes the folder and keeps other processes out of it. Raises: RunError, one is there."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # The system takes the lock from a process that ends, whichever way it does.
+    try:
+        lock = filelock.FileLock(run_dir / LOCK).acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(
+            f"{run_dir}: another process is at this run. Wait for it, or say another --run_name."
+        ) from None
+    with lock:
+        yield
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise RunError(f"{path}: damaged. Delete it, or start afresh with --overwrite.") from None
+
+
+def write_json(path, content):
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(path)
+
+
+def check_settings(run_dir, dataset):
+    """Refuses to go on with what other flags, other data or another program began.
+
+    With --overwrite it deletes that instead. Raises: RunError.
+    """
+    left = [path for pattern in LEFT for path in run_dir.glob(pattern)]
+    record = run_dir / SETTINGS
+    if FLAGS.overwrite:
+        record.unlink(missing_ok=True)
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif left and not record.exists():
+        raise RunError(
+            f"{run_dir}: its files are not of a run that this program can go on with."
+            " Say another --run_name, or --overwrite to delete them."
+        )
+    bearing = {name: v for name, v in flag_values().items() if name not in FREE | LENGTH}
+    if not FLAGS.cross_stitch:
+        del bearing["cross_stitch_unit"], bearing["cross_stitch_init"]
+    settings = {**bearing, "dataset": dataset.name, "data": dataset.fingerprint()}
+    before = read_json(record) if record.exists() else settings
+    differences = [
+        f"--{name}={before.get(name)} then and {settings.get(name)} now"
+        for name in {**before, **settings}
+        if before.get(name) != settings.get(name)
+    ]
+    if differences:
+        raise RunError(
+            f"{run_dir}: this run was begun with {', '.join(differences)}."
+            " Say another --run_name, or --overwrite to start afresh."
+        )
+    write_json(record, settings)
+
+
+def newest_checkpoint(run_dir):
+    """The newest of the folder's checkpoints that is whole and fits the default graph.
+
+    Every value is read, and so its checksum tested. A damaged one is passed over
+    with a warning.
+
+    Returns: its path or None, and the paths of all, oldest last.
+    Raises: RunError, one is of another network, or all are damaged.
+    """
+    numbers = [re.fullmatch(r"model\.ckpt-(\d+)\.index", p.name) for p in run_dir.iterdir()]
+    steps = sorted((int(number[1]) for number in numbers if number), reverse=True)
+    paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
+    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
+    for path in paths:
+        try:
+            reader = tf.train.load_checkpoint(path)
+            found = reader.get_variable_to_shape_map()
+            for name in found:
+                reader.get_tensor(name)
+        except Exception as error:  # its kind depends on what is damaged
+            warnings.warn(f"{path}: damaged, going on from the one before. ({brief(error)})")
+            continue
+        if found != shapes:
+            raise RunError(
+                f"{path}: not a checkpoint of this network. Say another --run_name, or"
+                " --overwrite to start afresh."
+            )
+        return path, paths
+    if paths:
+        raise RunError(
+            f"{run_dir}: none of its {len(paths)} checkpoints can be read. Start afresh with"
+            " --overwrite."
+        )
+    return None, paths
+
+
+def brief(error):
+    """The first sentence of what TensorFlow has to say."""
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+
+
+def flush(writer, run_dir):
+    """Puts all events so far on the disk. Raises: RunError, it does not take them."""
+    # A file that was deleted takes them, too, and nobody would ever read them.
+    if not (run_dir / LOCK).exists():
+        raise RunError(f"{run_dir}: the folder is gone, and so this run ends.")
+    try:
+        writer.flush()
+    except Exception as error:  # of whichever class: it depends on the system's error
+        raise RunError(
+            f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can, the"
+            " same command goes on from the last checkpoint."
+        ) from error
+
+
+# --- The session's hooks ---
+
+
 class EvaluationHook(tf.train.SessionRunHook):
     """Every --eval_every steps, and at the last, writes to the event file what the
-    batch trained on shows and the accuracy on the whole test set."""
+    batch trained on shows and the accuracy on the whole test set. Ends a run whose
+    loss is no longer a number."""
 
     def __init__(self, net, dataset, run_dir, last_step):
         self._net, self._dataset, self._last_step = net, dataset, last_step
-        self._writer = tf.summary.FileWriterCache.get(str(run_dir))
+        self._run_dir, self._writer = run_dir, tf.summary.FileWriterCache.get(str(run_dir))
         self.accuracies = {}  # task -> share of the test images, at the last evaluation
         self.seconds = 0.0  # spent on evaluation so far
 
     def after_create_session(self, session, coord):
         self._step = session.run(self._net.global_step)
         self._mark = None
+        # What stands behind the checkpoint gives way to what is made now.
+        start = tf.SessionLog(status=tf.SessionLog.START)
+        self._writer.add_session_log(start, self._step + 1 if self._step else 0)
         # The newest graph is the one TensorBoard shows. Without its library: that
         # page would list a hundred branches of tf.cond beside the network.
         graph_def = session.graph.as_graph_def()
@@ -191,13 +348,15 @@ class EvaluationHook(tf.train.SessionRunHook):
         self._step += 1
         # Counted in global steps, so that a restored run evaluates where the
         # uninterrupted one does.
-        if self._step % FLAGS.eval_every == 0 or self._step == self._last_step:
-            return tf.train.SessionRunArgs(self._net.summary_op)
-        return None
+        due = self._step % FLAGS.eval_every == 0 or self._step == self._last_step
+        return tf.train.SessionRunArgs([self._net.losses, self._net.summary_op if due else []])
 
     def after_run(self, run_context, run_values):
         now = time.perf_counter()
-        if run_values.results is None:
+        losses, summary_of_batch = run_values.results
+        if not np.all(np.isfinite(list(losses.values()))):
+            raise RunError(diverged("loss", self._step))
+        if not summary_of_batch:
             self._mark = self._mark or (now, self._step)  # after the first step's warm-up
             return
         self.accuracies = evaluate(run_context.session, self._net, self._dataset)
@@ -210,11 +369,46 @@ class EvaluationHook(tf.train.SessionRunHook):
         summary = tf.Summary()
         for tag, value in values.items():
             summary.value.add(tag=TAG + tag, simple_value=value)
-        self._writer.add_summary(run_values.results, self._step)
+        self._writer.add_summary(summary_of_batch, self._step)
         self._writer.add_summary(summary, self._step)
-        self._writer.flush()
+        flush(self._writer, self._run_dir)
         self._mark = time.perf_counter(), self._step
         self.seconds += self._mark[0] - now
+
+
+def diverged(what, step):
+    return (
+        f"the {what} became NaN or infinite at step {step:,}, and training ends there; it was not"
+        " saved. Try a lower --learning_rate."
+    )
+
+
+class CheckpointHook(tf.train.CheckpointSaverHook):
+    """Saves by time and at the end, events before weights, and no weights that are NaN."""
+
+    def __init__(self, net, run_dir, scaffold):
+        super().__init__(
+            str(run_dir), FLAGS.save_checkpoint_secs, scaffold=scaffold, save_graph_def=False
+        )
+        self._net, self._run_dir = net, run_dir
+
+    def after_create_session(self, session, coord):
+        # TensorFlow's hook would save here, over the checkpoint just restored:
+        # killed while at it, it would leave none.
+        self._timer.update_last_triggered_step(session.run(self._global_step_tensor))
+
+    def _save(self, session, step):
+        if not session.run(self._net.finite):
+            raise RunError(diverged("weights", step))
+        # An event that is not on the disk before its checkpoint is never made again.
+        flush(self._summary_writer, self._run_dir)
+        try:
+            return super()._save(session, step)
+        except tf.errors.OpError as error:  # of some kinds the session would make a quiet end
+            raise RunError(
+                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)})."
+                " Once it can, the same command goes on from the one before."
+            ) from error
 
 
 class ProgressHook(tf.train.SessionRunHook):
@@ -281,11 +475,6 @@ def evaluate(session, net, dataset):
     return {name: count / len(dataset.test.images) for name, count in right.items()}
 
 
-def unhooked(fetches):
-    """For run_step_fn: asks the session without its hooks, which count training steps."""
-    return lambda step_context: step_context.session.run(fetches)
-
-
 def side_by_side(num_towers, unit):
     """Gives every tower an equal share of the cores. That is faster than all cores on
     one tower's op after the other, save for dense units, whose one matrix product
@@ -306,36 +495,75 @@ def side_by_side(num_towers, unit):
     )
 
 
+@contextlib.contextmanager
+def signals_noted():
+    """Lets a step end before SIGINT or SIGTERM do what they ask. A second one acts at once.
+
+    Yields: a list, empty until one arrives, then with its number.
+    """
+    noted = []
+
+    def note(number, _):
+        noted.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def train(net, dataset, run_dir, last_step, config):
     """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
 
-    Returns: step reached, training speed in images a second (None for a single
-    step), and unit scope -> [T, T] mean weights.
+    Returns: step reached, the signal that ended it before that or None, training
+    speed in images a second (None for a single step), and unit scope -> [T, T]
+    mean weights.
+
+    Raises: RunError.
     """
     # The session's own ops join "train", so that the graph page stays tidy.
-    with net.graph.as_default(), tf.name_scope("train/"):
+    with net.graph.as_default(), tf.name_scope("train/"), signals_noted() as signals:
+        newest, checkpoints = newest_checkpoint(run_dir)
+        done = int(newest.rpartition("-")[2]) if newest else 0
+        if done > last_step:
+            raise RunError(
+                f"{run_dir}: has {done:,} steps, more than the {last_step:,} asked for."
+                " Say another --run_name, or --overwrite to start afresh."
+            )
+        if done:
+            print(f"Going on after step {done:,}.", flush=True)
+        saver = tf.train.Saver(max_to_keep=FLAGS.keep_checkpoints)
+        # The damaged ones count as oldest, and go first.
+        whole = checkpoints.index(newest) if newest else 0
+        saver.recover_last_checkpoints(checkpoints[:whole] + checkpoints[whole:][::-1])
+        scaffold = tf.train.Scaffold(init_op=net.initializer, saver=saver)
         evaluation = EvaluationHook(net, dataset, run_dir, last_step)
         progress = ProgressHook(net, dataset, evaluation, last_step)
         with (
             progress.bar,
-            tf.train.MonitoredTrainingSession(
-                checkpoint_dir=str(run_dir),
-                scaffold=tf.train.Scaffold(
-                    init_op=net.initializer, saver=tf.train.Saver(max_to_keep=3)
-                ),
+            tf.train.SingularMonitoredSession(
+                hooks=[evaluation, progress, CheckpointHook(net, run_dir, scaffold)],
+                scaffold=scaffold,
                 config=config,
-                hooks=[evaluation, progress],
-                save_summaries_steps=None,
-                save_summaries_secs=None,
-                log_step_count_steps=None,
+                checkpoint_filename_with_path=newest,
             ) as session,
         ):
-            start = session.run_step_fn(unhooked(net.global_step))
-            for step in range(start, last_step):
+            for step in range(done, last_step):
+                if signals:
+                    break
                 batch = dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed)
                 session.run(net.train_op, feed(net, batch, training=True))
-            step, stitches = session.run_step_fn(unhooked([net.global_step, net.stitches]))
-    return int(step), progress.images_per_second, stitches
+            # Past the hooks, which count training steps.
+            step, stitches = session.raw_session().run([net.global_step, net.stitches])
+        tf.summary.FileWriterCache.clear()  # closes the event file
+    stopped_by = signals[0] if step < last_step else None
+    return int(step), stopped_by, progress.images_per_second, stitches
+
+
+# --- The report ---
 
 
 def scalars(run_dir):
@@ -452,35 +680,42 @@ def run():
     last_step = min(last_step, FLAGS.max_steps or last_step)
 
     run_dir = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / run_name(dataset.name)
-    report = run_dir / "results.json"
-    if report.exists():
-        results = json.loads(report.read_text())
-        if results["global_step"] >= last_step:
+    with claimed(run_dir):
+        check_settings(run_dir, dataset)
+        report = run_dir / "results.json"
+        results = read_json(report) if report.exists() else None
+        if results and results["global_step"] == last_step:
             print(f"{run_dir}: this run is finished. Another --run_name starts a new one.\n")
             print(table(results))
             return
 
-    config = side_by_side(len(data.TASKS), stitch_unit())
-    net = model.build(
-        [(task.name, len(task.classes)) for task in data.TASKS],
-        unit=stitch_unit(),
-        own_weight=FLAGS.cross_stitch_init,
-        learning_rate=FLAGS.learning_rate,
-        l2_scale=FLAGS.l2_scale,
-        keep_prob=FLAGS.keep_prob,
-        batch_norm_decay=FLAGS.batch_norm_decay,
-        seed=FLAGS.seed,
-    )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
-    step, images_per_second, stitches = train(net, dataset, run_dir, last_step, config)
+        config = side_by_side(len(data.TASKS), stitch_unit())
+        net = model.build(
+            [(task.name, len(task.classes)) for task in data.TASKS],
+            unit=stitch_unit(),
+            own_weight=FLAGS.cross_stitch_init,
+            learning_rate=FLAGS.learning_rate,
+            l2_scale=FLAGS.l2_scale,
+            keep_prob=FLAGS.keep_prob,
+            batch_norm_decay=FLAGS.batch_norm_decay,
+            seed=FLAGS.seed,
+        )
+        print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
+        step, stopped_by, images_per_second, stitches = train(
+            net, dataset, run_dir, last_step, config
+        )
+        if stopped_by:
+            print(
+                f"Stopped after step {step:,} of {last_step:,}, and saved. The same command goes on"
+                " from there.",
+                file=sys.stderr,
+            )
+            sys.exit(128 + stopped_by)  # what a shell reports of a process that a signal ended
 
-    seconds = time.perf_counter() - started
-    results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
-    draft = report.with_suffix(".part")
-    draft.write_text(json.dumps(results, indent=2) + "\n")
-    draft.replace(report)
-    print("\n" + table(results))
+        seconds = time.perf_counter() - started
+        results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
+        write_json(report, results)
+        print("\n" + table(results))
 
 
 def format_warning(message, *_):
@@ -492,19 +727,21 @@ def format_warning(message, *_):
 def main(_):
     warnings.formatwarning = format_warning
     warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
+    # The event file's thread dies of a full disk; `flush` hears of it, and says it.
+    threading.excepthook = lambda _: None
     for library in ("tensorflow", "tensorboard"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         run()
-    except data.DataError as error:
+    except (data.DataError, RunError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
         sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0].split(". ")[0]
-        sys.exit(f"train.py: {reason}. If the folder is of other flags, say another --run_name.")
-    except KeyboardInterrupt:
-        sys.exit("\ntrain.py: interrupted. The same command goes on from the last checkpoint.")
+        sys.exit(
+            f"train.py: {brief(error.message)}. What was saved before is unharmed, and the same"
+            " command goes on from there."
+        )
 
 
 if __name__ == "__main__":
