@@ -15,25 +15,30 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
 
 
-def run_script(script, *arguments, prelude="", **environment):
-    """Runs one of the project's scripts in a process of its own.
+def command_of(script, *arguments, prelude=""):
+    """The command that runs one of the project's scripts.
 
     Args:
       script: path below the project's root.
       arguments: its command line.
       prelude: Python statements to execute first, in the same process.
-      environment: variables to set; None removes one.
+    """
+    program = (
+        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r})\n{prelude}\n"
+        f"sys.argv[0] = {script!r}; runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
+    )
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def run_script(script, *arguments, prelude="", **environment):
+    """Runs `command_of` the same arguments, with these environment variables; None removes one.
 
     Returns: the finished process, with text in stdout and stderr.
     """
     variables = {**os.environ, **environment}
     variables = {name: value for name, value in variables.items() if value is not None}
-    program = (
-        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r})\n{prelude}\n"
-        f"sys.argv[0] = {script!r}; runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
-    )
     return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        command_of(script, *arguments, prelude=prelude),
         env=variables, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 

@@ -1,0 +1,348 @@
+"""A run is never lost and never in doubt: killed, stopped, doubled, or on a full disk."""
+
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from conftest import command_of, run_script
+from test_train import SMALL, assert_one_sentence, read_scalars
+
+import data
+import model
+import train
+
+UNITS = {"none": "--cross_stitch=False", "channel": "--cross_stitch_unit=channel"}
+STEPS = 120
+GIVEN = (
+    "--dataset=synthetic",
+    "--run_name=synthetic-run",
+    "--batch_size=32",
+    "--eval_every=20",
+    "--batch_norm_decay=0.9",
+)
+LENGTH = f"--max_steps={STEPS}"
+OFTEN = "--save_checkpoint_secs=0.4"
+
+
+def run(logdir, *arguments, prelude="", **options):
+    return run_script(
+        "train.py", f"--logdir={logdir}", *GIVEN, *arguments, prelude=f"{SMALL}; {prelude}", **options
+    )  # fmt: skip
+
+
+def begin(logdir, *arguments):
+    """A run in the background. Returns: the process."""
+    command = command_of("train.py", f"--logdir={logdir}", *GIVEN, *arguments, prelude=SMALL)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def folder(logdir):
+    return logdir / "synthetic-run"
+
+
+def steps_saved(logdir):
+    """Steps of the checkpoints in the folder, in order."""
+    return sorted(int(p.stem.split("-")[1]) for p in folder(logdir).glob("model.ckpt-*.index"))
+
+
+def await_checkpoint_after(step, logdir, process):
+    """Waits until there is one. Returns: whether there will be, or the process has ended."""
+    while process.poll() is None:
+        if any(saved > step for saved in steps_saved(logdir)):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def tensors(logdir):
+    """Name -> bytes of every value in the last checkpoint."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(folder(logdir)))
+    return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
+
+
+def outcome(logdir):
+    """All that must not depend on what happened to the run on its way."""
+    results = json.loads((folder(logdir) / "results.json").read_text())
+    curves = read_scalars(folder(logdir))
+    del curves["summary/images_per_second"]
+    for points in curves.values():
+        steps = [step for step, _ in points]
+        assert steps == list(range(20, STEPS + 1, 20))  # each once, and no gap
+    said = ("global_step", "loss_total", "accuracy_test", "accuracy_test_last", "cross_stitch")
+    return tensors(logdir), curves, {name: results[name] for name in said}
+
+
+def assert_same_outcome(one, other):
+    for name in one[0].keys() | other[0].keys():
+        assert one[0][name] == other[0][name], name
+    assert one[1:] == other[1:]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """unit -> what a run that nothing interrupts ends in."""
+    outcomes = {}
+
+    def of(unit):
+        if unit not in outcomes:
+            logdir = tmp_path_factory.mktemp("undisturbed")
+            finished = run(logdir, UNITS[unit], LENGTH)
+            assert finished.returncode == 0, finished.stderr
+            outcomes[unit] = outcome(logdir)
+        return outcomes[unit]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def two_checkpoints(tmp_path_factory):
+    """A log folder with a run that saved at steps 20 and 40. Returns: it."""
+    logdir = tmp_path_factory.mktemp("two")
+    for steps in (20, 40):
+        assert run(logdir, UNITS["none"], f"--max_steps={steps}").returncode == 0
+    assert steps_saved(logdir) == [20, 40]
+    return logdir
+
+
+# --- Killed and stopped ---
+
+
+def kill_on_the_way(logdir, unit, most, dice):
+    """Runs to the end, killed (SIGKILL) at random instants. Returns: the number of kills."""
+    kills, step = 0, 0
+    while True:
+        process = begin(logdir, UNITS[unit], LENGTH, OFTEN)
+        # Not while it imports: each life must come further than the one before.
+        if kills < most and await_checkpoint_after(step, logdir, process):
+            time.sleep(dice.uniform(0, 1))
+            process.kill()
+        output, errors = process.communicate()
+        if step:  # killed behind its last checkpoint, it has no more to do
+            assert f"Going on after step {step}." in output or step == STEPS
+        if process.returncode == 0:
+            return kills
+        assert process.returncode == -signal.SIGKILL, errors
+        kills, step = kills + 1, steps_saved(logdir)[-1]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_run_killed_three_times_ends_in_the_same_bits(unit, undisturbed, tmp_path):
+    kills = kill_on_the_way(tmp_path, unit, 3, random.Random())
+    assert kills == 3
+    assert_same_outcome(outcome(tmp_path), undisturbed(unit))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("unit", UNITS)
+def test_soak_of_kills(unit, undisturbed, tmp_path):
+    wanted, kills = int(os.environ.get("SOAK_KILLS", 100)), 0
+    while kills < wanted:
+        kills += kill_on_the_way(tmp_path / "logs", unit, wanted - kills, random.Random())
+        assert_same_outcome(outcome(tmp_path / "logs"), undisturbed(unit))
+        shutil.rmtree(tmp_path / "logs")
+        print(f"{unit}: {kills} kills", flush=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, tmp_path):
+    process = begin(tmp_path, UNITS["none"], LENGTH, OFTEN)
+    assert await_checkpoint_after(0, tmp_path, process)
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == 128 + number
+    step = steps_saved(tmp_path)[-1]
+    assert f"Stopped after step {step} of {STEPS}" in errors and "Traceback" not in errors
+    again = run(tmp_path, UNITS["none"], LENGTH)
+    assert again.returncode == 0 and f"Going on after step {step}." in again.stdout
+    assert_same_outcome(outcome(tmp_path), undisturbed("none"))
+
+
+def test_a_second_interrupt_ends_it_at_once(tmp_path):
+    # Steps of a second, the first of which it would otherwise finish.
+    process = begin(tmp_path, "--batch_size=1200", "--num_epochs=1000", OFTEN)
+    assert await_checkpoint_after(0, tmp_path, process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.wait() == -signal.SIGINT
+    assert "Traceback" not in process.stderr.read()
+
+
+# --- Two runs in one place ---
+
+
+def test_a_second_process_is_refused_and_a_killed_ones_lock_is_none(tmp_path):
+    first = begin(tmp_path, "--num_epochs=1000", OFTEN)
+    assert await_checkpoint_after(0, tmp_path, first)
+    second = run(tmp_path, "--num_epochs=1000")
+    assert_one_sentence(second, "another process", "--run_name")
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    step = steps_saved(tmp_path)[-1]
+    third = run(tmp_path, f"--max_steps={step + 1}")
+    assert third.returncode == 0 and f"Going on after step {step}." in third.stdout, third.stderr
+
+
+def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(tmp_path):
+    assert run(tmp_path, "--max_steps=2", "--seed=1").returncode == 0
+    before = tensors(tmp_path)
+    refused = run(tmp_path, "--max_steps=4", "--seed=2", "--lr=0.01")
+    assert_one_sentence(refused, "--seed=1 then and 2 now", "=0.001 then and 0.01 now")
+    shorter = run(tmp_path, "--max_steps=1", "--seed=1")
+    assert_one_sentence(shorter, "2 steps", "--overwrite")
+    assert tensors(tmp_path) == before
+    note = tmp_path / "synthetic-run" / "notes.txt"
+    note.write_text("the user's own")
+    afresh = run(tmp_path, "--max_steps=2", "--seed=2", "--overwrite")
+    assert afresh.returncode == 0 and "Going on" not in afresh.stdout, afresh.stderr
+    assert note.exists() and steps_saved(tmp_path) == [2]
+    assert len(list(folder(tmp_path).glob("events*"))) == 1
+    assert tensors(tmp_path) != before
+
+
+def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_path):
+    def trained(*arguments, **options):
+        return run_script("train.py", f"--logdir={tmp_path}", "--run_name=run", "--batch_size=8",
+                          "--dataset=fashion_mnist", *arguments, **options)  # fmt: skip
+
+    there = os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()
+    here = tmp_path / "here"
+    shutil.copytree(there, here)
+    assert trained("--max_steps=1").returncode == 0
+    again = trained("--max_steps=2", f"--data_dir={here}")
+    assert again.returncode == 0 and "Going on after step 1." in again.stdout, again.stderr
+    labels = here / "t10k-labels-idx1-ubyte.gz"
+    shutil.copy(here / "t10k-labels-idx1-ubyte.gz", tmp_path / "kept")
+    content = bytearray(gzip.decompress(labels.read_bytes()))
+    content[8] = (content[8] + 1) % 10
+    labels.write_bytes(gzip.compress(bytes(content)))
+    other = trained("--max_steps=3", f"--data_dir={here}")
+    assert other.returncode == 1 and "--data=" in other.stderr and "Traceback" not in other.stderr
+
+
+# --- Faults ---
+
+
+def limited(number_of_bytes):
+    """Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({number_of_bytes},) * 2)"
+
+
+@pytest.mark.parametrize("fault", ["checkpoint", "events"])
+def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    before = tensors(tmp_path)
+    # A checkpoint has 78 MB, the graph in an event file a few hundred thousand bytes.
+    limit = limited(20_000_000 if fault == "checkpoint" else 10_000)
+    failed = run(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
+    assert_one_sentence(failed, str(folder(tmp_path)), "same command")
+    assert tensors(tmp_path) == before and steps_saved(tmp_path) == [20, 40]
+
+
+def test_a_log_folder_that_vanishes_ends_the_run(tmp_path):
+    process = begin(tmp_path, "--num_epochs=1000", OFTEN)
+    assert await_checkpoint_after(0, tmp_path, process)
+    shutil.rmtree(folder(tmp_path), ignore_errors=True)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert str(folder(tmp_path)) in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("logdir", ["/proc/logs", "/sys/logs"])  # where even root makes nothing
+def test_a_log_folder_that_cannot_be_written_is_named(logdir):
+    assert_one_sentence(run(logdir, "--max_steps=1"), logdir)
+
+
+SPOILT = {
+    "truncated": lambda path: os.truncate(f"{path}.data-00000-of-00001", 1_000_000),
+    "without a shard": lambda path: os.remove(f"{path}.data-00000-of-00001"),
+    "a bit flipped": lambda path: flip_a_bit(f"{path}.data-00000-of-00001"),
+    "index truncated": lambda path: os.truncate(f"{path}.index", 100),
+}
+
+
+def flip_a_bit(path):
+    with open(path, "r+b") as file:
+        file.seek(50_000_000)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, tmp_path):
+    shutil.copytree(folder(two_checkpoints), tmp_path, dirs_exist_ok=True)
+    SPOILT[fault](tmp_path / "model.ckpt-40")
+    net = model.build([(task.name, len(task.classes)) for task in data.TASKS], unit=None)
+    with net.graph.as_default(), pytest.warns(UserWarning, match="model.ckpt-40: damaged"):
+        newest, _ = train.newest_checkpoint(tmp_path)
+    assert newest == str(tmp_path / "model.ckpt-20")
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    two_checkpoints, undisturbed, tmp_path
+):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    SPOILT["truncated"](folder(tmp_path) / "model.ckpt-40")
+    finished = run(tmp_path, UNITS["none"], LENGTH)
+    assert finished.returncode == 0, finished.stderr
+    assert "WARNING" in finished.stderr and "model.ckpt-40" in finished.stderr
+    assert "Going on after step 20." in finished.stdout
+    assert_same_outcome(outcome(tmp_path), undisturbed("none"))
+
+
+def test_where_all_checkpoints_are_damaged_the_run_is_refused(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    for step in (20, 40):
+        SPOILT["truncated"](folder(tmp_path) / f"model.ckpt-{step}")
+    refused = run(tmp_path, UNITS["none"], LENGTH)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "none of its 2 checkpoints" in refused.stderr.splitlines()[-1]
+    assert steps_saved(tmp_path) == [20, 40]
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_kept(two_checkpoints, tmp_path):
+    assert run(tmp_path, UNITS["channel"], "--max_steps=1").returncode == 0
+    for path in folder(two_checkpoints).glob("model.ckpt-40*"):
+        shutil.copy(path, folder(tmp_path))
+    refused = run(tmp_path, UNITS["channel"], LENGTH)
+    assert_one_sentence(refused, "model.ckpt-40", "not a checkpoint of this network")
+    assert steps_saved(tmp_path) == [1, 40]
+
+
+def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
+    folder(tmp_path).mkdir()
+    with tf.Graph().as_default(), tf.Session() as session:
+        foreign = tf.get_variable("foreign", [3])
+        session.run(foreign.initializer)
+        tf.train.Saver().save(session, str(folder(tmp_path) / "model.ckpt"), 7)
+    before = tensors(tmp_path)
+    assert_one_sentence(run(tmp_path, "--max_steps=9"), "synthetic-run", "--run_name")
+    assert tensors(tmp_path) == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
+    diverged = run(tmp_path, "--learning_rate=1e9", LENGTH, "--save_checkpoint_secs=0.1")
+    assert_one_sentence(diverged, "NaN or infinite at step", "--learning_rate")
+    for step in steps_saved(tmp_path):
+        reader = tf.train.load_checkpoint(str(folder(tmp_path) / f"model.ckpt-{step}"))
+        for name in reader.get_variable_to_shape_map():
+            assert np.all(np.isfinite(reader.get_tensor(name))), name
+
+
+def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
+    # Beyond float32: the first loss is still finite, and nothing after its step is.
+    poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1")
+    assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate")
+    assert steps_saved(tmp_path) == []
