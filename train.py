@@ -245,7 +245,7 @@ def check_settings(run_dir, dataset):
     settings = {**bearing, "dataset": dataset.name, "data": dataset.fingerprint()}
     before = read_json(record) if record.exists() else settings
     differences = [
-        f"--{name}={before.get(name)} then and {settings.get(name)} now"
+        f"{f'--{name}=' if name in FLAGS else f'{name} '}{before.get(name)}, now {settings.get(name)}"
         for name in {**before, **settings}
         if before.get(name) != settings.get(name)
     ]
