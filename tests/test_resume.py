@@ -73,7 +73,7 @@ def outcome(logdir):
     """All that must not depend on what happened to the run on its way."""
     results = json.loads((folder(logdir) / "results.json").read_text())
     curves = read_scalars(folder(logdir))
-    del curves["summary/images_per_second"]
+    curves.pop("summary/images_per_second", None)  # there is none of a life of one step
     for points in curves.values():
         steps = [step for step, _ in points]
         assert steps == list(range(20, STEPS + 1, 20))  # each once, and no gap
@@ -146,7 +146,8 @@ def test_a_run_killed_three_times_ends_in_the_same_bits(unit, undisturbed, tmp_p
 def test_soak_of_kills(unit, undisturbed, tmp_path):
     wanted, kills = int(os.environ.get("SOAK_KILLS", 100)), 0
     while kills < wanted:
-        kills += kill_on_the_way(tmp_path / "logs", unit, wanted - kills, random.Random())
+        most = min(10, wanted - kills)
+        kills += kill_on_the_way(tmp_path / "logs", unit, most, random.Random())
         assert_same_outcome(outcome(tmp_path / "logs"), undisturbed(unit))
         shutil.rmtree(tmp_path / "logs")
         print(f"{unit}: {kills} kills", flush=True)
