@@ -32,11 +32,14 @@ import numpy as np
 
 
 class Task(typing.NamedTuple):
-    """One label of an image: `from_article[a]` is the class of article label a."""
+    """One label of an image: `from_article[a]` is the class of article label a.
+
+    Without it, the label is by how many right angles the image was turned.
+    """
 
     name: str
     classes: tuple
-    from_article: tuple
+    from_article: tuple | None
 
 
 ARTICLES = (
@@ -52,10 +55,11 @@ ARTICLES = (
     "Ankle boot",
 )
 
-# Every task of the network, a tower each. Another one is another entry here.
+# What --tasks chooses from, a tower each. Another one is another entry here.
 TASKS = (
     Task("article", ARTICLES, tuple(range(10))),
     Task("group", ("Shoes", "For Women", "Other"), (2, 2, 2, 1, 2, 0, 1, 0, 1, 0)),
+    Task("rotation", ("0°", "90°", "180°", "270°"), None),
 )
 
 # --- Where the files come from ---
@@ -317,6 +321,7 @@ class Dataset(typing.NamedTuple):
     test: Split
     mean: np.ndarray  # [28, 28] float32, of each pixel over the training images
     scale: np.ndarray  # [28, 28] float32, 1 / (standard deviation + 1e-9); 0 where that is 0
+    tasks: tuple = TASKS[:2]  # whose labels a batch has, in this order
 
     def standardise(self, images):
         """z-scores, pixel by pixel. A pixel that never varies in training becomes 0.
@@ -332,18 +337,31 @@ class Dataset(typing.NamedTuple):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
-    def batch(self, split, indices):
-        """Returns: [B, 28, 28, 1] float32 images, task name -> [B] int32 labels."""
-        articles = split.articles[indices]
-        labels = {task.name: np.array(task.from_article, np.int32)[articles] for task in TASKS}
-        return self.standardise(split.images[indices]), labels
+    def batch(self, split, indices, *turns_from):
+        """Some images of a split and their labels.
+
+        Where a task asks for it the images are turned, and then standardised by the
+        statistics of those that are not.
+
+        Args: indices, of the images; turns_from, what `quarter_turns` draws from.
+        Returns: [B, 28, 28, 1] float32 images, task name -> [B] int32 labels.
+        """
+        images, articles, labels = split.images[indices], split.articles[indices], {}
+        for task in self.tasks:
+            if task.from_article:
+                labels[task.name] = np.array(task.from_article, np.int32)[articles]
+            else:
+                labels[task.name] = quarter_turns(len(split.images), *turns_from)[indices]
+                images = turned(images, labels[task.name])
+        return self.standardise(images), labels
 
     def train_batch(self, step, batch_size, seed):
         """The batch of any step, without the ones before. Returns: as `batch`."""
         per_epoch = steps_per_epoch(len(self.train.images), batch_size)
         epoch, index = divmod(step, per_epoch)
         order = epoch_order(len(self.train.images), seed, epoch)
-        return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
+        indices = order[index * batch_size : (index + 1) * batch_size]
+        return self.batch(self.train, indices, seed, epoch)
 
     def images_before(self, step, batch_size):
         """How many training images the batches before that of `step` hold."""
@@ -369,6 +387,25 @@ def epoch_order(num_examples, seed, epoch):
     return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
+@functools.lru_cache(maxsize=2)
+def quarter_turns(num_examples, *turns_from):
+    """By how many right angles each image is turned: seed and epoch decide it, and
+    nothing does for the test images, which are turned once and for all.
+
+    Returns: [N] int32, 0 to 3.
+    """
+    # A third number, so that it is not the stream of the epoch's order.
+    return np.random.RandomState([*turns_from, 1]).randint(0, 4, num_examples).astype(np.int32)
+
+
+def turned(images, turns):
+    """Turns images counter-clockwise. Args: [B, 28, 28]; [B] int, right angles."""
+    images = images.copy()
+    for quarter in (1, 2, 3):
+        images[turns == quarter] = np.rot90(images[turns == quarter], quarter, axes=(1, 2))
+    return images
+
+
 def with_statistics(name, train, test):
     """A `Dataset` of two splits. Sums are of integers, and so exact in any order."""
     pixels = train.images.reshape(len(train.images), -1)
@@ -385,7 +422,7 @@ def with_statistics(name, train, test):
     )
 
 
-def load(dataset="auto", data_dir=None, seed=0):
+def load(dataset="auto", data_dir=None, seed=0, tasks=("article", "group")):
     """Finds, reads and checks a data set.
 
     Args:
@@ -395,6 +432,7 @@ def load(dataset="auto", data_dir=None, seed=0):
       data_dir: folder with the four files; before FASHION_MNIST_DIR, before
         the user's cache, before a download into that cache.
       seed: determines the synthetic images; Fashion-MNIST is what it is.
+      tasks: names from `TASKS`.
 
     Returns:
       A `Dataset`.
@@ -402,6 +440,12 @@ def load(dataset="auto", data_dir=None, seed=0):
     Raises:
       DataError: with one sentence that names the file and what to do.
     """
+    by_name = {task.name: task for task in TASKS}
+    return read(dataset, data_dir, seed)._replace(tasks=tuple(by_name[name] for name in tasks))
+
+
+def read(dataset, data_dir, seed):
+    """Does what `load` says, tasks aside."""
     if dataset == "synthetic":
         return synthetic(seed)
     folder = data_dir or os.environ.get(FOLDER_VARIABLE)

@@ -407,12 +407,24 @@ def gradients(loss, variables):
     return [found[v.op.name] for v in variables]
 
 
-def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batch_norm_decay, seed):
+def network(
+    x,
+    classes,
+    is_training,
+    unit,
+    own_weight,
+    hard_sharing,
+    l2_scale,
+    keep_prob,
+    batch_norm_decay,
+    seed,
+):
     """The towers, tower t's scopes ending in _t, and the units between them.
 
     Args:
       x: [B, 28, 28, 1] float32.
-      classes: number of classes of each task; as many towers are built.
+      classes: number of classes of each task; as many towers are built, or one
+        for all if there is hard sharing.
       is_training: [] bool tensor.
       unit: one of `UNITS`, or None: then the towers share nothing.
       others: see `build`.
@@ -421,7 +433,7 @@ def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batc
       Logits, a [B, classes] tensor a task, and the units' [T, T] mean weights
       by scope name.
     """
-    ids = range(1, len(classes) + 1)
+    ids = range(1, 2 if hard_sharing else len(classes) + 1)
     stitches = {}
 
     def stitched(towers, index):
@@ -473,10 +485,11 @@ def network(x, classes, is_training, unit, own_weight, l2_scale, keep_prob, batc
         towers = each(slim.fully_connected, towers, "fc_3", 1024)  # [B, 1024]
         towers = stitched(towers, 3)
         towers = each(dropout, towers, "dropout", keep_prob, is_training, seed)
+        towers = towers * len(classes) if hard_sharing else towers
         # The reference's logits, too, pass through batch norm.
         logits = [
             slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
-            for t, h, n in zip(ids, towers, classes)
+            for t, (h, n) in enumerate(zip(towers, classes), 1)
         ]
     return logits, stitches
 
@@ -485,6 +498,7 @@ def build(
     tasks,
     unit="channel",
     own_weight=1.0,
+    hard_sharing=False,
     learning_rate=0.001,
     l2_scale=1e-5,
     keep_prob=0.8,
@@ -497,6 +511,7 @@ def build(
       tasks: (name, number of classes) of each task, T >= 1 of them.
       unit: "channel", "layer" or "dense"; None leaves the towers unconnected.
       own_weight: cross-stitch start weight of a task's own activations.
+      hard_sharing: one tower, and an output layer for each task; then no unit.
       learning_rate: Adam's.
       l2_scale: factor of sum(w^2)/2 over conv and fc weights.
       keep_prob: share of fc_3's activations that dropout keeps, in (0, 1].
@@ -507,12 +522,14 @@ def build(
       A `Model`.
 
     Raises:
-      ValueError: there is no task, or the unit is unknown.
+      ValueError: there is no task, the unit is unknown, or there is one with hard sharing.
     """
     if not tasks:
         raise ValueError("a network needs at least one task")
     if unit is not None and unit not in UNITS:
         raise ValueError(f"unknown cross-stitch unit {unit!r}: one of {', '.join(UNITS)}, or None")
+    if unit is not None and hard_sharing:
+        raise ValueError("one tower has nothing to stitch: unit must be None with hard_sharing")
     names = [name for name, _ in tasks]
 
     with tf.Graph().as_default() as graph:
@@ -530,6 +547,7 @@ def build(
             is_training,
             unit,
             own_weight,
+            hard_sharing,
             l2_scale,
             keep_prob,
             batch_norm_decay,

@@ -73,6 +73,7 @@ SETTINGS = "settings.json"
 LEFT = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
 
 # --- The network ---
+flags.DEFINE_string("tasks", "article,group", "Names from TASKS in data.py, a tower each.")
 flags.DEFINE_boolean("cross_stitch", True, "Stitch the towers together; else they share nothing.")
 flags.DEFINE_enum(
     "cross_stitch_unit",
@@ -83,6 +84,7 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "cross_stitch_init", 1.0, "Start weight of a task's own tower; the others share the rest."
 )
+flags.DEFINE_boolean("hard_sharing", False, "One tower for all tasks, each with its own output.")
 flags.DEFINE_float("keep_prob", 0.8, "Share of the fc_3 activations that dropout keeps.")
 flags.DEFINE_float("batch_norm_decay", 0.999, "Decay of batch norm's moving statistics.")
 # --- Training ---
@@ -123,8 +125,15 @@ ALIASES = {
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 
+TASK_NAMES = {task.name for task in data.TASKS}
 # Written so that nan is refused, too.
 LIMITS = {
+    "tasks": (
+        lambda v: (
+            v and set(v.split(",")) <= TASK_NAMES and len(v.split(",")) == len(set(v.split(",")))
+        ),
+        f"must be some of {', '.join(sorted(TASK_NAMES))}, each once, with commas between",
+    ),
     "cross_stitch_init": (lambda v: -10 <= v <= 10, "must lie between -10 and 10"),
     "keep_prob": (lambda v: 0 < v <= 1, "must be above 0, and 1 at most"),
     "batch_norm_decay": (lambda v: 0 <= v < 1, "must be 0 or more, and below 1"),
@@ -153,6 +162,11 @@ flags.register_multi_flags_validator(
     lambda given: not (given["dataset"] == "synthetic" and given["data_dir"]),
     "the synthetic set is drawn and reads no folder: leave out one of the two",
 )
+flags.register_multi_flags_validator(
+    ["hard_sharing", "cross_stitch"],
+    lambda given: not (given["hard_sharing"] and given["cross_stitch"]),
+    "with one tower there is nothing to stitch: add --cross_stitch=False",
+)
 
 
 # Do not bear on a run's result; nor does its length bear on what came before.
@@ -171,8 +185,8 @@ def flag_values():
 
 
 def stitch_unit():
-    """What `model.build` takes: one of `model.UNITS`, or None."""
-    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch else None
+    """What `model.build` takes: one of `model.UNITS`, or None; one task shares nothing."""
+    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch and "," in FLAGS.tasks else None
 
 
 def run_name(dataset_name):
@@ -181,7 +195,7 @@ def run_name(dataset_name):
         # Nobody may take a run on drawn images for one on Fashion-MNIST.
         marked = dataset_name != "synthetic" or dataset_name in FLAGS.run_name
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
-    said = {"cross_stitch", "cross_stitch_unit", "seed", "dataset"} | FREE
+    said = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"} | FREE
     if not FLAGS.cross_stitch:
         said.add("cross_stitch_init")
     others = [
@@ -189,7 +203,8 @@ def run_name(dataset_name):
         for name, value in flag_values().items()
         if name not in said and value != FLAGS[name].default
     ]
-    return "-".join([dataset_name, stitch_unit() or "none", f"seed{FLAGS.seed}", *others])
+    sharing = "hard_sharing" if FLAGS.hard_sharing else stitch_unit() or "none"
+    return "-".join([dataset_name, sharing, f"seed{FLAGS.seed}", *others])
 
 
 # --- The run's folder ---
@@ -606,7 +621,7 @@ def make_results(dataset, run_dir, step, images_per_second, stitches, wall_secon
     """What results.json holds. Accuracies and loss are read back from the event
     files, which a resumed run continues; times are those of the last sitting."""
     curves = scalars(run_dir)
-    tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in data.TASKS}
+    tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
     libraries = ("tensorflow", "tf-slim", "numpy")
     return {
@@ -642,6 +657,7 @@ def table(results):
     minutes, seconds = divmod(round(results["wall_seconds"]), 60)
     speed = results["images_per_second"]
     unit = results["flags"]["cross_stitch_unit"] if results["cross_stitch"] else "none"
+    unit = "hard sharing" if results["flags"].get("hard_sharing") else unit
 
     def row(title, cells):
         return title.ljust(26) + "".join(str(cell).rjust(width) for cell in cells)
@@ -670,7 +686,7 @@ def table(results):
 def run():
     """Loads, builds, trains, reports."""
     started = time.perf_counter()
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.seed)
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.seed, FLAGS.tasks.split(","))
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise data.DataError(
@@ -689,10 +705,11 @@ def run():
             print(table(results))
             return
 
-        config = side_by_side(len(data.TASKS), stitch_unit())
+        config = side_by_side(1 if FLAGS.hard_sharing else len(dataset.tasks), stitch_unit())
         net = model.build(
-            [(task.name, len(task.classes)) for task in data.TASKS],
+            [(task.name, len(task.classes)) for task in dataset.tasks],
             unit=stitch_unit(),
+            hard_sharing=FLAGS.hard_sharing,
             own_weight=FLAGS.cross_stitch_init,
             learning_rate=FLAGS.learning_rate,
             l2_scale=FLAGS.l2_scale,

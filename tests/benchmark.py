@@ -91,8 +91,8 @@ def evaluation(unit):
 
     dataset = data.load("synthetic", None, 0)
     unit = None if unit == "none" else unit
-    config = train.side_by_side(len(data.TASKS), unit)
-    net = model.build([(task.name, len(task.classes)) for task in data.TASKS], unit)
+    config = train.side_by_side(len(TASKS), unit)
+    net = model.build(TASKS, unit)
     session = tf.Session(graph=net.graph, config=config)
     session.run(net.initializer)
     passes = max(1, round(STEPS * BATCH_SIZE / len(dataset.test.images)))

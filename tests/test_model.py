@@ -323,6 +323,48 @@ def test_an_unknown_unit_or_no_task_is_refused():
         model.build([])
 
 
+# --- Hard sharing ---
+
+
+def test_hard_sharing_has_one_tower_and_an_output_for_each_task():
+    net = model.build(TASKS, unit=None, hard_sharing=True)
+    layers = {name.split("/")[1] for name in tower_variables(net)}
+    assert layers == {"conv1_1", "conv2_1", "fc_3_1", "output_1", "output_2", "output_3"}
+
+
+def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batch):
+    net = model.build(TASKS, unit=None, hard_sharing=True, keep_prob=1.0)
+    variables = tower_variables(net)
+    named = ["network/conv1_1/weights", *(f"network/output_{t}/weights" for t in (1, 2, 3))]
+    with net.graph.as_default():
+        gradients = [
+            [g for g in tf.gradients(net.losses[task], [variables[name] for name in named])]
+            for task, _ in TASKS
+        ]
+    for t, (of_tower, *of_outputs) in enumerate(gradients):
+        assert of_tower is not None
+        assert [g is not None for g in of_outputs] == [other == t for other in range(3)]
+    with initialised(net) as session:
+        for of_tower in session.run([g[0] for g in gradients], feed(net, batch, training=True)):
+            assert np.abs(of_tower).max() > 0
+
+
+def test_hard_sharing_of_one_task_is_the_single_tower(batch):
+    logits = []
+    for hard_sharing in (False, True):
+        net = model.build(TASKS[:1], unit=None, hard_sharing=hard_sharing)
+        with initialised(net) as session:
+            for _ in range(2):
+                session.run(net.train_op, feed(net, batch, training=True))
+            logits.append(session.run(net.logits["article"], feed(net, batch, training=False)))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_hard_sharing_takes_no_unit():
+    with pytest.raises(ValueError, match="hard_sharing"):
+        model.build(TASKS, unit="layer", hard_sharing=True)
+
+
 # --- Loss ---
 
 

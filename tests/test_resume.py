@@ -285,7 +285,7 @@ def flip_a_bit(path):
 def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, tmp_path):
     shutil.copytree(folder(two_checkpoints), tmp_path, dirs_exist_ok=True)
     SPOILT[fault](tmp_path / "model.ckpt-40")
-    net = model.build([(task.name, len(task.classes)) for task in data.TASKS], unit=None)
+    net = model.build([(task.name, len(task.classes)) for task in data.TASKS[:2]], unit=None)
     with net.graph.as_default(), pytest.warns(UserWarning, match="model.ckpt-40: damaged"):
         newest, _ = train.newest_checkpoint(tmp_path)
     assert newest == str(tmp_path / "model.ckpt-20")

@@ -16,7 +16,7 @@ import data
 import model
 import train
 
-TASK_NAMES = [task.name for task in data.TASKS]
+TASK_NAMES = ["article", "group"]
 SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
 MEDIUM = "import data; data.SYNTHETIC_SIZES = (1200, 500)"
 THIRD_TASK = (
@@ -141,7 +141,7 @@ def test_results_say_what_happened(runs):
 def test_the_checkpoint_is_the_network_that_the_results_describe(runs, monkeypatch):
     monkeypatch.setattr(data, "SYNTHETIC_SIZES", (1200, 500))
     test = data.load("synthetic", seed=0)
-    net = model.build([(task.name, len(task.classes)) for task in data.TASKS])
+    net = model.build([(task.name, len(task.classes)) for task in test.tasks])
     with tf.Session(graph=net.graph) as session:
         with net.graph.as_default():
             tf.train.Saver().restore(session, tf.train.latest_checkpoint(runs[0] / CHANNEL))
@@ -200,7 +200,7 @@ def test_a_larger_max_steps_goes_on_where_the_run_ended(tmp_path):
 
 
 def test_another_task_is_one_more_entry_in_the_table(tmp_path):
-    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,group,hands",
                      prelude=f"{SMALL}; {THIRD_TASK}")  # fmt: skip
     _, results = only_run(finished, tmp_path)
     assert list(results["accuracy_test"]) == [*TASK_NAMES, "hands", "mean"]
@@ -209,11 +209,20 @@ def test_another_task_is_one_more_entry_in_the_table(tmp_path):
 
 
 def test_a_single_task_trains_too(tmp_path):
-    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2",
-                     prelude=f"{SMALL}; data.TASKS = data.TASKS[1:2]")  # fmt: skip
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=group",
+                     prelude=SMALL)  # fmt: skip
     _, results = only_run(finished, tmp_path)
     assert list(results["accuracy_test"]) == ["group", "mean"]
     assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
+
+
+def test_hard_sharing_of_article_and_rotation(tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,rotation",
+                     "--hard_sharing", "--cross_stitch=False", prelude=SMALL)  # fmt: skip
+    run_dir, results = only_run(finished, tmp_path)
+    assert run_dir.name.startswith("synthetic-hard_sharing-seed0-tasks=article,rotation")
+    assert list(results["accuracy_test"]) == ["article", "rotation", "mean"]
+    assert "hard sharing" in finished.stdout and results["cross_stitch"] == {}
 
 
 def test_an_epoch_of_the_synthetic_set_teaches_much_and_not_all(tmp_path):
@@ -268,7 +277,7 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--learning_rate=inf", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
-    "--max_steps=many", "--dataset=mnist", "--data_dir=", "--no_such_flag=1",
+    "--tasks=", "--tasks=article,hat", "--tasks=group,group", "--hard_sharing", "--max_steps=many", "--dataset=mnist", "--data_dir=", "--no_such_flag=1",
 ])  # fmt: skip
 def test_a_bad_flag_is_named(flag):
     name = flag[2:].split("=")[0]
