@@ -35,6 +35,7 @@ import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
 UNITS = ("channel", "layer", "dense")
+HISTOGRAM_VALUES = 2**20  # of a unit's entries; dense units have a hundred times as many
 ONE_PASS_MINIMUM = 2**20  # values of a variable; below, compiling costs more than it saves
 
 
@@ -57,6 +58,7 @@ class Model(typing.NamedTuple):
     finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
     global_step: tf.Variable
     summary_op: tf.Tensor  # serialised scalars of the batch that was fed
+    unit_summary_op: tf.Tensor  # serialised weights of the units; None without units
     initializer: tf.Operation  # start values for all variables
 
 
@@ -494,6 +496,36 @@ def network(
     return logits, stitches
 
 
+def heat_map(weights):
+    """Draws [T, T] weights: white at 0, blue to 1, red to -1. Returns: [1, 64 T, 64 T, 3] uint8."""
+    weights = tf.clip_by_value(weights, -1.0, 1.0)[:, :, None]
+    blue, red = tf.constant([0.03, 0.19, 0.42]), tf.constant([0.40, 0.00, 0.05])
+    colours = 1 - tf.abs(weights) * (1 - tf_v2.where(weights > 0, blue, red))
+    pixels = tf.repeat(tf.repeat(colours, 64, axis=0), 64, axis=1)
+    return tf.cast(tf.round(255 * pixels), tf.uint8)[None]
+
+
+def unit_summaries(stitches, names):
+    """What the units hold: mean weights as scalars and as a picture, entries as a histogram.
+
+    Args: stitches, unit scope -> [T, T] mean weights; names, of the tasks.
+    Returns: one serialised summary, or None without units.
+    """
+    entries = {v.op.name.split("/")[1]: v for v in tf.trainable_variables() if "alpha" in v.op.name}
+    summaries = []
+    for scope, weights in stitches.items():
+        summaries += [
+            tf.summary.scalar(f"{scope}/{to}_from_{source}", weights[i, j])
+            for i, to in enumerate(names)
+            for j, source in enumerate(names)
+        ]
+        summaries.append(tf.summary.image(f"{scope}/mean_weights", heat_map(weights)))
+        stride = entries[scope].shape.num_elements() // HISTOGRAM_VALUES + 1
+        values = tf.reshape(entries[scope], [-1])[::stride]
+        summaries.append(tf.summary.histogram(f"{scope}/weights", values))
+    return tf.summary.merge(summaries) if summaries else None
+
+
 def build(
     tasks,
     unit="channel",
@@ -606,6 +638,7 @@ def build(
                 + [tf.summary.scalar("accuracy_train", accuracy)]
                 + [tf.summary.scalar(f"accuracy_train_{name}", accuracies[name]) for name in names]
             )
+            unit_summary_op = unit_summaries(stitches, names)
 
         with tf.name_scope("train/"):
             initializer = tf.global_variables_initializer()
@@ -629,5 +662,6 @@ def build(
         finite,
         global_step,
         summary_op,
+        unit_summary_op,
         initializer,
     )

@@ -58,6 +58,7 @@ with native_stderr_silenced():
     import tensorflow.compat.v1 as tf
     import tqdm
     from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams import summary_v2 as hparams  # api wants Keras
     from tensorboard.summary.v1 import text_pb
 
     import data
@@ -332,8 +333,8 @@ def flush(writer, run_dir):
 
 class EvaluationHook(tf.train.SessionRunHook):
     """Every --eval_every steps, and at the last, writes to the event file what the
-    batch trained on shows and the accuracy on the whole test set. Ends a run whose
-    loss is no longer a number."""
+    batch trained on shows, the accuracy on the whole test set and the units' weights.
+    Ends a run whose loss is no longer a number."""
 
     def __init__(self, net, dataset, run_dir, last_step):
         self._net, self._dataset, self._last_step = net, dataset, last_step
@@ -356,8 +357,25 @@ class EvaluationHook(tf.train.SessionRunHook):
         if self._step == 0:
             settings = {**flag_values(), "dataset": self._dataset.name}
             lines = [f"**{name}** {value}" for name, value in settings.items()]
-            text = text_pb("run", "\n\n".join(lines)).SerializeToString()
-            self._writer.add_summary(tf.Summary.FromString(text), 0)
+            self._add(text_pb("run", "\n\n".join(lines)).SerializeToString())
+            self._add_hparams(settings)
+            self._add_units(session)
+
+    def _add(self, serialised):
+        self._writer.add_summary(tf.Summary.FromString(serialised), self._step)
+
+    def _add_hparams(self, settings):
+        """For TensorBoard's HParams page: what is compared, and this run's flags."""
+        bearing = {name: value for name, value in settings.items() if name not in FREE}
+        names = ["accuracy_test", *(f"accuracy_test_{n}" for n in self._net.labels), "loss_total"]
+        metrics = [hparams.Metric(TAG + name, display_name=name) for name in names]
+        columns = [hparams.HParam(name) for name in bearing]
+        self._add(hparams.hparams_config_pb(columns, metrics).SerializeToString())
+        self._add(hparams.hparams_pb(bearing).SerializeToString())
+
+    def _add_units(self, session):
+        if self._net.stitches:
+            self._add(session.run(self._net.unit_summary_op))
 
     def before_run(self, run_context):
         self._step += 1
@@ -386,6 +404,7 @@ class EvaluationHook(tf.train.SessionRunHook):
             summary.value.add(tag=TAG + tag, simple_value=value)
         self._writer.add_summary(summary_of_batch, self._step)
         self._writer.add_summary(summary, self._step)
+        self._add_units(run_context.session)
         flush(self._writer, self._run_dir)
         self._mark = time.perf_counter(), self._step
         self.seconds += self._mark[0] - now

@@ -1,10 +1,16 @@
 """train.py and img/plot.py from the command line, as a user meets them."""
 
+import io
 import json
 import os
 import re
 import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
 
+import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -232,6 +238,78 @@ def test_an_epoch_of_the_synthetic_set_teaches_much_and_not_all(tmp_path):
     assert 0.5 < results["accuracy_test"]["article"] < 0.99
 
 
+# --- TensorBoard ---
+
+
+@pytest.fixture(scope="module")
+def tensorboard(runs):
+    """A real TensorBoard on the two runs: tensorboard(path, **query) asks its server."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", runs[0], "--port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        lines = iter(server.stderr.readline, "")
+        address = next(m[0] for m in map(re.compile(r"http://\S+").search, lines) if m)
+
+        def ask(path, posted=None, **query):
+            url = f"{address.rstrip('/')}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
+            request = urllib.request.Request(url, posted and json.dumps(posted).encode())
+            if posted:
+                request.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                content = answer.read()
+                return json.loads(content) if "json" in answer.headers["Content-Type"] else content
+
+        # It reads in the background.
+        for _ in range(600):
+            if len(ask("scalars/tags")) == 2 and ask("histograms/tags").get(CHANNEL):
+                break
+            time.sleep(0.1)
+        yield ask
+        server.terminate()
+
+
+def test_tensorboard_shows_the_scalars_and_the_graph(tensorboard):
+    points = tensorboard("scalars/scalars", tag="summary/accuracy_test", run=CHANNEL)
+    assert [step for _, step, _ in points] == [10, 20, 25]
+    start, *later = tensorboard(
+        "scalars/scalars", tag="summary/cross_stitch_1/article_from_group", run=CHANNEL
+    )
+    assert start[1:] == [0, 0] and [step for _, step, _ in later] == [10, 20, 25]
+    assert b"network/cross_stitch_1" in tensorboard("graphs/graph", run=CHANNEL, conceptual="false")
+
+
+def test_tensorboard_shows_what_the_units_learn(tensorboard, runs):
+    units = [f"summary/cross_stitch_{i}" for i in (1, 2, 3)]
+    assert set(tensorboard("histograms/tags")[CHANNEL]) == {f"{unit}/weights" for unit in units}
+    histograms = tensorboard("histograms/histograms", tag=f"{units[0]}/weights", run=CHANNEL)
+    counts = {step: sum(count for *_, count in bins) for _, step, bins in histograms}
+    assert counts == dict.fromkeys((0, 10, 20, 25), 2 * 2 * 32)  # the entries of a unit
+    assert set(tensorboard("images/tags")[CHANNEL]) == {f"{unit}/mean_weights" for unit in units}
+    images = tensorboard(
+        "images/images", tag=f"{units[0]}/mean_weights", run=CHANNEL, sample=0, index=0
+    )
+    assert images[0]["step"] == 0 and images[-1]["step"] == 25
+    png = tensorboard("images/individualImage?" + images[0]["query"])
+    pixels = np.round(255 * matplotlib.image.imread(io.BytesIO(png)))[:, :, :3]
+    assert pixels.shape == (128, 128, 3)
+    # At the start it is the identity: white off the diagonal, one dark blue on it.
+    assert np.all(pixels[:64, 64:] == 255) and np.all(pixels[64:, :64] == 255)
+    assert len(np.unique(pixels[:64, :64].reshape(-1, 3), axis=0)) == 1
+    assert pixels[0, 0, 2] > pixels[0, 0, 0] + 50
+
+
+def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensorboard):
+    experiment = tensorboard("hparams/experiment", posted={"experimentName": ""})
+    assert "cross_stitch" in {column["name"] for column in experiment["hparamInfos"]}
+    metrics = [{"metric": info["name"]} for info in experiment["metricInfos"]]
+    asked = {"experimentName": "", "colParams": metrics, "startIndex": 0, "sliceSize": 9}
+    asked["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]
+    groups = tensorboard("hparams/session_groups", posted=asked)["sessionGroups"]
+    assert {group["hparams"]["cross_stitch"] for group in groups} == {True, False}
+    for group in groups:
+        tags = {value["name"]["tag"] for value in group["metricValues"]}
+        assert {"summary/accuracy_test", "summary/loss_total"} <= tags
+
+
 # --- Without data ---
 
 
@@ -338,8 +416,6 @@ def test_readme_gives_the_results_of_the_records():
 
 
 def test_plot_draws_both_curves_from_the_event_files(runs, tmp_path):
-    import matplotlib.image
-
     finished = run_script("img/plot.py", runs[0], f"--out={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acc_test.png", "total_loss.png"]
