@@ -62,6 +62,14 @@ class Model(typing.NamedTuple):
     initializer: tf.Operation  # start values for all variables
 
 
+class Server(typing.NamedTuple):
+    """Handles to a graph that only predicts."""
+
+    graph: tf.Graph
+    images: tf.Tensor  # [N, 28, 28] uint8, raw
+    outputs: dict  # <task>_id [N] int32, <task>_name [N] text, <task>_probabilities [N, classes]
+
+
 def one_pass(function):
     """Compiles elementwise ops into one loop over memory (XLA).
 
@@ -210,6 +218,13 @@ def cross_stitch(towers, unit, own_weight, scope):
         return linear_combinations(shared, *towers), tf.identity(alpha)
 
 
+def either(choice, when_true, when_false):
+    """tf.cond, or for a Python bool the one branch alone: a server has no training in it."""
+    if isinstance(choice, bool):
+        return when_true() if choice else when_false()
+    return tf.cond(choice, when_true, when_false)
+
+
 def dropout(x, keep_prob, is_training, seed, scope):
     """Dropout whose mask depends on the seed, the scope and the step alone.
 
@@ -217,13 +232,14 @@ def dropout(x, keep_prob, is_training, seed, scope):
     start anew; here the same step has the same mask whatever came before.
     """
     with tf.name_scope(scope):
-        step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), tf.train.get_global_step()])
 
         def dropped():
+            step = tf.train.get_global_step()
+            step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), step])
             uniform = tf_v2.random.stateless_uniform(tf.shape(x), step_seed)
             return x * (tf.cast(uniform < keep_prob, tf.float32) / keep_prob)
 
-        return tf.cond(is_training, dropped, lambda: x)
+        return either(is_training, dropped, lambda: x)
 
 
 def windows(y):
@@ -304,7 +320,7 @@ def batch_norm_relu_pool(y, is_training, decay, norm_scope, scope):
             ):
                 return tf.identity(mean), tf.identity(variance)
 
-        mean, variance = tf.cond(
+        mean, variance = either(
             is_training, of_batch, lambda: (moving_mean.read_value(), moving_variance.read_value())
         )
         inverse = tf.rsqrt(variance + 0.001)
@@ -427,7 +443,7 @@ def network(
       x: [B, 28, 28, 1] float32.
       classes: number of classes of each task; as many towers are built, or one
         for all if there is hard sharing.
-      is_training: [] bool tensor.
+      is_training: [] bool tensor, or a Python bool.
       unit: one of `UNITS`, or None: then the towers share nothing.
       others: see `build`.
 
@@ -496,6 +512,25 @@ def network(
     return logits, stitches
 
 
+def standardisation(mean=0.0, scale=1.0):
+    """What the images were standardised with, as variables: they travel with the checkpoint.
+
+    Args: each [28, 28], or one number for all pixels.
+    Returns: [28, 28] float32 variables, mean and scale.
+    """
+    shape = [IMAGE_SIZE, IMAGE_SIZE]
+    with (
+        tf.variable_scope("placeholder", auxiliary_name_scope=False),
+        tf.name_scope("placeholder/"),
+    ):
+        return [
+            tf.get_variable(
+                name, initializer=np.broadcast_to(np.float32(value), shape).copy(), trainable=False
+            )
+            for name, value in (("mean", mean), ("scale", scale))
+        ]
+
+
 def heat_map(weights):
     """Draws [T, T] weights: white at 0, blue to 1, red to -1. Returns: [1, 64 T, 64 T, 3] uint8."""
     weights = tf.clip_by_value(weights, -1.0, 1.0)[:, :, None]
@@ -536,6 +571,7 @@ def build(
     keep_prob=0.8,
     batch_norm_decay=0.999,
     seed=0,
+    statistics=(0.0, 1.0),
 ):
     """Builds the whole graph: network, loss, evaluation, training, summaries.
 
@@ -549,6 +585,8 @@ def build(
       keep_prob: share of fc_3's activations that dropout keeps, in (0, 1].
       batch_norm_decay: decay of batch norm's moving mean and variance.
       seed: determines initial weights and dropout masks.
+      statistics: mean and scale that the images are standardised with, [28, 28]
+        each, or numbers; kept for `build_server`.
 
     Returns:
       A `Model`.
@@ -572,6 +610,7 @@ def build(
             x = tf.placeholder(tf.float32, [None, IMAGE_SIZE, IMAGE_SIZE, 1], "X")
             labels = {name: tf.placeholder(tf.int32, [None], f"y_{name}") for name in names}
             is_training = tf.placeholder(tf.bool, [], "is_training")
+        standardisation(*statistics)
 
         outputs, stitches = network(
             x,
@@ -665,3 +704,30 @@ def build(
         unit_summary_op,
         initializer,
     )
+
+
+def build_server(tasks, unit, hard_sharing=False):
+    """Builds the trained network from raw images to named classes, and nothing else.
+
+    Its variables are to be restored from a checkpoint of `build`'s graph.
+
+    Args:
+      tasks: (name, names of the classes) of each task.
+      unit, hard_sharing: as given to `build`.
+
+    Returns:
+      A `Server`.
+    """
+    with tf.Graph().as_default() as graph:
+        images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE], "images")
+        mean, scale = standardisation()
+        x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
+        classes = [len(names) for _, names in tasks]
+        logits, _ = network(x, classes, False, unit, 1.0, hard_sharing, 0.0, 1.0, 0.999, 0)
+        outputs = {}
+        for (task, names), z in zip(tasks, logits):
+            ids = tf.argmax(z, axis=1, output_type=tf.int32)
+            outputs[f"{task}_id"] = ids
+            outputs[f"{task}_name"] = tf.gather(tf.constant(names), ids)
+            outputs[f"{task}_probabilities"] = tf.nn.softmax(z)
+    return Server(graph, images, outputs)

@@ -70,7 +70,7 @@ EVALUATION_BATCH_SIZE = 250
 LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 LOSS_EVERY = 20  # steps between losses that the progress bar shows
 LOCK = "lock"  # in the run's folder, like the next; what a run leaves there besides:
-SETTINGS = "settings.json"
+SETTINGS, RESULTS = "settings.json", "results.json"
 LEFT = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
 
 # --- The network ---
@@ -110,6 +110,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
 flags.DEFINE_string("run_name", None, "The run's folder; by default it follows from the flags.")
+flags.DEFINE_string("export_dir", None, "Folder to be made: the trained network as a SavedModel.")
+flags.DEFINE_boolean("eval_only", False, "Evaluate a finished run; train nothing.")
 flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the folder.")
 flags.DEFINE_float(
     "save_checkpoint_secs", 300, "Seconds between checkpoints; the end has one, too."
@@ -151,6 +153,10 @@ LIMITS = {
         "must be 2 or more, so that one is left where the newest is damaged",
     ),
     "data_dir": (lambda v: v != "", "must name a folder"),
+    "export_dir": (
+        lambda v: v is None or v != "" and not os.path.exists(os.path.expanduser(v)),
+        "must name a folder that does not exist yet",
+    ),
     "run_name": (
         lambda v: v is None or bool(v.strip(".")) and "/" not in v,
         "must be the name of one folder below --logdir",
@@ -164,6 +170,11 @@ flags.register_multi_flags_validator(
     "the synthetic set is drawn and reads no folder: leave out one of the two",
 )
 flags.register_multi_flags_validator(
+    ["overwrite", "eval_only"],
+    lambda given: not (given["overwrite"] and given["eval_only"]),
+    "one deletes what the other is to evaluate: leave out one of the two",
+)
+flags.register_multi_flags_validator(
     ["hard_sharing", "cross_stitch"],
     lambda given: not (given["hard_sharing"] and given["cross_stitch"]),
     "with one tower there is nothing to stitch: add --cross_stitch=False",
@@ -171,7 +182,8 @@ flags.register_multi_flags_validator(
 
 
 # Do not bear on a run's result; nor does its length bear on what came before.
-FREE = {"data_dir", "logdir", "run_name", "overwrite", "save_checkpoint_secs", "keep_checkpoints"}
+FREE = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
+FREE |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints"}
 LENGTH = {"num_epochs", "max_steps"}
 
 
@@ -273,6 +285,14 @@ def check_settings(run_dir, dataset):
     write_json(record, settings)
 
 
+def sweep(run_dir):
+    """Deletes what a save that was killed left: megabytes that no checkpoint refers to."""
+    for path in run_dir.glob("model.ckpt-*.data-*"):
+        index = path.with_name(path.name.partition(".data-")[0] + ".index")
+        if ".tempstate" in path.name or not index.exists():
+            path.unlink()
+
+
 def newest_checkpoint(run_dir):
     """The newest of the folder's checkpoints that is whole and fits the default graph.
 
@@ -285,7 +305,8 @@ def newest_checkpoint(run_dir):
     numbers = [re.fullmatch(r"model\.ckpt-(\d+)\.index", p.name) for p in run_dir.iterdir()]
     steps = sorted((int(number[1]) for number in numbers if number), reverse=True)
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
-    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
+    # Beside the network's there are Adam's moments, where the graph is one that trains.
+    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables("network/")}
     for path in paths:
         try:
             reader = tf.train.load_checkpoint(path)
@@ -295,7 +316,7 @@ def newest_checkpoint(run_dir):
         except Exception as error:  # its kind depends on what is damaged
             warnings.warn(f"{path}: damaged, going on from the one before. ({brief(error)})")
             continue
-        if found != shapes:
+        if {name: shape for name, shape in found.items() if name.startswith("network/")} != shapes:
             raise RunError(
                 f"{path}: not a checkpoint of this network. Say another --run_name, or"
                 " --overwrite to start afresh."
@@ -392,6 +413,8 @@ class EvaluationHook(tf.train.SessionRunHook):
         if not summary_of_batch:
             self._mark = self._mark or (now, self._step)  # after the first step's warm-up
             return
+        if not run_context.session.run(self._net.finite):
+            raise RunError(diverged("weights", self._step))
         self.accuracies = evaluate(run_context.session, self._net, self._dataset)
         values = {f"accuracy_test_{name}": share for name, share in self.accuracies.items()}
         values["accuracy_test"] = np.mean(list(self.accuracies.values()))
@@ -560,6 +583,7 @@ def train(net, dataset, run_dir, last_step, config):
     """
     # The session's own ops join "train", so that the graph page stays tidy.
     with net.graph.as_default(), tf.name_scope("train/"), signals_noted() as signals:
+        sweep(run_dir)
         newest, checkpoints = newest_checkpoint(run_dir)
         done = int(newest.rpartition("-")[2]) if newest else 0
         if done > last_step:
@@ -595,6 +619,31 @@ def train(net, dataset, run_dir, last_step, config):
         tf.summary.FileWriterCache.clear()  # closes the event file
     stopped_by = signals[0] if step < last_step else None
     return int(step), stopped_by, progress.images_per_second, stitches
+
+
+@contextlib.contextmanager
+def restored(graph, run_dir):
+    """A session with the newest checkpoint's values in the graph's variables. Yields: it."""
+    with graph.as_default(), tf.Session(graph=graph) as session:
+        tf.train.Saver().restore(session, newest_checkpoint(run_dir)[0])
+        yield session
+
+
+def export(dataset, run_dir, export_dir):
+    """Writes the newest checkpoint's network as a SavedModel. Raises: RunError, it cannot."""
+    tasks = [(task.name, task.classes) for task in dataset.tasks]
+    server = model.build_server(tasks, stitch_unit(), FLAGS.hard_sharing)
+    with restored(server.graph, run_dir) as session:
+        signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
+        try:
+            builder = tf.saved_model.Builder(export_dir)
+            builder.add_meta_graph_and_variables(
+                session, [tf.saved_model.SERVING], {"serving_default": signature}
+            )
+            builder.save()
+        except tf.errors.OpError as error:
+            raise RunError(f"{export_dir}: cannot be written ({brief(error.message)}).") from error
+    print(f"\nExported to {export_dir}")
 
 
 # --- The report ---
@@ -702,8 +751,42 @@ def table(results):
     return "\n".join(lines)
 
 
+def build(dataset):
+    """The graph that the flags ask for. Returns: a `model.Model`."""
+    return model.build(
+        [(task.name, len(task.classes)) for task in dataset.tasks],
+        unit=stitch_unit(),
+        own_weight=FLAGS.cross_stitch_init,
+        hard_sharing=FLAGS.hard_sharing,
+        learning_rate=FLAGS.learning_rate,
+        l2_scale=FLAGS.l2_scale,
+        keep_prob=FLAGS.keep_prob,
+        batch_norm_decay=FLAGS.batch_norm_decay,
+        seed=FLAGS.seed,
+        statistics=(dataset.mean, dataset.scale),
+    )
+
+
+def train_and_report(dataset, run_dir, last_step, config, started):
+    """Trains a run to its end and writes its results, or exits where a signal asks for it."""
+    print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
+    net = build(dataset)
+    step, stopped_by, images_per_second, stitches = train(net, dataset, run_dir, last_step, config)
+    if stopped_by:
+        print(
+            f"Stopped after step {step:,} of {last_step:,}, and saved. The same command goes on"
+            " from there.",
+            file=sys.stderr,
+        )
+        sys.exit(128 + stopped_by)  # what a shell reports of a process that a signal ended
+    seconds = time.perf_counter() - started
+    results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
+    write_json(run_dir / RESULTS, results)
+    print("\n" + table(results))
+
+
 def run():
-    """Loads, builds, trains, reports."""
+    """Loads, trains or finds trained, evaluates, exports."""
     started = time.perf_counter()
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.seed, FLAGS.tasks.split(","))
     num_examples = len(dataset.train.images)
@@ -715,43 +798,25 @@ def run():
     last_step = min(last_step, FLAGS.max_steps or last_step)
 
     run_dir = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / run_name(dataset.name)
+    report = run_dir / RESULTS
+    if FLAGS.eval_only and not report.exists():
+        raise RunError(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
     with claimed(run_dir):
         check_settings(run_dir, dataset)
-        report = run_dir / "results.json"
         results = read_json(report) if report.exists() else None
-        if results and results["global_step"] == last_step:
+        config = side_by_side(1 if FLAGS.hard_sharing else len(dataset.tasks), stitch_unit())
+        if results and (FLAGS.eval_only or results["global_step"] == last_step):
             print(f"{run_dir}: this run is finished. Another --run_name starts a new one.\n")
             print(table(results))
-            return
-
-        config = side_by_side(1 if FLAGS.hard_sharing else len(dataset.tasks), stitch_unit())
-        net = model.build(
-            [(task.name, len(task.classes)) for task in dataset.tasks],
-            unit=stitch_unit(),
-            hard_sharing=FLAGS.hard_sharing,
-            own_weight=FLAGS.cross_stitch_init,
-            learning_rate=FLAGS.learning_rate,
-            l2_scale=FLAGS.l2_scale,
-            keep_prob=FLAGS.keep_prob,
-            batch_norm_decay=FLAGS.batch_norm_decay,
-            seed=FLAGS.seed,
-        )
-        print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
-        step, stopped_by, images_per_second, stitches = train(
-            net, dataset, run_dir, last_step, config
-        )
-        if stopped_by:
-            print(
-                f"Stopped after step {step:,} of {last_step:,}, and saved. The same command goes on"
-                " from there.",
-                file=sys.stderr,
-            )
-            sys.exit(128 + stopped_by)  # what a shell reports of a process that a signal ended
-
-        seconds = time.perf_counter() - started
-        results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
-        write_json(report, results)
-        print("\n" + table(results))
+        else:
+            train_and_report(dataset, run_dir, last_step, config, started)
+        if FLAGS.eval_only:
+            net = build(dataset)
+            with restored(net.graph, run_dir) as session:
+                shares = evaluate(session, net, dataset)
+            print("\nEvaluated: " + ", ".join(f"{n} {share:.4f}" for n, share in shares.items()))
+        if FLAGS.export_dir:
+            export(dataset, run_dir, os.path.expanduser(FLAGS.export_dir))
 
 
 def format_warning(message, *_):

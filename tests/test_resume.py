@@ -20,7 +20,7 @@ import model
 import train
 
 UNITS = {"none": "--cross_stitch=False", "channel": "--cross_stitch_unit=channel"}
-STEPS = 120
+STEPS = 80
 GIVEN = (
     "--dataset=synthetic",
     "--run_name=synthetic-run",
@@ -139,6 +139,8 @@ def kill_on_the_way(logdir, unit, most, dice):
 def test_a_run_killed_three_times_ends_in_the_same_bits(unit, undisturbed, tmp_path):
     kills = kill_on_the_way(tmp_path, unit, 3, random.Random())
     assert kills == 3
+    left = {path.name.partition(".data-")[0] for path in folder(tmp_path).glob("*.data-*")}
+    assert left == {f"model.ckpt-{step}" for step in steps_saved(tmp_path)}  # no half of one
     assert_same_outcome(outcome(tmp_path), undisturbed(unit))
 
 

@@ -231,11 +231,96 @@ def test_hard_sharing_of_article_and_rotation(tmp_path):
     assert "hard sharing" in finished.stdout and results["cross_stitch"] == {}
 
 
-def test_an_epoch_of_the_synthetic_set_teaches_much_and_not_all(tmp_path):
-    finished = run(tmp_path, "--dataset=synthetic", "--num_epochs=1", "--batch_norm_decay=0.9")
-    _, results = only_run(finished, tmp_path)
-    assert results["global_step"] == 94
-    assert 0.5 < results["accuracy_test"]["article"] < 0.99
+# --- The model taken away ---
+
+SERVE = """
+import sys, numpy as np, tensorflow as tf
+folder, images, out = sys.argv[1:]
+classify = tf.saved_model.load(folder).signatures["serving_default"]
+answers = {name: value.numpy() for name, value in classify(images=np.load(images)).items()}
+np.savez(out, **{name: v.astype("S") if v.dtype == object else v for name, v in answers.items()})
+assert "model" not in sys.modules and "tf_slim" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("unit", [None, *model.UNITS])
+def test_a_served_model_predicts_as_the_training_graph_does(unit, tmp_path, monkeypatch):
+    size = 8 if unit == "dense" else 28  # of dense units at full size a step takes a minute
+    monkeypatch.setattr(model, "IMAGE_SIZE", size)
+    random = np.random.RandomState(0)
+    raw = random.randint(0, 256, [50, size, size]).astype(np.uint8)
+    mean, deviation = (f(raw, axis=0).astype(np.float32) for f in (np.mean, np.std))
+    images = ((raw - mean) * (1 / deviation))[..., None]
+    tasks = [task for task in data.TASKS if task.name in TASK_NAMES]
+    net = model.build([(t.name, len(t.classes)) for t in tasks], unit, learning_rate=0.01,
+                      statistics=(mean, 1 / deviation), batch_norm_decay=0.5)  # fmt: skip
+    with tf.Session(graph=net.graph) as session:
+        session.run(net.initializer)
+        labels = {net.labels[t.name]: random.randint(0, len(t.classes), 50) for t in tasks}
+        for _ in range(5):
+            session.run(net.train_op, {net.x: images, net.is_training: True, **labels})
+        given = {net.x: images, net.is_training: False}
+        ids, logits = session.run([net.predictions, net.logits], given)
+        with net.graph.as_default():
+            tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), 5)
+    monkeypatch.setattr(train, "stitch_unit", lambda: unit)
+    train.FLAGS(["train.py"])
+    made = data.Dataset("made", None, None, mean, 1 / deviation)
+    train.export(made, tmp_path, str(tmp_path / "served"))
+    train.FLAGS.unparse_flags()
+
+    np.save(tmp_path / "raw.npy", raw)
+    subprocess.run(
+        [sys.executable, "-c", SERVE, tmp_path / "served", tmp_path / "raw.npy", tmp_path / "out.npz"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    served = np.load(tmp_path / "out.npz")
+    assert set(served) == {
+        f"{t.name}_{what}" for t in tasks for what in ("id", "name", "probabilities")
+    }
+    for task in tasks:
+        np.testing.assert_array_equal(served[f"{task.name}_id"], ids[task.name])
+        names = [name.decode() for name in served[f"{task.name}_name"]]
+        assert names == [task.classes[i] for i in ids[task.name]]
+        z = np.exp(logits[task.name] - logits[task.name].max(axis=1, keepdims=True))
+        probabilities = z / z.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(served[f"{task.name}_probabilities"], probabilities, atol=1e-5)
+        assert len(np.unique(probabilities, axis=0)) > 25  # they do depend on the image
+
+
+def test_a_finished_run_is_exported_and_evaluated_by_the_same_command(runs, tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=25", "--eval_every=10", "--batch_norm_decay=0.8")
+    served = tmp_path / "served"
+    finished = run(
+        runs[0],
+        *given,
+        "--cross_stitch=True",
+        "--eval_only",
+        f"--export_dir={served}",
+        prelude=MEDIUM,
+    )
+    assert finished.returncode == 0, finished.stderr
+    results = json.loads((runs[0] / CHANNEL / "results.json").read_text())
+    shares = [f"{name} {results['accuracy_test'][name]:.4f}" for name in TASK_NAMES]
+    assert f"Evaluated: {', '.join(shares)}" in finished.stdout
+    saved_model_cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    show = ["show", "--dir", served, "--tag_set=serve", "--signature_def=serving_default"]
+    shown = subprocess.run([*saved_model_cli, *show], capture_output=True, text=True).stdout
+    assert "inputs['images'] tensor_info" in shown and "DT_UINT8" in shown
+    np.save(tmp_path / "images.npy", np.zeros([3, 28, 28], np.uint8))
+    ran = subprocess.run(
+        [*saved_model_cli, "run", *show[1:], f"--inputs=images={tmp_path}/images.npy"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Result for output key article_name" in ran.stdout, ran.stderr
+    again = run(runs[0], *given, f"--export_dir={served}", prelude=MEDIUM)
+    assert_one_sentence(again, "--export_dir", "does not exist yet")
+
+
+def test_only_a_finished_run_is_evaluated(tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--eval_only", prelude=SMALL)
+    assert_one_sentence(finished, "not a finished run")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- TensorBoard ---
@@ -250,7 +335,8 @@ def tensorboard(runs):
         address = next(m[0] for m in map(re.compile(r"http://\S+").search, lines) if m)
 
         def ask(path, posted=None, **query):
-            url = f"{address.rstrip('/')}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
+            url = f"{address.rstrip('/')}/data/plugin/{path}"
+            url += f"?{urllib.parse.urlencode(query)}" if query else ""
             request = urllib.request.Request(url, posted and json.dumps(posted).encode())
             if posted:
                 request.add_header("Content-Type", "application/json")
@@ -283,9 +369,11 @@ def test_tensorboard_shows_what_the_units_learn(tensorboard, runs):
     histograms = tensorboard("histograms/histograms", tag=f"{units[0]}/weights", run=CHANNEL)
     counts = {step: sum(count for *_, count in bins) for _, step, bins in histograms}
     assert counts == dict.fromkeys((0, 10, 20, 25), 2 * 2 * 32)  # the entries of a unit
-    assert set(tensorboard("images/tags")[CHANNEL]) == {f"{unit}/mean_weights" for unit in units}
+    assert set(tensorboard("images/tags")[CHANNEL]) == {
+        f"{unit}/mean_weights/image/0" for unit in units
+    }
     images = tensorboard(
-        "images/images", tag=f"{units[0]}/mean_weights", run=CHANNEL, sample=0, index=0
+        "images/images", tag=f"{units[0]}/mean_weights/image/0", run=CHANNEL, sample=0, index=0
     )
     assert images[0]["step"] == 0 and images[-1]["step"] == 25
     png = tensorboard("images/individualImage?" + images[0]["query"])
@@ -398,6 +486,12 @@ def test_readme_gives_the_flags_and_defaults_that_hold():
         name: "none" if default == "None" else default for name, default in defaults.items()
     }
     assert {alias: flag for flag, _, alias in readme_flags() if alias} == train.ALIASES
+
+
+def test_readme_gives_the_figures_of_the_speed_record():
+    finished = run_script("tests/benchmark.py", "--show", ROOT / "img" / "records" / "speed.json")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() in (ROOT / "README.md").read_text()
 
 
 def test_readme_gives_the_results_of_the_records():
