@@ -299,7 +299,7 @@ def test_what_cannot_be_read_is_named_and_refused(fault, files, tmp_path):
 @pytest.fixture
 def official(fashion_mnist):
     """Returns: file name -> path of the official file."""
-    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder())
+    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()).resolve()
     return {name: folder / name for name in data.FILES}
 
 
