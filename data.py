@@ -318,7 +318,7 @@ class Dataset(typing.NamedTuple):
 
     name: str
     train: Split
-    test: Split
+    test: Split  # what is evaluated on: the test images, or held-out training images
     mean: np.ndarray  # [28, 28] float32, of each pixel over the training images
     scale: np.ndarray  # [28, 28] float32, 1 / (standard deviation + 1e-9); 0 where that is 0
     tasks: tuple = TASKS[:2]  # whose labels a batch has, in this order
@@ -354,6 +354,17 @@ class Dataset(typing.NamedTuple):
                 labels[task.name] = quarter_turns(len(split.images), *turns_from)[indices]
                 images = turned(images, labels[task.name])
         return self.standardise(images), labels
+
+    def implied(self, articles):
+        """What labels of other tasks follow from labels of the task article.
+
+        Args: [B] int. Returns: task name -> [B] int32.
+        """
+        return {
+            task.name: np.array(task.from_article, np.int32)[articles]
+            for task in self.tasks
+            if task.from_article and task.name != "article"
+        }
 
     def train_batch(self, step, batch_size, seed):
         """The batch of any step, without the ones before. Returns: as `batch`."""
@@ -406,6 +417,22 @@ def turned(images, turns):
     return images
 
 
+def balanced_subset(split, size, seed):
+    """Of each article as many images as of any other, as far as there are any; the
+    seed chooses which. A smaller subset lies within a larger one of the same seed.
+
+    Returns: a `Split` of `size` images, in the order of the whole one.
+    """
+    # Three numbers, of which no other stream has these.
+    order = np.random.RandomState([seed, 0, 2]).permutation(len(split.articles))
+    articles = split.articles[order]
+    rank = np.empty(len(order), int)  # how many of its article come before it
+    for article in range(len(ARTICLES)):
+        rank[articles == article] = np.arange(np.sum(articles == article))
+    chosen = np.sort(order[np.argsort(rank, kind="stable")[:size]])
+    return Split(split.images[chosen], split.articles[chosen])
+
+
 def with_statistics(name, train, test):
     """A `Dataset` of two splits. Sums are of integers, and so exact in any order."""
     pixels = train.images.reshape(len(train.images), -1)
@@ -422,7 +449,9 @@ def with_statistics(name, train, test):
     )
 
 
-def load(dataset="auto", data_dir=None, seed=0, tasks=("article", "group")):
+def load(
+    dataset="auto", data_dir=None, seed=0, tasks=("article", "group"), train_examples=0, holdout=0
+):
     """Finds, reads and checks a data set.
 
     Args:
@@ -431,8 +460,11 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=("article", "group")):
         the synthetic set, with a warning.
       data_dir: folder with the four files; before FASHION_MNIST_DIR, before
         the user's cache, before a download into that cache.
-      seed: determines the synthetic images; Fashion-MNIST is what it is.
+      seed: determines the synthetic images, and the choice of `train_examples`.
       tasks: names from `TASKS`.
+      train_examples: how many images to train on, a `balanced_subset`; 0 for all.
+      holdout: how many of the last training images to evaluate on instead of the
+        test images; they are not trained on.
 
     Returns:
       A `Dataset`.
@@ -440,12 +472,23 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=("article", "group")):
     Raises:
       DataError: with one sentence that names the file and what to do.
     """
+    name, train, test = read(dataset, data_dir, seed)
+    if holdout:
+        left = len(train.images) - holdout
+        if left <= 0:
+            raise DataError(f"{holdout:,} images to hold out: there are {len(train.images):,}")
+        test = Split(train.images[left:], train.articles[left:])
+        train = Split(train.images[:left], train.articles[:left])
+    if train_examples > len(train.images):
+        raise DataError(f"{train_examples:,} images to train on: there are {len(train.images):,}")
+    if train_examples:
+        train = balanced_subset(train, train_examples, seed)
     by_name = {task.name: task for task in TASKS}
-    return read(dataset, data_dir, seed)._replace(tasks=tuple(by_name[name] for name in tasks))
+    return with_statistics(name, train, test)._replace(tasks=tuple(by_name[t] for t in tasks))
 
 
 def read(dataset, data_dir, seed):
-    """Does what `load` says, tasks aside."""
+    """Does what `load` says of finding and reading. Returns: name, training and test split."""
     if dataset == "synthetic":
         return synthetic(seed)
     folder = data_dir or os.environ.get(FOLDER_VARIABLE)
@@ -460,9 +503,7 @@ def read(dataset, data_dir, seed):
             f" about Fashion-MNIST. ({error})"
         )
         return synthetic(seed)
-    return with_statistics(
-        "fashion_mnist", parse_split(contents, "train"), parse_split(contents, "t10k")
-    )
+    return "fashion_mnist", parse_split(contents, "train"), parse_split(contents, "t10k")
 
 
 # --- The synthetic set ---
@@ -555,10 +596,12 @@ def synthetic(seed):
 
     It needs no file and no network, and is the same for the same seed. It
     stands in for Fashion-MNIST while one tries things out, never in a result.
+
+    Returns: its name, training and test split.
     """
     splits = []
     for which, size in enumerate(SYNTHETIC_SIZES):
         random = np.random.RandomState([seed, which, size])  # not the stream of an epoch's order
         articles = random.permutation(np.arange(size) % len(ARTICLES)).astype(np.uint8)
         splits.append(Split(draw(articles, random), articles))
-    return with_statistics("synthetic", *splits)
+    return "synthetic", *splits

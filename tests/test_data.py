@@ -69,6 +69,67 @@ def test_z_scores_of_the_real_data(fashion_mnist):
     np.testing.assert_allclose(z_test[:, 14, 14, 0], (raw[:, 14, 14] - mean) / deviation, atol=1e-6)
 
 
+# --- Few examples, held-out examples ---
+
+
+def images_of(split):
+    return {image.tobytes() for image in split.images}
+
+
+def test_a_subset_is_balanced_and_the_seed_chooses_it():
+    whole = data.load("synthetic").train
+    small, large = data.balanced_subset(whole, 300, 0), data.balanced_subset(whole, 1003, 0)
+    assert np.bincount(small.articles).tolist() == [30] * 10
+    assert sorted(np.bincount(large.articles)) == [100] * 7 + [101] * 3
+    assert images_of(small) < images_of(large) < images_of(whole)
+    assert images_of(small) == images_of(data.balanced_subset(whole, 300, 0))
+    assert len(images_of(small) & images_of(data.balanced_subset(whole, 300, 1))) < 50
+    # Image and label keep together.
+    place = {image.tobytes(): article for image, article in zip(*whole)}
+    assert [place[image.tobytes()] for image in small.images] == small.articles.tolist()
+
+
+def test_a_subset_is_measured_by_its_own_statistics_and_all_test_images_remain(fashion_mnist):
+    few = data.load("fashion_mnist", os.environ.get(data.FOLDER_VARIABLE), train_examples=300)
+    assert len(few.train.images) == 300 and len(few.test.images) == 10000
+    np.testing.assert_allclose(few.mean, few.train.images.mean(axis=0), rtol=1e-5)
+    assert few.fingerprint() != fashion_mnist.fingerprint()
+
+
+def test_held_out_images_are_the_last_and_are_not_trained_on(fashion_mnist):
+    folder = os.environ.get(data.FOLDER_VARIABLE)
+    held = data.load("fashion_mnist", folder, train_examples=1000, holdout=5000)
+    np.testing.assert_array_equal(held.test.images, fashion_mnist.train.images[55000:])
+    np.testing.assert_array_equal(held.test.articles, fashion_mnist.train.articles[55000:])
+    assert images_of(held.train) <= images_of(
+        data.Split(fashion_mnist.train.images[:55000], None)
+    )  # fmt: skip
+    assert len(held.train.images) == 1000
+
+
+@pytest.mark.parametrize("asked", [{"train_examples": 7001}, {"holdout": 12000}])
+def test_more_images_than_there_are_cannot_be_asked_for(asked):
+    with pytest.raises(data.DataError, match="there are (7|12),000"):
+        data.load("synthetic", **{"holdout": 5000, **asked})
+
+
+def test_labels_that_follow_from_the_article():
+    dataset = data.load("synthetic", tasks=("article", "group", "rotation"))
+    implied = dataset.implied(np.arange(10))
+    assert implied.keys() == {"group"} and implied["group"].tolist() == [
+        2,
+        2,
+        2,
+        1,
+        2,
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
+
+
 def make_split(count, random):
     images = random.randint(0, 256, [count, 28, 28]).astype(np.uint8)
     return data.Split(images, (np.arange(count) % 10).astype(np.uint8))
