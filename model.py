@@ -165,7 +165,19 @@ def dense_combination(flat, alpha):
     return tf.einsum("bi,oi->bo", flat, alpha), gradient
 
 
-def cross_stitch(towers, unit, own_weight, scope):
+def own_only(alpha, num_tasks):
+    """alpha, of which training changes the weights of a task's own activations alone.
+
+    Args: [T, T, ...], or [T*D, T*D]. Returns: a tensor of that shape.
+    """
+    shape = alpha.shape.as_list()
+    size = shape[0] // num_tasks
+    blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, -1])
+    own = tf.eye(num_tasks, dtype=tf.bool)[:, None, :, None]
+    return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
+
+
+def cross_stitch(towers, unit, own_weight, scope, fixed_others=False):
     """One cross-stitch unit: every output is a linear combination of all inputs.
 
     Row index of the weights is the tower that receives, column index the tower
@@ -181,6 +193,7 @@ def cross_stitch(towers, unit, own_weight, scope):
       unit: one of `UNITS`.
       own_weight: start weight of a task's own activations; 1 is the identity.
       scope: variable scope, for example "cross_stitch_1".
+      fixed_others: whether the weights of other tasks' activations stay as they start.
 
     Returns:
       T tensors of the shape that came in, and the unit's [T, T] mean weights:
@@ -202,8 +215,9 @@ def cross_stitch(towers, unit, own_weight, scope):
                 return tf.reshape(blocks, [num_tasks * size] * 2)
 
             alpha = tf.get_variable("alpha", [num_tasks * size] * 2, initializer=initializer)
+            weights = own_only(alpha, num_tasks) if fixed_others else alpha.read_value()
             flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
-            mixed = dense_combination(flat, alpha.read_value())
+            mixed = dense_combination(flat, weights)
             outputs = [tf.reshape(x, [-1] + shape) for x in tf.split(mixed, num_tasks, axis=1)]
             blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, size])
             return outputs, tf.reduce_sum(blocks, [1, 3]) / size
@@ -211,10 +225,12 @@ def cross_stitch(towers, unit, own_weight, scope):
         by_channel = np.repeat(mixing[:, :, None], shape[-1], axis=2)
         if unit == "channel":
             alpha = tf.get_variable("alpha", initializer=by_channel)
-            return linear_combinations(alpha, *towers), tf.reduce_mean(alpha, [2])
+            weights = own_only(alpha, num_tasks) if fixed_others else alpha
+            return linear_combinations(weights, *towers), tf.reduce_mean(alpha, [2])
 
         alpha = tf.get_variable("alpha", initializer=mixing)
-        shared = tf.broadcast_to(alpha[:, :, None], by_channel.shape)
+        weights = own_only(alpha, num_tasks) if fixed_others else alpha
+        shared = tf.broadcast_to(weights[:, :, None], by_channel.shape)
         return linear_combinations(shared, *towers), tf.identity(alpha)
 
 
@@ -368,29 +384,36 @@ class Adam(tf.train.AdamOptimizer):
     Args:
       learning_rate: a number.
       l2_scales: variable name -> factor of sum(w^2)/2, for those that have such a loss.
+      rate_scales: variable name -> its rate as a multiple of the others'. Scaling
+        its gradient would do nothing: Adam divides by the gradient's size.
     """
 
-    def __init__(self, learning_rate, l2_scales):
+    def __init__(self, learning_rate, l2_scales, rate_scales):
         super().__init__(learning_rate)
-        self._l2_scales = l2_scales
+        self._l2_scales, self._rate_scales = l2_scales, rate_scales
 
     def _resource_apply_dense(self, grad, var):
         l2_scale = self._l2_scales.get(var.op.name, 0.0)
-        if not l2_scale or var.shape.num_elements() < ONE_PASS_MINIMUM:
-            return super()._resource_apply_dense(grad + l2_scale * var if l2_scale else grad, var)
-        slots = [self.get_slot(var, name).handle for name in ("m", "v")]
-        powers = [power.read_value() for power in self._get_beta_accumulators()]
-        return adam_step(
-            var.handle,
-            *slots,
-            grad,
-            tf.constant(l2_scale),
-            *powers,
-            lr=self._lr_t,
-            beta1=self._beta1_t,
-            beta2=self._beta2_t,
-            epsilon=self._epsilon_t,
-        ).op
+        m, v = (self.get_slot(var, name).handle for name in ("m", "v"))
+        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
+        rates = {
+            "lr": self._lr_t * self._rate_scales.get(var.op.name, 1.0),
+            "beta1": self._beta1_t,
+            "beta2": self._beta2_t,
+            "epsilon": self._epsilon_t,
+        }
+        if l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
+            powers = (beta1_power, beta2_power)
+            return adam_step(var.handle, m, v, grad, tf.constant(l2_scale), *powers, **rates).op
+        return tf.raw_ops.ResourceApplyAdam(
+            var=var.handle,
+            m=m,
+            v=v,
+            grad=grad + l2_scale * var if l2_scale else grad,
+            beta1_power=beta1_power,
+            beta2_power=beta2_power,
+            **rates,
+        )
 
 
 def gradients(loss, variables):
@@ -430,12 +453,13 @@ def network(
     classes,
     is_training,
     unit,
-    own_weight,
-    hard_sharing,
-    l2_scale,
-    keep_prob,
-    batch_norm_decay,
-    seed,
+    own_weight=1.0,
+    fixed_others=False,
+    hard_sharing=False,
+    l2_scale=0.0,
+    keep_prob=1.0,
+    batch_norm_decay=0.999,
+    seed=0,
 ):
     """The towers, tower t's scopes ending in _t, and the units between them.
 
@@ -458,7 +482,7 @@ def network(
         if unit is None:
             return towers
         scope = f"cross_stitch_{index}"
-        towers, stitches[scope] = cross_stitch(towers, unit, own_weight, scope)
+        towers, stitches[scope] = cross_stitch(towers, unit, own_weight, scope, fixed_others)
         return towers
 
     def each(layer, towers, scope, *args, **kwargs):
@@ -565,6 +589,8 @@ def build(
     tasks,
     unit="channel",
     own_weight=1.0,
+    fixed_others=False,
+    stitch_rate_scale=1.0,
     hard_sharing=False,
     learning_rate=0.001,
     l2_scale=1e-5,
@@ -579,6 +605,9 @@ def build(
       tasks: (name, number of classes) of each task, T >= 1 of them.
       unit: "channel", "layer" or "dense"; None leaves the towers unconnected.
       own_weight: cross-stitch start weight of a task's own activations.
+      fixed_others: whether the cross-stitch weights of other tasks' activations
+        stay as they start: with own_weight 1, units without any sharing.
+      stitch_rate_scale: the units' learning rate as a multiple of the towers'.
       hard_sharing: one tower, and an output layer for each task; then no unit.
       learning_rate: Adam's.
       l2_scale: factor of sum(w^2)/2 over conv and fc weights.
@@ -617,12 +646,13 @@ def build(
             [n for _, n in tasks],
             is_training,
             unit,
-            own_weight,
-            hard_sharing,
-            l2_scale,
-            keep_prob,
-            batch_norm_decay,
-            seed,
+            own_weight=own_weight,
+            fixed_others=fixed_others,
+            hard_sharing=hard_sharing,
+            l2_scale=l2_scale,
+            keep_prob=keep_prob,
+            batch_norm_decay=batch_norm_decay,
+            seed=seed,
         )
         logits = dict(zip(names, outputs))
 
@@ -655,10 +685,12 @@ def build(
         # A variable scope, so that Adam's moments stand under "train" as well;
         # its name scope is entered anew, or TensorFlow would name it "train_1".
         with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
-            decayed = [
-                v.op.name for v in tf.trainable_variables() if v.op.name.endswith("/weights")
-            ]
-            optimizer = Adam(learning_rate, dict.fromkeys(decayed, l2_scale))
+            trained = [v.op.name for v in tf.trainable_variables()]
+            optimizer = Adam(
+                learning_rate,
+                {name: l2_scale for name in trained if name.endswith("/weights")},
+                {name: stitch_rate_scale for name in trained if name.endswith("/alpha")},
+            )
             cross_entropy = tf.add_n([*losses.values()])
             if stitches:
                 variables = tf.trainable_variables()
@@ -723,7 +755,7 @@ def build_server(tasks, unit, hard_sharing=False):
         mean, scale = standardisation()
         x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
         classes = [len(names) for _, names in tasks]
-        logits, _ = network(x, classes, False, unit, 1.0, hard_sharing, 0.0, 1.0, 0.999, 0)
+        logits, _ = network(x, classes, False, unit, hard_sharing=hard_sharing)
         outputs = {}
         for (task, names), z in zip(tasks, logits):
             ids = tf.argmax(z, axis=1, output_type=tf.int32)

@@ -10,6 +10,7 @@ own below --logdir. The same command goes on with a run that stopped, and ends
 in the same bits. `python train.py --help` lists the flags.
 """
 
+import collections
 import contextlib
 import importlib.metadata
 import json
@@ -85,6 +86,13 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "cross_stitch_init", 1.0, "Start weight of a task's own tower; the others share the rest."
 )
+flags.DEFINE_float(
+    "cross_stitch_learning_rate_scale", 1.0, "The units' learning rate, as a multiple."
+)
+flags.DEFINE_boolean(
+    "cross_stitch_own_only", False, "Fix the weights of the other towers at 0: units, no sharing."
+)
+flags.DEFINE_string("init_from", None, "Folder of a finished run whose towers to start with.")
 flags.DEFINE_boolean("hard_sharing", False, "One tower for all tasks, each with its own output.")
 flags.DEFINE_float("keep_prob", 0.8, "Share of the fc_3 activations that dropout keeps.")
 flags.DEFINE_float("batch_norm_decay", 0.999, "Decay of batch norm's moving statistics.")
@@ -94,9 +102,15 @@ flags.DEFINE_float("l2_scale", 1e-5, "Factor of the L2 loss on conv and fc weigh
 flags.DEFINE_integer("num_epochs", 30, "Passes over the training images.")
 flags.DEFINE_integer("batch_size", 128, "Images a step.")
 flags.DEFINE_integer("max_steps", 0, "Stop after so many steps; 0 sets no cap.")
+flags.DEFINE_integer(
+    "train_examples", 0, "Train on so many images, equally many of each article; 0 takes all."
+)
+flags.DEFINE_integer(
+    "holdout", 0, "Evaluate on so many training images, kept from training, not on the test set."
+)
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations on the whole test set.")
 flags.DEFINE_integer(
-    "seed", 0, "Decides start weights, order of images, dropout, synthetic images."
+    "seed", 0, "Decides start weights, choice and order of images, dropout, synthetic images."
 )
 # --- Files ---
 flags.DEFINE_enum(
@@ -138,12 +152,15 @@ LIMITS = {
         f"must be some of {', '.join(sorted(TASK_NAMES))}, each once, with commas between",
     ),
     "cross_stitch_init": (lambda v: -10 <= v <= 10, "must lie between -10 and 10"),
+    "cross_stitch_learning_rate_scale": (lambda v: 0 < v < float("inf"), "must be above 0"),
     "keep_prob": (lambda v: 0 < v <= 1, "must be above 0, and 1 at most"),
     "batch_norm_decay": (lambda v: 0 <= v < 1, "must be 0 or more, and below 1"),
     "learning_rate": (lambda v: 0 < v < float("inf"), "must be above 0"),
     "l2_scale": (lambda v: 0 <= v < float("inf"), "must be 0 or more"),
     "num_epochs": (lambda v: v >= 1, "must be 1 or more"),
     "batch_size": (lambda v: v >= 1, "must be 1 or more"),
+    "train_examples": (lambda v: v >= 0, "must be 0 or more"),
+    "holdout": (lambda v: v >= 0, "must be 0 or more"),
     "max_steps": (lambda v: v >= 0, "must be 0 or more"),
     "eval_every": (lambda v: v >= 1, "must be 1 or more"),
     "seed": (lambda v: 0 <= v < 2**32, "must be 0 or more, and below 2^32"),
@@ -179,12 +196,18 @@ flags.register_multi_flags_validator(
     lambda given: not (given["hard_sharing"] and given["cross_stitch"]),
     "with one tower there is nothing to stitch: add --cross_stitch=False",
 )
+flags.register_multi_flags_validator(
+    ["cross_stitch_own_only", "cross_stitch_init"],
+    lambda given: not given["cross_stitch_own_only"] or given["cross_stitch_init"] == 1,
+    "the other towers' weights are fixed where they start, at 0 for --cross_stitch_init=1 alone",
+)
 
 
 # Do not bear on a run's result; nor does its length bear on what came before.
 FREE = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
 FREE |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints"}
 LENGTH = {"num_epochs", "max_steps"}
+OF_UNITS = {name for name in FLAGS if name.startswith("cross_stitch_")}
 
 
 class RunError(Exception):
@@ -210,9 +233,9 @@ def run_name(dataset_name):
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
     said = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"} | FREE
     if not FLAGS.cross_stitch:
-        said.add("cross_stitch_init")
+        said |= OF_UNITS
     others = [
-        f"{name}={value}"
+        f"{name}={pathlib.Path(value).name if name == 'init_from' else value}"
         for name, value in flag_values().items()
         if name not in said and value != FLAGS[name].default
     ]
@@ -267,9 +290,8 @@ def check_settings(run_dir, dataset):
             f"{run_dir}: its files are not of a run that this program can go on with."
             " Say another --run_name, or --overwrite to delete them."
         )
-    bearing = {name: v for name, v in flag_values().items() if name not in FREE | LENGTH}
-    if not FLAGS.cross_stitch:
-        del bearing["cross_stitch_unit"], bearing["cross_stitch_init"]
+    aside = FREE | LENGTH | (set() if FLAGS.cross_stitch else OF_UNITS)
+    bearing = {name: value for name, value in flag_values().items() if name not in aside}
     settings = {**bearing, "dataset": dataset.name, "data": dataset.fingerprint()}
     before = read_json(record) if record.exists() else settings
     differences = [
@@ -293,8 +315,9 @@ def sweep(run_dir):
             path.unlink()
 
 
-def newest_checkpoint(run_dir):
-    """The newest of the folder's checkpoints that is whole and fits the default graph.
+def newest_checkpoint(run_dir, variables=None):
+    """The newest of the folder's checkpoints that is whole and fits the default graph's
+    network, or the given variables of it.
 
     Every value is read, and so its checksum tested. A damaged one is passed over
     with a warning.
@@ -306,7 +329,8 @@ def newest_checkpoint(run_dir):
     steps = sorted((int(number[1]) for number in numbers if number), reverse=True)
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
     # Beside the network's there are Adam's moments, where the graph is one that trains.
-    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables("network/")}
+    variables = variables or tf.global_variables("network/")
+    shapes = {v.op.name: v.shape.as_list() for v in variables}
     for path in paths:
         try:
             reader = tf.train.load_checkpoint(path)
@@ -387,7 +411,7 @@ class EvaluationHook(tf.train.SessionRunHook):
 
     def _add_hparams(self, settings):
         """For TensorBoard's HParams page: what is compared, and this run's flags."""
-        bearing = {name: value for name, value in settings.items() if name not in FREE}
+        bearing = {n: "" if v is None else v for n, v in settings.items() if n not in FREE}
         names = ["accuracy_test", *(f"accuracy_test_{n}" for n in self._net.labels), "loss_total"]
         metrics = [hparams.Metric(TAG + name, display_name=name) for name in names]
         columns = [hparams.HParam(name) for name in bearing]
@@ -415,8 +439,9 @@ class EvaluationHook(tf.train.SessionRunHook):
             return
         if not run_context.session.run(self._net.finite):
             raise RunError(diverged("weights", self._step))
-        self.accuracies = evaluate(run_context.session, self._net, self._dataset)
-        values = {f"accuracy_test_{name}": share for name, share in self.accuracies.items()}
+        shares = evaluate(run_context.session, self._net, self._dataset)
+        values = {f"accuracy_test_{name}": share for name, share in shares.items()}
+        self.accuracies = {name: shares[name] for name in self._net.labels}
         values["accuracy_test"] = np.mean(list(self.accuracies.values()))
         if self._mark:
             since, first = self._mark
@@ -523,13 +548,26 @@ def feed(net, batch, training):
 
 
 def evaluate(session, net, dataset):
-    """Accuracy on the whole test set. Returns: task -> share of the images, [0, 1]."""
-    right = dict.fromkeys(net.labels, 0)
+    """Accuracy on the whole test set. Returns: task -> share of the images, [0, 1].
+
+    Where a task's labels follow from the article, there is "<task>_by_article", too:
+    what the article's tower predicts, translated.
+    """
+    right = collections.Counter()
     for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
         predictions = session.run(net.predictions, feed(net, batch, training=False))
-        for name in right:
-            right[name] += int(np.sum(predictions[name] == batch[1][name]))
+        implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
+        for name, label in batch[1].items():
+            right[name] += int(np.sum(predictions[name] == label))
+            if name in implied:
+                right[f"{name}_by_article"] += int(np.sum(implied[name] == label))
     return {name: count / len(dataset.test.images) for name, count in right.items()}
+
+
+def cores():
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def side_by_side(num_towers, unit):
@@ -542,12 +580,10 @@ def side_by_side(num_towers, unit):
 
     Returns: the `tf.ConfigProto` for the session.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    towers = 1 if unit == "dense" else min(num_towers, cores)
-    tf_v2.config.threading.set_intra_op_parallelism_threads(cores // towers)
+    towers = 1 if unit == "dense" else min(num_towers, cores())
+    tf_v2.config.threading.set_intra_op_parallelism_threads(cores() // towers)
     return tf.ConfigProto(
-        intra_op_parallelism_threads=cores // towers,
+        intra_op_parallelism_threads=cores() // towers,
         inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
     )
 
@@ -570,6 +606,29 @@ def signals_noted():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def trained_alone():
+    """Finds the towers of the finished run --init_from, for the default graph.
+
+    Returns: what a scaffold takes as init_fn, or None without that flag.
+    Raises: RunError, it is not finished, was stitched, or differs in its tasks.
+    """
+    if not FLAGS.init_from:
+        return None
+    source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
+    if not (source / RESULTS).exists():
+        raise RunError(f"--init_from={source}: not the folder of a finished run")
+    settings = read_json(source / SETTINGS)
+    wanted = {name: FLAGS[name].value for name in ("tasks", "hard_sharing", "holdout")}
+    wanted["cross_stitch"] = False
+    differing = [f"--{name}={v}" for name, v in wanted.items() if settings.get(name) != v]
+    if differing:
+        raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}")
+    towers = [v for v in tf.global_variables("network/") if not v.op.name.endswith("/alpha")]
+    checkpoint, _ = newest_checkpoint(source, towers)
+    saver = tf.train.Saver(towers)
+    return lambda _, session: saver.restore(session, checkpoint)
 
 
 def train(net, dataset, run_dir, last_step, config):
@@ -597,7 +656,8 @@ def train(net, dataset, run_dir, last_step, config):
         # The damaged ones count as oldest, and go first.
         whole = checkpoints.index(newest) if newest else 0
         saver.recover_last_checkpoints(checkpoints[:whole] + checkpoints[whole:][::-1])
-        scaffold = tf.train.Scaffold(init_op=net.initializer, saver=saver)
+        init_fn = None if newest else trained_alone()
+        scaffold = tf.train.Scaffold(init_op=net.initializer, init_fn=init_fn, saver=saver)
         evaluation = EvaluationHook(net, dataset, run_dir, last_step)
         progress = ProgressHook(net, dataset, evaluation, last_step)
         with (
@@ -669,7 +729,7 @@ def machine():
         cpuinfo = ""
     named = re.search(r"model name\s*:\s*(.+)", cpuinfo)
     processor = named[1] if named else platform.processor() or platform.machine()
-    return {"processor": processor, "threads": os.cpu_count()}
+    return {"processor": processor, "threads": cores()}
 
 
 def commit():
@@ -736,7 +796,10 @@ def table(results):
         + (f", {speed:,.0f} images/s" if speed else ""),
         "",
         row("", names),
-        row("test accuracy", [f"{v:.4f}" for v in results["accuracy_test"].values()]),
+        row(
+            "held-out accuracy" if results["flags"].get("holdout") else "test accuracy",
+            [f"{v:.4f}" for v in results["accuracy_test"].values()],
+        ),
         row(
             f"  last {LAST_EVALUATIONS} evaluations",
             [f"{v:.4f}" for v in results["accuracy_test_last"].values()],
@@ -757,6 +820,8 @@ def build(dataset):
         [(task.name, len(task.classes)) for task in dataset.tasks],
         unit=stitch_unit(),
         own_weight=FLAGS.cross_stitch_init,
+        fixed_others=FLAGS.cross_stitch_own_only,
+        stitch_rate_scale=FLAGS.cross_stitch_learning_rate_scale,
         hard_sharing=FLAGS.hard_sharing,
         learning_rate=FLAGS.learning_rate,
         l2_scale=FLAGS.l2_scale,
@@ -788,7 +853,14 @@ def train_and_report(dataset, run_dir, last_step, config, started):
 def run():
     """Loads, trains or finds trained, evaluates, exports."""
     started = time.perf_counter()
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.seed, FLAGS.tasks.split(","))
+    dataset = data.load(
+        FLAGS.dataset,
+        FLAGS.data_dir,
+        FLAGS.seed,
+        FLAGS.tasks.split(","),
+        FLAGS.train_examples,
+        FLAGS.holdout,
+    )
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise data.DataError(

@@ -500,6 +500,39 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
         assert not np.array_equal(a, b), variable.op.name
 
 
+@pytest.mark.parametrize("unit", model.UNITS)
+def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, monkeypatch):
+    monkeypatch.setattr(model, "IMAGE_SIZE", 8)
+    batch = (batch[0][:, 10:18, 10:18], batch[1])
+    net = model.build(TASKS, unit=unit, fixed_others=True)
+    with initialised(net) as session:
+        for _ in range(3):
+            session.run(net.train_op, feed(net, batch, training=True))
+        for scope, means in session.run(net.stitches).items():
+            alpha = session.run(network_variables(net)[f"network/{scope}/alpha"])
+            size = len(alpha) // 3
+            for i, j in itertools.product(range(3), range(3)):
+                block = alpha[i * size : (i + 1) * size, j * size : (j + 1) * size]
+                assert (i == j) == bool(np.any(block != np.eye(size)[:, :, None] * (i == j)))
+            assert np.all((means != 0) == np.eye(3, dtype=bool))
+
+
+def test_the_units_rate_is_a_multiple_of_the_towers(batch):
+    ends = {}
+    for scale in (1.0, 100.0):
+        net = model.build(TASKS[:2], unit="channel", stitch_rate_scale=scale, learning_rate=1e-4)
+        with initialised(net) as session:
+            start = session.run(network_variables(net))
+            session.run(net.train_op, feed(net, batch, training=True))
+            end = session.run(network_variables(net))
+        ends[scale] = end
+        moved = np.abs(end["network/cross_stitch_3/alpha"] - start["network/cross_stitch_3/alpha"])
+        # Adam's first step is the rate, whatever the gradient, where that is not tiny.
+        np.testing.assert_allclose(np.median(moved), scale * 1e-4, rtol=1e-2)
+    for name in tower_variables(net):
+        np.testing.assert_array_equal(ends[1.0][name], ends[100.0][name])
+
+
 def test_a_steps_loss_is_that_of_the_weights_before_it(batch):
     net = model.build(TASKS[:2], unit="channel", keep_prob=1.0, learning_rate=0.1)
     with initialised(net) as session:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -229,6 +230,43 @@ def test_hard_sharing_of_article_and_rotation(tmp_path):
     assert run_dir.name.startswith("synthetic-hard_sharing-seed0-tasks=article,rotation")
     assert list(results["accuracy_test"]) == ["article", "rotation", "mean"]
     assert "hard sharing" in finished.stdout and results["cross_stitch"] == {}
+
+
+def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=3", "--eval_every=1", "--seed=7")
+    alone = run(tmp_path, *given, "--cross_stitch=False", "--run_name=synthetic-alone",
+                prelude=SMALL)  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    source = tmp_path / "synthetic-alone"
+    # At a rate of next to nothing, with units that are the identity, it is that run.
+    still = run(tmp_path, *given, f"--init_from={source}", "--lr=1e-30", "--batch_norm_decay=0.99999",
+                prelude=SMALL)  # fmt: skip
+    assert still.returncode == 0, still.stderr
+    (run_dir,) = tmp_path.glob("*init_from=synthetic-alone*")
+    accuracies = [
+        json.loads((path / "results.json").read_text())["accuracy_test"]
+        for path in (source, run_dir)
+    ]
+    assert accuracies[0] == accuracies[1]
+    # A run that goes on needs its source no more.
+    shutil.rmtree(source)
+    longer = run(tmp_path, *given[:1], "--max_steps=4", *given[2:], f"--init_from={source}",
+                 "--lr=1e-30", "--batch_norm_decay=0.99999", f"--run_name={run_dir.name}",
+                 prelude=SMALL)  # fmt: skip
+    assert longer.returncode == 0 and "Going on after step 3." in longer.stdout, longer.stderr
+
+
+def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs, tmp_path):
+    for source, words in (
+        (tmp_path, ["not the folder of a finished run"]),
+        (runs[0] / CHANNEL, ["--cross_stitch=False"]),
+    ):
+        refused = run(tmp_path, "--dataset=synthetic", f"--init_from={source}", prelude=MEDIUM)
+        assert_one_sentence(refused, "--init_from", str(source), *words)
+    (alone,) = runs[0].glob("synthetic-none*")
+    refused = run(tmp_path, "--dataset=synthetic", "--tasks=group,article", f"--init_from={alone}",
+                  prelude=MEDIUM)  # fmt: skip
+    assert_one_sentence(refused, "--init_from", "--tasks=group,article")
 
 
 # --- The model taken away ---
