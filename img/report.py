@@ -1,0 +1,292 @@
+"""Tables and pictures of the study, from the records that reproduce.py makes."""
+
+import json
+import pathlib
+import re
+
+import matplotlib
+import numpy as np
+import plot
+import scipy.stats
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+BINS = np.linspace(-1, 2, 61)  # of stitch weights
+LAST = 5  # evaluations whose mean is a run's accuracy, as in train.py
+COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
+COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
+# Study: settings that the others are compared with, seed by seed.
+BASELINES = {"A": ["none"], "B": ["none"], "C": ["none", "channel"]}
+BASELINES |= {"D": ["none", "channel"], "E": ["none"], "epochs": []}
+
+
+def read_curves(folder):
+    """All scalars of a run. Returns: tag without its prefix -> [steps, values]."""
+    _, curves = plot.read_run(folder)
+    return {
+        # 0.9213, not the 0.9212999939918518 that this float32 is as a float.
+        tag.removeprefix("summary/"): [
+            steps.tolist(),
+            [float(str(np.float32(value))) for value in values],
+        ]
+        for tag, (steps, values) in curves.items()
+        if "per_second" not in tag
+    }
+
+
+def read_records(folder):
+    """Returns: study -> (images, setting) -> seed -> record, in the order of the seeds.
+
+    `images` is the number of training images; settings are named as in reproduce.py,
+    without that number.
+    """
+    records = {}
+    for path in sorted(folder.glob("*/*.json")):
+        record = json.loads(path.read_text())
+        images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
+        key = int(images or 60000), setting
+        records.setdefault(path.parent.name, {}).setdefault(key, {})[record["seed"]] = record
+    for groups in records.values():
+        for key, by_seed in groups.items():
+            groups[key] = dict(sorted(by_seed.items()))
+    return records
+
+
+# --- Tables ---
+
+
+def half_width(values):
+    """Half of the 95 % confidence interval of the mean, by Student's t; nan for one value."""
+    if len(values) < 2:
+        return float("nan")
+    quantile = scipy.stats.t.ppf(0.975, len(values) - 1)
+    return quantile * np.std(values, ddof=1) / np.sqrt(len(values))
+
+
+def interval(values, sign=""):
+    """Mean and interval of shares of 1, in percent."""
+    if not len(values):
+        return "–"
+    mean, half = 100 * np.mean(values), 100 * half_width(values)
+    return f"{mean:{sign}.2f}" + ("" if np.isnan(half) else f" ± {half:.2f}")
+
+
+def accuracy(record, task):
+    """A run's accuracy_test_last; of what the article's tower says of a task, too."""
+    if task in record["accuracy_test_last"]:
+        return record["accuracy_test_last"][task]
+    return float(np.mean(record["curves"][f"accuracy_test_{task}"][1][-LAST:]))
+
+
+def paired(by_seed, others, task="mean"):
+    """Differences between runs of one seed, for the seeds that both have."""
+    return [
+        accuracy(by_seed[seed], task) - accuracy(others[seed], task)
+        for seed in by_seed
+        if seed in others
+    ]
+
+
+def table(groups, baselines):
+    """A study's table in Markdown: percent, mean over seeds ± 95 % interval.
+
+    Args: groups, (images, setting) -> seed -> record; baselines, settings.
+    """
+    ended = {
+        key: {seed: r for seed, r in by_seed.items() if "diverged" not in r}
+        for key, by_seed in groups.items()
+    }
+    first = next(iter(record for by_seed in ended.values() for record in by_seed.values()))
+    tasks = list(first["accuracy_test_last"])
+    by_article = [t for t in tasks if f"accuracy_test_{t}_by_article" in first["curves"]]
+    header = ["training images", "setting", "seeds", *tasks]
+    header += [f"mean, against {name}" for name in baselines]
+    header += [f"{t} read off article, against {t}" for t in by_article]
+    lines = [header, ["---"] * len(header)]
+    order = list(COLOURS)
+    for key in sorted(groups, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else 99, k)):
+        images, setting = key
+        by_seed, lost = ended[key], len(groups[key]) - len(ended[key])
+        row = [f"{images:,}", setting, f"{len(by_seed)}" + (f", {lost} diverged" if lost else "")]
+        row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
+        for name in baselines:
+            same = name == setting
+            row.append(
+                "" if same else interval(paired(by_seed, ended.get((images, name), {})), "+")
+            )
+        for task in by_article:
+            gains = [
+                accuracy(r, f"{task}_by_article") - accuracy(r, task) for r in by_seed.values()
+            ]
+            row.append(interval(gains, "+"))
+        lines.append(row)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def study_tables(records):
+    """Returns: study -> its table, for studies that have a run."""
+    groups = {study: dict(keys) for study, keys in records.items()}
+    if "D" in groups:  # its units are compared with those of B
+        images = {n for n, _ in groups["D"]}
+        groups["D"] |= {
+            key: by_seed for key, by_seed in groups.get("B", {}).items()
+            if key[0] in images and key[1] in ("none", "channel")
+        }  # fmt: skip
+    return {
+        study: table(groups[study], baselines)
+        for study, baselines in BASELINES.items()
+        if study in groups
+        and any("curves" in r for g in groups[study].values() for r in g.values())
+    }
+
+
+def tables(records):
+    """All tables as one text."""
+    return "\n\n".join(f"{study}\n\n{text}" for study, text in study_tables(records).items())
+
+
+def write_tables(records, page):
+    """Puts each table between its two marks in a page, or makes a page of them all."""
+    if not page.exists() or "<!-- table" not in (text := page.read_text()):
+        page.write_text(tables(records) + "\n")
+        return
+    for study, rows in study_tables(records).items():
+        marks = f"<!-- table {study} -->", "<!-- end of table -->"
+        pattern = f"{marks[0]}.*?{marks[1]}"
+        text = re.sub(pattern, lambda _: f"{marks[0]}\n{rows}\n{marks[1]}", text, flags=re.S)
+    page.write_text(text)
+
+
+# --- Pictures ---
+
+
+def curve(record, tag):
+    steps, values = record["curves"][tag]
+    return np.array(steps), np.array(values)
+
+
+def band(axes, by_seed, tag, colour, label, smoothing=0.6):
+    """Single runs faint and raw; their smoothed mean, and one deviation to both sides."""
+    runs = [curve(record, tag) for record in by_seed.values() if "curves" in record]
+    for steps, values in runs:
+        axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
+    smoothed = np.array([plot.smooth(values, smoothing) for _, values in runs])
+    mean, steps = smoothed.mean(axis=0), runs[0][0]
+    axes.plot(steps, mean, color=colour, linewidth=1.8, label=f"{label} ({len(runs)} seeds)")
+    if len(runs) > 1:
+        deviation = smoothed.std(axis=0, ddof=1)
+        axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
+    return np.concatenate([values for _, values in runs])
+
+
+def finished(figure, axes, path):
+    for one in np.ravel(axes):
+        one.grid(alpha=0.3)
+        one.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def draw_curves(groups, path, tag, label, corner, beyond):
+    """With and without units over training, all images."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
+    names = {"none": "without", "channel": "with channel units"}
+    seen = [
+        band(axes, groups[key], tag, COLOURS[key[1]], names[key[1]])
+        for key in sorted(groups, reverse=True)
+        if key[1] in names
+    ]
+    # The first evaluations lie far off and would flatten all the rest.
+    low, high = (np.percentile(np.concatenate(seen), q) for q in (beyond[0], 100 - beyond[1]))
+    margin = 0.05 * (high - low) or 0.01
+    axes.set(xlabel="step", ylabel=label, ylim=(low - margin, high + margin))
+    axes.legend(loc=corner, fontsize=9)
+    return finished(figure, axes, path)
+
+
+def draw_few(records, path):
+    """Accuracy, and the paired gain over none, against the number of training images."""
+    groups = {**records.get("A", {}), **records.get("B", {})}
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8, 7), dpi=120, sharex=True, height_ratios=[3, 2]
+    )
+    settings = [name for name in COLOURS if name != "dense" and any(k[1] == name for k in groups)]
+    for place, name in enumerate(settings):
+        images = sorted(n for n, setting in groups if setting == name)
+        shift = 1.03 ** (place - 1.5)  # side by side, that bars can be told apart
+        means = [[accuracy(r, "mean") for r in groups[n, name].values()] for n in images]
+        at, style = np.array(images) * shift, {"color": COLOURS[name], "capsize": 3}
+        above.errorbar(
+            at, [100 * np.mean(m) for m in means], [100 * half_width(m) for m in means],
+            label=name, **style,
+        )  # fmt: skip
+        if name != "none":
+            gains = [paired(groups[n, name], groups.get((n, "none"), {})) for n in images]
+            middles = [100 * np.mean(g) if g else np.nan for g in gains]
+            below.errorbar(at, middles, [100 * half_width(g) for g in gains], fmt="o", **style)
+    above.set(xscale="log", ylabel="test accuracy (mean), %")
+    below.axhline(0, color=COLOURS["none"], linewidth=1)
+    ticks = sorted({n for n, _ in groups})
+    below.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    below.minorticks_off()
+    below.set(xlabel="training images", ylabel="gain over none, points")
+    above.legend(loc="lower right", fontsize=9)
+    return finished(figure, (above, below), path)
+
+
+def draw_weights(by_seed, path):
+    """The units' T x T mean weights over training."""
+    tags = [tag for tag in next(iter(by_seed.values()))["curves"] if "_from_" in tag]
+    units = sorted({tag.split("/")[0] for tag in tags})
+    figure, axes = plt.subplots(1, len(units), figsize=(11, 4), dpi=120, sharey=True)
+    colours = dict(zip(sorted({tag.split("/")[1] for tag in tags}), plt.cm.tab10.colors))
+    for one, unit in zip(axes, units):
+        for pair, colour in colours.items():
+            band(one, by_seed, f"{unit}/{pair}", colour, pair.replace("_", " "), smoothing=0)
+        one.set(title=unit, xlabel="step")
+    axes[0].set_ylabel("mean weight over the channels")
+    axes[0].legend(fontsize=8, loc="center right")
+    return finished(figure, axes, path)
+
+
+def draw_spread(by_seed, path):
+    """How the weights of the channels are spread at the end, all seeds together."""
+    tasks = [t for t in next(iter(by_seed.values()))["accuracy_test_last"] if t != "mean"]
+    counts = {
+        unit: sum(np.array(record["weights"][unit]) for record in by_seed.values())
+        for unit in next(iter(by_seed.values()))["weights"]
+    }  # [T, T, bins]
+    figure, axes = plt.subplots(1, len(counts), figsize=(11, 4), dpi=120, sharex=True)
+    for one, (unit, of_unit) in zip(axes, counts.items()):
+        for i, to in enumerate(tasks):
+            for j, source in enumerate(tasks):
+                shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
+                one.stairs(shares, BINS, label=f"{to} from {source}", linewidth=1.5)
+        one.set(title=unit, xlabel="weight")
+    axes[0].set_ylabel("share of the channels, %")
+    axes[0].legend(fontsize=8)
+    return finished(figure, axes, path)
+
+
+def draw(records, out):
+    """Draws all pictures for which there are records. Returns: their paths."""
+    full, pictures = records.get("A", {}), []
+    stitched = {
+        key: {seed: r for seed, r in by_seed.items() if "curves" in r}
+        for study in records.values() for key, by_seed in study.items()
+    }  # fmt: skip
+    out = pathlib.Path(out)
+    if {"none", "channel"} <= {setting for _, setting in full}:
+        pictures += [
+            draw_curves(full, out / file, tag.removeprefix("summary/"), *rest)
+            for file, tag, *rest in plot.PICTURES
+        ]
+        by_seed = next(stitched[key] for key in full if key[1] == "channel")
+        pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
+        pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
+    if "B" in records:
+        pictures.append(draw_few(records, out / "few_examples.png"))
+    return pictures

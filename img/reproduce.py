@@ -1,0 +1,456 @@
+"""Makes every number and picture of the README's results again.
+
+    python img/reproduce.py                # all of it: days on two cores
+    python img/reproduce.py --only=A,few   # some of its studies
+    python img/reproduce.py --quick        # the same in minutes, on few images
+    python img/reproduce.py --draw         # tables and pictures alone, from the records
+    python img/reproduce.py --verify       # repeats three records, compares the bits
+
+Each run is one of train.py, on a core of its own. Its record is a small text
+file in img/records/; a run that has one is not made again, and one that was
+stopped goes on where it was. So this may be killed at any time.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import typing
+
+import numpy as np
+import report
+import tqdm
+from absl import app, flags
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+STUDIES = {
+    "epochs": "how many epochs few images take, on held-out images",
+    "A": "all images: what sharing brings",
+    "B": "few images: what sharing brings",
+    "C": "the paper's levers, on held-out images",
+    "D": "what units bring that share nothing",
+    "E": "two tasks that have nothing to do with each other",
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("only", list(STUDIES), f"Studies to make, of {', '.join(STUDIES)}.")
+flags.DEFINE_boolean("quick", False, "The same on few images: minutes, and no result.")
+flags.DEFINE_boolean("draw", False, "Make no runs: draw and write from the records.")
+flags.DEFINE_boolean("show", False, "Make nothing: print the tables.")
+flags.DEFINE_boolean("verify", False, "Repeat some records, which the commit's hash chooses.")
+flags.DEFINE_integer("records_to_verify", 3, "How many.", 1)
+flags.DEFINE_integer("verify_images", 0, "Of runs of at most so many images; 0 for any.", 0)
+flags.DEFINE_integer("jobs", None, "Runs at a time, a core each; by default as many as cores.", 1)
+flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs themselves.")
+flags.DEFINE_string("records", str(HERE / "records"), "Folder for their records.")
+flags.register_validator(
+    "only", lambda names: set(names) <= set(STUDIES), f"must be some of {', '.join(STUDIES)}"
+)
+
+# --- What is run ---
+
+
+class Run(typing.NamedTuple):
+    """One run of train.py."""
+
+    study: str
+    setting: str
+    seed: int
+    flags: dict  # of train.py, besides the seed
+    source: typing.Any = None  # the Run whose towers it starts with
+
+    @property
+    def name(self):
+        return f"{self.setting}-seed{self.seed}".replace(" ", "_")
+
+    @property
+    def record(self):
+        return pathlib.Path(FLAGS.records) / self.study / f"{self.name}.json"
+
+    @property
+    def folder(self):
+        return pathlib.Path(FLAGS.logdir) / self.study / self.name
+
+    @property
+    def images(self):
+        """How many images it trains on, and about what its evaluations cost in such."""
+        examples = self.flags.get("train_examples") or 60000
+        steps = self.flags.get("num_epochs", 30) * -(-examples // 128)
+        evaluations = steps / self.flags.get("eval_every", 100)
+        return int(steps * 128 + evaluations * 10000 / 3)
+
+    def command(self):
+        """Arguments of train.py."""
+        given = {**self.flags, "seed": self.seed, "dataset": "fashion_mnist"}
+        if self.source:
+            given["init_from"] = self.source.folder
+        given |= {"logdir": self.folder.parent, "run_name": self.folder.name}
+        return [f"--{name}={value}" for name, value in given.items()]
+
+
+NONE = {"cross_stitch": False}
+SHARING = {
+    "none": NONE,
+    "channel": {"cross_stitch_unit": "channel"},
+    "layer": {"cross_stitch_unit": "layer"},
+    "hard sharing": {**NONE, "hard_sharing": True},
+}
+FEW_SEEDS, FULL_SEEDS, FRESH = range(10), range(5), 100
+HOLDOUT = {"holdout": 10000}
+# Training images: epochs, steps between evaluations. Decided on held-out images
+# (study "epochs") before anything was measured on the test set.
+FEW = {300: (100, 20), 1000: (60, 40), 3000: (40, 80), 10000: (30, 200)}
+LONG = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
+LEVERS_AT = 1000  # images of study C, D, and E
+LEVERS = {
+    "none": NONE,
+    "channel": {},
+    **{f"start {w}": {"cross_stitch_init": w} for w in (0.9, 0.7, 0.5)},
+    **{f"rate x{s}": {"cross_stitch_learning_rate_scale": s} for s in (10, 100, 1000)},
+}
+
+
+def few(examples, epochs=None, every=None):
+    """Flags of a run on so many images."""
+    most, steps = FEW[examples]
+    return {
+        "train_examples": examples,
+        "batch_norm_decay": 0.9,  # at 0.999 the statistics of so few steps are those of the start
+        "num_epochs": epochs or most,
+        "eval_every": every or steps,
+    }
+
+
+def all_runs():
+    """Every run of every study, the ones that matter most first."""
+    runs = [
+        Run("epochs", f"{examples} {setting}", FRESH, {**SHARING[setting], **few(examples, *long), **HOLDOUT})
+        for examples, long in LONG.items()
+        for setting in ("none", "channel")
+    ]  # fmt: skip
+    runs += [
+        Run("A", setting, seed, given) for seed in FULL_SEEDS for setting, given in SHARING.items()
+    ]
+    runs += [
+        Run("B", f"{examples} {setting}", seed, {**given, **few(examples)})
+        for examples in (1000, 300, 3000, 10000)
+        for seed in FEW_SEEDS
+        for setting, given in SHARING.items()
+    ]
+    at = {**few(LEVERS_AT), **HOLDOUT}
+    half = {**at, "num_epochs": at["num_epochs"] // 2}
+    for seed in FEW_SEEDS:
+        runs += [Run("C", setting, seed, {**given, **at}) for setting, given in LEVERS.items()]
+        alone = Run("C", "alone half", seed, {**NONE, **half})
+        runs += [alone, Run("C", "alone first", seed, half, alone)]
+    own = {"cross_stitch_own_only": True}
+    runs += [
+        Run("D", f"{LEVERS_AT} channel own only", seed, {**own, **few(LEVERS_AT)}) for seed in FEW_SEEDS
+    ]  # fmt: skip
+    tasks = {"tasks": "article,rotation"}
+    runs += [
+        Run("E", f"3000 {setting}", seed, {**tasks, **SHARING[setting], **few(3000)})
+        for seed in FEW_SEEDS
+        for setting in ("none", "channel")
+    ]
+    runs += [
+        Run("E", f"60000 {setting}", seed, {**tasks, **SHARING[setting]})
+        for seed in FULL_SEEDS
+        for setting in ("none", "channel")
+    ]
+    dense = {"cross_stitch_unit": "dense"}
+    runs += [
+        Run("D", "300 dense own only", seed, {**own, **dense, **few(300)}) for seed in range(3)
+    ]  # fmt: skip
+    runs.append(Run("A", "dense", 0, dense))
+    return runs
+
+
+def quick(runs):
+    """Two seeds of each setting, a few steps long. They say nothing but that all works."""
+    small = {"train_examples": 256, "batch_norm_decay": 0.5, "num_epochs": 3, "eval_every": 2}
+    small["holdout"] = 1000  # the whole test set would take longer than all the rest
+
+    def shortened(run):
+        source = run.source and shortened(run.source)
+        return run._replace(flags={**run.flags, **small}, source=source)
+
+    few_enough = [run for run in runs if run.seed % FRESH < 2 and "dense" not in run.setting]
+    return [shortened(run) for run in few_enough if not run.setting.startswith(("3000", "10000"))]
+
+
+# --- Running ---
+
+
+class Failed(Exception):
+    """A run could not be made; the message is for the user."""
+
+
+def checksum(folder):
+    """SHA-256 over every value of a run's last checkpoint, Adam's moments included."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(folder))
+    digest = hashlib.sha256()
+    for name in sorted(reader.get_variable_to_shape_map()):
+        digest.update(name.encode() + np.ascontiguousarray(reader.get_tensor(name)).tobytes())
+    return digest.hexdigest()
+
+
+def spread_of_weights(folder):
+    """How channel units' weights are spread at the end.
+
+    Returns: unit -> [T][T] lists of how many lie in each bin of `report.BINS`, those
+    beyond counted in the outermost; empty for units of other kinds.
+    """
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(folder))
+    spread = {}
+    for name, shape in reader.get_variable_to_shape_map().items():
+        if name.endswith("/alpha") and name.startswith("network/") and len(shape) == 3:
+            inside = np.clip(reader.get_tensor(name), report.BINS[0], report.BINS[-1])
+            spread[name.split("/")[1]] = [
+                [np.histogram(weights, report.BINS)[0].tolist() for weights in row]
+                for row in inside
+            ]
+    return dict(sorted(spread.items()))
+
+
+def make_record(run):
+    """What is kept of a finished run. Returns: a dictionary, for JSON."""
+    results = json.loads((run.folder / "results.json").read_text())
+    return {
+        "command": " ".join(["python train.py", *run.command()]),
+        "setting": run.setting,
+        **results,
+        "sha256": checksum(run.folder),
+        "curves": report.read_curves(run.folder),
+        "weights": spread_of_weights(run.folder),
+    }
+
+
+def write_record(path, record):
+    """A line for each entry, so that differences can be read."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    draft.replace(path)
+
+
+def train(run, stop):
+    """Runs train.py to the end. Returns: None, or the sentence with which it diverged.
+
+    Raises: Failed.
+    """
+    if run.source and not (run.source.folder / "results.json").exists():
+        train(run.source, stop)
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    while not stop.is_set():
+        log = run.folder.with_suffix(".log")
+        command = [sys.executable, "train.py", *run.command()]
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, stdout=output, stderr=output) as process,
+        ):
+            while process.poll() is None:
+                if stop.wait(0.2):
+                    process.terminate()
+                    process.wait()
+        if process.returncode == 0:
+            return None
+        lines = [*log.read_text().splitlines(), "train.py: ended without a word"]
+        said = next(line for line in lines if line.startswith("train.py: "))
+        if "NaN or infinite" in said:
+            return said
+        # One that was started before this was killed, and still runs.
+        if "another process" not in said and not stop.is_set():
+            raise Failed(f"{run.study}/{run.name}: {said} ({log})")
+        time.sleep(1)
+    raise Failed("stopped")
+
+
+def make(run, stop):
+    """Makes a run's record. What is left of its folder is its event files."""
+    diverged = train(run, stop)
+    if diverged:
+        record = {
+            "command": " ".join(["python train.py", *run.command()]),
+            "setting": run.setting,
+            "seed": run.seed,
+            "diverged": diverged,
+        }
+    else:
+        record = make_record(run)
+    write_record(run.record, record)
+    return record
+
+
+def with_a_core_each(function, runs):
+    """Calls function(run, stop) for each, as many at a time as there are cores.
+
+    Yields: each run as its call ends. Where one fails, all others are stopped.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+    stop, free = threading.Event(), cores[: FLAGS.jobs]
+
+    def settle():
+        core = free.pop()
+        # Linux keeps this by thread, and children inherit it.
+        core is None or os.sched_setaffinity(0, {core})
+
+    with concurrent.futures.ThreadPoolExecutor(len(free), initializer=settle) as pool:
+        futures = {pool.submit(function, run, stop): run for run in runs}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def make_all(runs):
+    """Makes the records that are missing. Raises: Failed."""
+    missing = [run for run in runs if not run.record.exists()]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs have their record.", flush=True)
+    bar = tqdm.tqdm(
+        total=sum(run.images for run in missing),
+        bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
+        dynamic_ncols=True,
+    )
+    needed = {run.source.folder for run in runs if run.source}
+    with bar:
+        for run in with_a_core_each(make, missing):
+            # 78 MB each; what another starts from stays.
+            if run.folder not in needed:
+                for path in run.folder.glob("model.ckpt-*"):
+                    path.unlink()
+            bar.set_postfix_str(f"{run.study}/{run.name}")
+            bar.update(run.images)
+
+
+# --- Verifying ---
+
+
+ASIDE = {"command", "flags", "commit", "versions", "machine", "images_per_second", "wall_seconds"}
+
+
+def differences(record, again):
+    """Names of what differs between two records of the same run, times and place aside."""
+    names = (record.keys() | again.keys()) - ASIDE
+    return sorted(name for name in names if record.get(name) != again.get(name))
+
+
+def verify(runs):
+    """Repeats some records. Raises: Failed, one does not come out as recorded."""
+    small = [
+        run for run in runs
+        if run.record.exists() and run.images <= (FLAGS.verify_images or run.images)
+    ]  # fmt: skip
+    if not small:
+        raise Failed("there is no record to verify: make some first")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    chosen = random.Random(head.stdout.strip()).sample(
+        small, min(len(small), FLAGS.records_to_verify)
+    )
+    failed = []
+    for run in chosen:
+        record = json.loads(run.record.read_text())
+        again = repeated(run)
+        place = f"{run.study}/{run.name}"
+        different = differences(record, again)
+        same_place = all(record.get(n) == again.get(n) for n in ("machine", "versions"))
+        if not different:
+            print(f"{place}: the same bits", flush=True)
+        elif same_place or "diverged" in {*record, *again}:
+            failed.append(f"{place}: {', '.join(different)} came out otherwise")
+        else:
+            # Elsewhere, sums are added up in another order.
+            was, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
+            print(
+                f"{place}: made on {record['machine']['processor']} with TensorFlow"
+                f" {record['versions']['tensorflow']}, so that bits cannot be compared here;"
+                f" accuracy was {was:.4f}, is {now:.4f}",
+                flush=True,
+            )
+            if abs(was - now) > 0.03:
+                failed.append(f"{place}: accuracy {now:.4f} is far from {was:.4f}")
+    if failed:
+        raise Failed("; ".join(failed))
+
+
+def repeated(run):
+    """Makes a run anew, in a folder of its own, on as many cores as for its record."""
+    threads = json.loads(run.record.read_text()).get("machine", {}).get("threads", 1)
+    logdir, records = FLAGS.logdir, FLAGS.records
+    FLAGS.logdir = FLAGS.records = f"{logdir}/verify"
+    try:
+        for one in filter(None, (run.source, run)):
+            shutil.rmtree(one.folder, ignore_errors=True)
+        with restricted_to(threads):
+            return make(run, threading.Event())
+    finally:
+        FLAGS.logdir, FLAGS.records = logdir, records
+
+
+@contextlib.contextmanager
+def restricted_to(threads):
+    """So many cores for this process and its children, where the system can do that."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"reproduce.py: {argv[1]}: not a flag; see --help")
+    os.chdir(ROOT)  # so that commands in records name no folder of this machine
+    out = HERE
+    if FLAGS.quick:
+        out = pathlib.Path("logs/quick")
+        FLAGS.logdir, FLAGS.records = str(out / "runs"), str(out / "records")
+        out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    runs = quick(all_runs()) if FLAGS.quick else all_runs()
+    runs = [run for run in runs if run.study in FLAGS.only]
+    try:
+        if FLAGS.verify:
+            return verify(runs)
+        if not (FLAGS.draw or FLAGS.show):
+            make_all(runs)
+    except Failed as error:
+        sys.exit(f"reproduce.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command goes on from here.")
+    records = report.read_records(pathlib.Path(FLAGS.records))
+    if FLAGS.show:
+        return print(report.tables(records))
+    for path in report.draw(records, out):
+        print(path)
+    page = out / "tables.md" if FLAGS.quick else ROOT / "README.md"
+    report.write_tables(records, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    app.run(main)
