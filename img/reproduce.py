@@ -110,7 +110,7 @@ FEW_SEEDS, FULL_SEEDS, FRESH = range(10), range(5), 100
 HOLDOUT = {"holdout": 10000}
 # Training images: epochs, steps between evaluations. Decided on held-out images
 # (study "epochs") before anything was measured on the test set.
-FEW = {300: (100, 20), 1000: (60, 40), 3000: (40, 80), 10000: (30, 200)}
+FEW = {300: (60, 20), 1000: (50, 40), 3000: (30, 80), 10000: (20, 160)}
 LONG = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
 LEVERS_AT = 1000  # images of study C, D, and E
 LEVERS = {
