@@ -287,6 +287,6 @@ def draw(records, out):
         by_seed = next(stitched[key] for key in full if key[1] == "channel")
         pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
         pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
-    if "B" in records:
+    if len({images for study in "AB" for images, _ in records.get(study, {})}) > 1:
         pictures.append(draw_few(records, out / "few_examples.png"))
     return pictures

@@ -52,7 +52,7 @@ flags.DEFINE_boolean("verify", False, "Repeat some records, which the commit's h
 flags.DEFINE_integer("records_to_verify", 3, "How many.", 1)
 flags.DEFINE_integer("verify_images", 0, "Of runs of at most so many images; 0 for any.", 0)
 flags.DEFINE_integer("jobs", None, "Runs at a time, a core each; by default as many as cores.", 1)
-flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs themselves.")
+flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
 flags.DEFINE_string("records", str(HERE / "records"), "Folder for their records.")
 flags.register_validator(
     "only", lambda names: set(names) <= set(STUDIES), f"must be some of {', '.join(STUDIES)}"
@@ -426,7 +426,7 @@ def main(argv):
     os.chdir(ROOT)  # so that commands in records name no folder of this machine
     out = HERE
     if FLAGS.quick:
-        out = pathlib.Path("logs/quick")
+        out = pathlib.Path(FLAGS.logdir) / "quick"
         FLAGS.logdir, FLAGS.records = str(out / "runs"), str(out / "records")
         out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -24,7 +24,7 @@ def command_of(script, *arguments, prelude=""):
       prelude: Python statements to execute first, in the same process.
     """
     program = (
-        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r})\n{prelude}\n"
+        f"import runpy, sys; sys.path[:0] = {[str((ROOT / script).parent), str(ROOT)]!r}\n{prelude}\n"
         f"sys.argv[0] = {script!r}; runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
     )
     return [sys.executable, "-c", program, *map(str, arguments)]
