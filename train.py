@@ -627,6 +627,8 @@ def trained_alone():
         raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}")
     towers = [v for v in tf.global_variables("network/") if not v.op.name.endswith("/alpha")]
     checkpoint, _ = newest_checkpoint(source, towers)
+    if checkpoint is None:
+        raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
     saver = tf.train.Saver(towers)
     return lambda _, session: saver.restore(session, checkpoint)
 

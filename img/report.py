@@ -276,8 +276,8 @@ def draw(records, out):
     full, pictures = records.get("A", {}), []
     stitched = {
         key: {seed: r for seed, r in by_seed.items() if "curves" in r}
-        for study in records.values() for key, by_seed in study.items()
-    }  # fmt: skip
+        for key, by_seed in full.items()
+    }
     out = pathlib.Path(out)
     if {"none", "channel"} <= {setting for _, setting in full}:
         pictures += [

@@ -151,9 +151,12 @@ def all_runs():
     at = {**few(LEVERS_AT), **HOLDOUT}
     half = {**at, "num_epochs": at["num_epochs"] // 2}
     for seed in FEW_SEEDS:
-        runs += [Run("C", setting, seed, {**given, **at}) for setting, given in LEVERS.items()]
-        alone = Run("C", "alone half", seed, {**NONE, **half})
-        runs += [alone, Run("C", "alone first", seed, half, alone)]
+        runs += [
+            Run("C", f"{LEVERS_AT} {setting}", seed, {**given, **at})
+            for setting, given in LEVERS.items()
+        ]
+        alone = Run("C", f"{LEVERS_AT} alone half", seed, {**NONE, **half})
+        runs += [alone, Run("C", f"{LEVERS_AT} alone first", seed, half, alone)]
     own = {"cross_stitch_own_only": True}
     runs += [
         Run("D", f"{LEVERS_AT} channel own only", seed, {**own, **few(LEVERS_AT)}) for seed in FEW_SEEDS

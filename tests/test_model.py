@@ -511,9 +511,10 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, mon
         for scope, means in session.run(net.stitches).items():
             alpha = session.run(network_variables(net)[f"network/{scope}/alpha"])
             size = len(alpha) // 3
+            start = np.eye(size).reshape([size, size] + [1] * (alpha.ndim - 2))
             for i, j in itertools.product(range(3), range(3)):
                 block = alpha[i * size : (i + 1) * size, j * size : (j + 1) * size]
-                assert (i == j) == bool(np.any(block != np.eye(size)[:, :, None] * (i == j)))
+                assert (i == j) == bool(np.any(block != start * (i == j)))
             assert np.all((means != 0) == np.eye(3, dtype=bool))
 
 

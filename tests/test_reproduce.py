@@ -92,6 +92,7 @@ def test_every_picture_is_drawn_from_the_records(tmp_path):
 
 def test_records_say_how_they_were_made():
     paths = [path for path in (ROOT / "img" / "records").glob("*/*.json")]
+    assert paths
     for path in paths:
         record = json.loads(path.read_text())
         assert record["command"].startswith("python train.py ")
@@ -145,7 +146,7 @@ def test_a_study_that_is_killed_goes_on_and_its_records_are_verified(fashion_mni
 
 
 def test_a_record_of_the_study_is_made_again(fashion_mnist):
-    verified = reproduce("--verify", "--records_to_verify=1", "--verify_images=100000")
+    verified = reproduce("--verify", "--records_to_verify=1", "--only=B", "--verify_images=60000")
     assert verified.returncode == 0, verified.stderr
     assert "the same bits" in verified.stdout or "bits cannot be compared" in verified.stdout
 
