@@ -1,7 +1,7 @@
 """Makes every number and picture of the README's results again.
 
     python img/reproduce.py                # all of it: days on two cores
-    python img/reproduce.py --only=A,few   # some of its studies
+    python img/reproduce.py --only=A,B     # some of its studies
     python img/reproduce.py --quick        # the same in minutes, on few images
     python img/reproduce.py --draw         # tables and pictures alone, from the records
     python img/reproduce.py --verify       # repeats three records, compares the bits
@@ -109,10 +109,10 @@ SHARING = {
 FEW_SEEDS, FULL_SEEDS, FRESH = range(10), range(5), 100
 HOLDOUT = {"holdout": 10000}
 # Training images: epochs, steps between evaluations. Decided on held-out images
-# (study "epochs") before anything was measured on the test set.
+# (study "epochs"), but for 10,000, which is a guess until its runs are made.
 FEW = {300: (60, 20), 1000: (50, 40), 3000: (30, 80), 10000: (20, 160)}
 LONG = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
-LEVERS_AT = 1000  # images of study C, D, and E
+LEVERS_AT = 1000  # images of study C, and of D with channel units
 LEVERS = {
     "none": NONE,
     "channel": {},
