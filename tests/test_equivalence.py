@@ -104,7 +104,7 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
             free = tf.get_variable("free", initializer=start)
             loss = tf.reduce_sum(slope * decayed**2) + tf.reduce_sum(slope * free)
             if ours:
-                step = model.Adam(0.01, {"decayed": 0.5}).minimize(loss)
+                step = model.Adam(0.01, {"decayed": 0.5}, {}).minimize(loss)
             else:
                 step = tf.train.AdamOptimizer(0.01).minimize(loss + 0.5 * tf.nn.l2_loss(decayed))
             session.run(tf.global_variables_initializer())
