@@ -476,11 +476,13 @@ def load(
     if holdout:
         left = len(train.images) - holdout
         if left <= 0:
-            raise DataError(f"{holdout:,} images to hold out: there are {len(train.images):,}")
+            raise DataError(
+                f"holdout={holdout}: must leave some of the {len(train.images):,} images"
+            )
         test = Split(train.images[left:], train.articles[left:])
         train = Split(train.images[:left], train.articles[:left])
     if train_examples > len(train.images):
-        raise DataError(f"{train_examples:,} images to train on: there are {len(train.images):,}")
+        raise DataError(f"train_examples={train_examples}: there are {len(train.images):,}")
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
     by_name = {task.name: task for task in TASKS}

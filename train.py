@@ -170,6 +170,7 @@ LIMITS = {
         "must be 2 or more, so that one is left where the newest is damaged",
     ),
     "data_dir": (lambda v: v != "", "must name a folder"),
+    "init_from": (lambda v: v != "", "must name the folder of a finished run"),
     "export_dir": (
         lambda v: v is None or v != "" and not os.path.exists(os.path.expanduser(v)),
         "must name a folder that does not exist yet",
@@ -281,6 +282,8 @@ def check_settings(run_dir, dataset):
     """
     left = [path for pattern in LEFT for path in run_dir.glob(pattern)]
     record = run_dir / SETTINGS
+    if FLAGS.init_from and (FLAGS.overwrite or not left):
+        check_source(dataset)  # before anything is deleted or written
     if FLAGS.overwrite:
         record.unlink(missing_ok=True)
         for path in left:
@@ -294,6 +297,8 @@ def check_settings(run_dir, dataset):
     bearing = {name: value for name, value in flag_values().items() if name not in aside}
     settings = {**bearing, "dataset": dataset.name, "data": dataset.fingerprint()}
     before = read_json(record) if record.exists() else settings
+    # A flag that the program had not yet, had no effect either.
+    before = {name: FLAGS[name].default for name in bearing} | before
     differences = [
         f"{f'--{name}=' if name in FLAGS else f'{name} '}{before.get(name)}, now {settings.get(name)}"
         for name in {**before, **settings}
@@ -371,6 +376,23 @@ def flush(writer, run_dir):
             f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can, the"
             " same command goes on from the last checkpoint."
         ) from error
+
+
+def check_source(dataset):
+    """Returns: the folder --init_from, of a finished run whose towers can be taken.
+
+    Raises: RunError, it is not finished, was stitched, or differs in its tasks or data.
+    """
+    source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
+    if not (source / RESULTS).exists():
+        raise RunError(f"--init_from={source}: not the folder of a finished run")
+    settings = read_json(source / SETTINGS)
+    wanted = {name: FLAGS[name].value for name in ("tasks", "hard_sharing", "holdout")}
+    wanted |= {"cross_stitch": False, "dataset": dataset.name}
+    differing = [f"--{name}={v}" for name, v in wanted.items() if settings.get(name) != v]
+    if differing:
+        raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}")
+    return source
 
 
 # --- The session's hooks ---
@@ -459,9 +481,11 @@ class EvaluationHook(tf.train.SessionRunHook):
 
 
 def diverged(what, step):
+    faster = FLAGS.cross_stitch_learning_rate_scale > 1
+    rate = "--cross_stitch_learning_rate_scale" if faster else "--learning_rate"
     return (
         f"the {what} became NaN or infinite at step {step:,}, and training ends there; it was not"
-        " saved. Try a lower --learning_rate."
+        f" saved. Try a lower {rate}."
     )
 
 
@@ -608,27 +632,21 @@ def signals_noted():
             signal.signal(number, handler)
 
 
-def trained_alone():
-    """Finds the towers of the finished run --init_from, for the default graph.
+def trained_alone(source):
+    """Finds the towers of a finished run, for the default graph.
 
-    Returns: what a scaffold takes as init_fn, or None without that flag.
-    Raises: RunError, it is not finished, was stitched, or differs in its tasks.
+    Returns: what a scaffold takes as init_fn.
+    Raises: RunError, it has no checkpoint that is whole and fits.
     """
-    if not FLAGS.init_from:
-        return None
-    source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
-    if not (source / RESULTS).exists():
-        raise RunError(f"--init_from={source}: not the folder of a finished run")
-    settings = read_json(source / SETTINGS)
-    wanted = {name: FLAGS[name].value for name in ("tasks", "hard_sharing", "holdout")}
-    wanted["cross_stitch"] = False
-    differing = [f"--{name}={v}" for name, v in wanted.items() if settings.get(name) != v]
-    if differing:
-        raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}")
     towers = [v for v in tf.global_variables("network/") if not v.op.name.endswith("/alpha")]
-    checkpoint, _ = newest_checkpoint(source, towers)
+    try:
+        checkpoint, _ = newest_checkpoint(source, towers)
+    except RunError:  # whose advice is for a run's own folder
+        checkpoint = None
     if checkpoint is None:
-        raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
+        raise RunError(
+            f"--init_from={source}: none of its checkpoints can be used. Train it again."
+        )
     saver = tf.train.Saver(towers)
     return lambda _, session: saver.restore(session, checkpoint)
 
@@ -658,7 +676,8 @@ def train(net, dataset, run_dir, last_step, config):
         # The damaged ones count as oldest, and go first.
         whole = checkpoints.index(newest) if newest else 0
         saver.recover_last_checkpoints(checkpoints[:whole] + checkpoints[whole:][::-1])
-        init_fn = None if newest else trained_alone()
+        borrows = FLAGS.init_from and not newest
+        init_fn = trained_alone(check_source(dataset)) if borrows else None
         scaffold = tf.train.Scaffold(init_op=net.initializer, init_fn=init_fn, saver=saver)
         evaluation = EvaluationHook(net, dataset, run_dir, last_step)
         progress = ProgressHook(net, dataset, evaluation, last_step)
@@ -685,9 +704,15 @@ def train(net, dataset, run_dir, last_step, config):
 
 @contextlib.contextmanager
 def restored(graph, run_dir):
-    """A session with the newest checkpoint's values in the graph's variables. Yields: it."""
+    """A session with the newest checkpoint's values in the graph's variables.
+
+    Yields: it. Raises: RunError, there is no checkpoint.
+    """
     with graph.as_default(), tf.Session(graph=graph) as session:
-        tf.train.Saver().restore(session, newest_checkpoint(run_dir)[0])
+        checkpoint, _ = newest_checkpoint(run_dir)
+        if checkpoint is None:
+            raise RunError(f"{run_dir}: its checkpoints are gone. Train it anew with --overwrite.")
+        tf.train.Saver().restore(session, checkpoint)
         yield session
 
 
@@ -735,14 +760,21 @@ def machine():
 
 
 def commit():
-    """The commit of this program, marked where files differ from it; None if unknown."""
+    """The commit of this program, marked where its files differ; None if unknown."""
     here = pathlib.Path(__file__).resolve().parent
-    command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     # No commit of a repository that this program merely lies in.
     own = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parent)}
-    try:
-        output = subprocess.check_output(command, cwd=here, env=own, stderr=subprocess.DEVNULL)
+
+    def git(*command):
+        output = subprocess.check_output(
+            ["git", *command], cwd=here, env=own, stderr=subprocess.DEVNULL
+        )
         return output.decode().strip()
+
+    try:
+        # Of the program alone: the study that runs it writes pictures beside it.
+        changed = git("status", "--porcelain", "--", "train.py", "model.py", "data.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -257,16 +257,18 @@ def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
 
 
 def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs, tmp_path):
-    for source, words in (
-        (tmp_path, ["not the folder of a finished run"]),
-        (runs[0] / CHANNEL, ["--cross_stitch=False"]),
-    ):
-        refused = run(tmp_path, "--dataset=synthetic", f"--init_from={source}", prelude=MEDIUM)
-        assert_one_sentence(refused, "--init_from", str(source), *words)
     (alone,) = runs[0].glob("synthetic-none*")
-    refused = run(tmp_path, "--dataset=synthetic", "--tasks=group,article", f"--init_from={alone}",
-                  prelude=MEDIUM)  # fmt: skip
-    assert_one_sentence(refused, "--init_from", "--tasks=group,article")
+    there = shutil.copytree(runs[0] / CHANNEL, tmp_path / "synthetic-there")
+    for source, words, given in (
+        (tmp_path, ["not the folder of a finished run"], []),
+        (runs[0] / CHANNEL, ["--cross_stitch=False"], []),
+        (alone, ["--tasks=group,article"], ["--tasks=group,article"]),
+    ):
+        refused = run(tmp_path, "--dataset=synthetic", f"--init_from={source}", *given,
+                      "--overwrite", f"--run_name={there.name}", prelude=MEDIUM)  # fmt: skip
+        assert_one_sentence(refused, "--init_from", str(source), *words)
+    # What was to be overwritten is still all there.
+    assert {p.name for p in there.iterdir()} == {p.name for p in (runs[0] / CHANNEL).iterdir()}
 
 
 # --- The model taken away ---
@@ -359,6 +361,13 @@ def test_only_a_finished_run_is_evaluated(tmp_path):
     finished = run(tmp_path, "--dataset=synthetic", "--eval_only", prelude=SMALL)
     assert_one_sentence(finished, "not a finished run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_checkpoints_is_neither_evaluated_nor_exported(runs, tmp_path):
+    shutil.copytree(runs[0] / CHANNEL, tmp_path / CHANNEL, ignore=shutil.ignore_patterns("*ckpt*"))
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=25", "--eval_every=10",
+                   "--batch_norm_decay=0.8", "--eval_only", prelude=MEDIUM)  # fmt: skip
+    assert_one_sentence(finished, CHANNEL, "checkpoints are gone", "--overwrite")
 
 
 # --- TensorBoard ---
