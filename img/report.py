@@ -35,15 +35,22 @@ def read_curves(folder):
     }
 
 
+class Unusable(Exception):
+    """A file is not what it should be; the message is one sentence for the user."""
+
+
 def read_records(folder):
     """Returns: study -> (images, setting) -> seed -> record, in the order of the seeds.
 
     `images` is the number of training images; settings are named as in reproduce.py,
-    without that number.
+    without that number. Raises: Unusable.
     """
     records = {}
     for path in sorted(folder.glob("*/*.json")):
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_text())
+        except ValueError:
+            raise Unusable(f"{path}: damaged. Delete it, to make it again.") from None
         images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
         key = int(images or 60000), setting
         records.setdefault(path.parent.name, {}).setdefault(key, {})[record["seed"]] = record
@@ -68,7 +75,7 @@ def interval(values, sign=""):
     """Mean and interval of shares of 1, in percent."""
     if not len(values):
         return "–"
-    mean, half = 100 * np.mean(values), 100 * half_width(values)
+    mean, half = round(100 * np.mean(values), 2) + 0.0, 100 * half_width(values)  # no -0.00
     return f"{mean:{sign}.2f}" + ("" if np.isnan(half) else f" ± {half:.2f}")
 
 
@@ -88,15 +95,20 @@ def paired(by_seed, others, task="mean"):
     ]
 
 
+def those_that_ended(groups):
+    """Groups without the runs that diverged."""
+    return {
+        key: {seed: r for seed, r in by_seed.items() if "diverged" not in r}
+        for key, by_seed in groups.items()
+    }
+
+
 def table(groups, baselines):
     """A study's table in Markdown: percent, mean over seeds ± 95 % interval.
 
     Args: groups, (images, setting) -> seed -> record; baselines, settings.
     """
-    ended = {
-        key: {seed: r for seed, r in by_seed.items() if "diverged" not in r}
-        for key, by_seed in groups.items()
-    }
+    ended = those_that_ended(groups)
     first = next(iter(record for by_seed in ended.values() for record in by_seed.values()))
     tasks = list(first["accuracy_test_last"])
     by_article = [t for t in tasks if f"accuracy_test_{t}_by_article" in first["curves"]]
@@ -111,10 +123,9 @@ def table(groups, baselines):
         row = [f"{images:,}", setting, f"{len(by_seed)}" + (f", {lost} diverged" if lost else "")]
         row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
         for name in baselines:
-            same = name == setting
-            row.append(
-                "" if same else interval(paired(by_seed, ended.get((images, name), {})), "+")
-            )
+            gains = paired(by_seed, ended.get((images, name), {}))
+            fewer = f" ({len(gains)} seeds)" if 0 < len(gains) < len(by_seed) else ""
+            row.append("" if name == setting else interval(gains, "+") + fewer)
         for task in by_article:
             gains = [
                 accuracy(r, f"{task}_by_article") - accuracy(r, task) for r in by_seed.values()
@@ -147,15 +158,19 @@ def tables(records):
 
 
 def write_tables(records, page):
-    """Puts each table between its two marks in a page, or makes a page of them all."""
-    if not page.exists() or "<!-- table" not in (text := page.read_text()):
-        page.write_text(tables(records) + "\n")
-        return
+    """Puts each table between its two marks in a page. Raises: Unusable, it has none."""
+    text = page.read_text()
     for study, rows in study_tables(records).items():
         marks = f"<!-- table {study} -->", "<!-- end of table -->"
         pattern = f"{marks[0]}.*?{marks[1]}"
-        text = re.sub(pattern, lambda _: f"{marks[0]}\n{rows}\n{marks[1]}", text, flags=re.S)
-    page.write_text(text)
+        text, found = re.subn(
+            pattern, lambda _: f"{marks[0]}\n{rows}\n{marks[1]}", text, flags=re.S
+        )
+        if not found:
+            raise Unusable(f"{page}: no place for a table; put {' and '.join(marks)} in it.")
+    draft = page.with_suffix(".part")
+    draft.write_text(text)
+    draft.replace(page)
 
 
 # --- Pictures ---
@@ -168,7 +183,7 @@ def curve(record, tag):
 
 def band(axes, by_seed, tag, colour, label, smoothing=0.6):
     """Single runs faint and raw; their smoothed mean, and one deviation to both sides."""
-    runs = [curve(record, tag) for record in by_seed.values() if "curves" in record]
+    runs = [curve(record, tag) for record in by_seed.values()]
     for steps, values in runs:
         axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
     smoothed = np.array([plot.smooth(values, smoothing) for _, values in runs])
@@ -210,6 +225,7 @@ def draw_curves(groups, path, tag, label, corner, beyond):
 def draw_few(records, path):
     """Accuracy, and the paired gain over none, against the number of training images."""
     groups = {**records.get("A", {}), **records.get("B", {})}
+    groups = {key: by_seed for key, by_seed in groups.items() if by_seed}
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(8, 7), dpi=120, sharex=True, height_ratios=[3, 2]
     )
@@ -273,18 +289,14 @@ def draw_spread(by_seed, path):
 
 def draw(records, out):
     """Draws all pictures for which there are records. Returns: their paths."""
-    full, pictures = records.get("A", {}), []
-    stitched = {
-        key: {seed: r for seed, r in by_seed.items() if "curves" in r}
-        for key, by_seed in full.items()
-    }
-    out = pathlib.Path(out)
-    if {"none", "channel"} <= {setting for _, setting in full}:
+    records = {study: those_that_ended(groups) for study, groups in records.items()}
+    full, pictures, out = records.get("A", {}), [], pathlib.Path(out)
+    if {"none", "channel"} <= {setting for (_, setting), by_seed in full.items() if by_seed}:
         pictures += [
             draw_curves(full, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        by_seed = next(stitched[key] for key in full if key[1] == "channel")
+        by_seed = next(full[key] for key in full if key[1] == "channel")
         pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
         pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
     if len({images for study in "AB" for images, _ in records.get(study, {})}) > 1:

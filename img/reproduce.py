@@ -28,6 +28,7 @@ import threading
 import time
 import typing
 
+import filelock
 import numpy as np
 import report
 import tqdm
@@ -83,6 +84,11 @@ class Run(typing.NamedTuple):
     @property
     def folder(self):
         return pathlib.Path(FLAGS.logdir) / self.study / self.name
+
+    @property
+    def whole(self):
+        """Has ended, and still has its weights."""
+        return (self.folder / "results.json").exists() and any(self.folder.glob("model.ckpt-*"))
 
     @property
     def images(self):
@@ -183,6 +189,12 @@ def all_runs():
     return runs
 
 
+QUICK_SAYS = (
+    "These runs took a few steps on 256 images, whatever the tables call them: they show that"
+    " everything works, and nothing else.\n\n"
+)
+
+
 def quick(runs):
     """Two seeds of each setting, a few steps long. They say nothing but that all works."""
     small = {"train_examples": 256, "batch_norm_decay": 0.5, "num_epochs": 3, "eval_every": 2}
@@ -261,23 +273,29 @@ def train(run, stop):
 
     Raises: Failed.
     """
-    if run.source and not (run.source.folder / "results.json").exists():
-        train(run.source, stop)
+    if run.source and not run.source.whole:
+        diverged = train(run.source, stop)
+        if diverged:
+            return diverged
+    if (run.folder / "results.json").exists() and not run.whole:
+        shutil.rmtree(run.folder)  # its record is lost, and cannot be had from what is left
     run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = run.folder.parent / f"{run.name}.log"
+    command = [sys.executable, "train.py", *run.command()]
     while not stop.is_set():
-        log = run.folder.with_suffix(".log")
-        command = [sys.executable, "train.py", *run.command()]
         with (
             log.open("wb") as output,
             subprocess.Popen(command, stdout=output, stderr=output) as process,
         ):
-            while process.poll() is None:
-                if stop.wait(0.2):
-                    process.terminate()
-                    process.wait()
+            try:
+                while process.poll() is None and not stop.wait(0.2):
+                    pass
+            finally:
+                process.terminate()  # where it has not ended
         if process.returncode == 0:
             return None
-        lines = [*log.read_text().splitlines(), "train.py: ended without a word"]
+        said = log.read_text(errors="replace").splitlines()
+        lines = [*said, "train.py: ended without a word"]
         said = next(line for line in lines if line.startswith("train.py: "))
         if "NaN or infinite" in said:
             return said
@@ -289,7 +307,7 @@ def train(run, stop):
 
 
 def make(run, stop):
-    """Makes a run's record. What is left of its folder is its event files."""
+    """Makes a run's record. Returns: it."""
     diverged = train(run, stop)
     if diverged:
         record = {
@@ -328,22 +346,44 @@ def with_a_core_each(function, runs):
             pool.shutdown(cancel_futures=True)
 
 
+def check(runs):
+    """Raises: Failed, a record was made by another command than its run's."""
+
+    def bearing(command):
+        return {
+            argument for argument in command
+            if not argument.startswith(("--logdir=", "--run_name=", "--init_from="))
+        }  # fmt: skip
+
+    for run in runs:
+        if run.record.exists():
+            given = json.loads(run.record.read_text())["command"].split()[2:]
+            if bearing(given) != bearing(run.command()):
+                raise Failed(f"{run.record}: made by other flags. Delete it, to make it again.")
+
+
+def prune(runs, kept):
+    """Deletes the checkpoints of runs that have their record, 78 MB each, but for some folders."""
+    for run in runs:
+        if run.record.exists() and run.folder not in kept:
+            for path in run.folder.glob("model.ckpt-*"):
+                path.unlink()
+
+
 def make_all(runs):
     """Makes the records that are missing. Raises: Failed."""
     missing = [run for run in runs if not run.record.exists()]
+    needed = {run.source.folder for run in missing if run.source}
+    prune(runs, needed)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs have their record.", flush=True)
     bar = tqdm.tqdm(
         total=sum(run.images for run in missing),
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,
     )
-    needed = {run.source.folder for run in runs if run.source}
     with bar:
         for run in with_a_core_each(make, missing):
-            # 78 MB each; what another starts from stays.
-            if run.folder not in needed:
-                for path in run.folder.glob("model.ckpt-*"):
-                    path.unlink()
+            prune([run], needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")
             bar.update(run.images)
 
@@ -358,6 +398,11 @@ def differences(record, again):
     """Names of what differs between two records of the same run, times and place aside."""
     names = (record.keys() | again.keys()) - ASIDE
     return sorted(name for name in names if record.get(name) != again.get(name))
+
+
+def place_of(record):
+    """What decides how sums are added up; as far as a record tells."""
+    return record.get("machine"), record.get("versions", {}).get("tensorflow")
 
 
 def verify(runs):
@@ -378,7 +423,7 @@ def verify(runs):
         again = repeated(run)
         place = f"{run.study}/{run.name}"
         different = differences(record, again)
-        same_place = all(record.get(n) == again.get(n) for n in ("machine", "versions"))
+        same_place = place_of(record) == place_of(again)
         if not different:
             print(f"{place}: the same bits", flush=True)
         elif same_place or "diverged" in {*record, *again}:
@@ -441,21 +486,37 @@ def main(argv):
     most = FLAGS.seeds or len(runs)
     runs = [run for run in runs if run.study in FLAGS.only and run.seed % FRESH < most]
     try:
-        if FLAGS.verify:
-            return verify(runs)
-        if not (FLAGS.draw or FLAGS.show):
-            make_all(runs)
-    except Failed as error:
+        act(runs, out)
+    except (Failed, report.Unusable) as error:
         sys.exit(f"reproduce.py: {error}")
+    except filelock.Timeout:
+        sys.exit(f"reproduce.py: {FLAGS.logdir}: another process is at it. Wait, or end that one.")
+    except OSError as error:
+        sys.exit(f"reproduce.py: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from here.")
+
+
+def act(runs, out):
+    """Does what the flags ask. Raises: Failed; report.Unusable; filelock.Timeout; OSError."""
     records = report.read_records(pathlib.Path(FLAGS.records))
+    check(runs)
     if FLAGS.show:
         return print(report.tables(records))
+    if not FLAGS.draw:
+        pathlib.Path(FLAGS.logdir).mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
+            if FLAGS.verify:
+                return verify(runs)
+            make_all(runs)
+        records = report.read_records(pathlib.Path(FLAGS.records))
     for path in report.draw(records, out):
         print(path)
     page = out / "tables.md" if FLAGS.quick else ROOT / "README.md"
-    report.write_tables(records, page)
+    if FLAGS.quick:
+        page.write_text(QUICK_SAYS + report.tables(records) + "\n")
+    else:
+        report.write_tables(records, page)
     print(page)
 
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 import urllib.request
 
@@ -114,12 +115,16 @@ def served(**runs):
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=folder, stderr=pipe, text=True) as process:
             try:
-                address = next(line for line in process.stderr if "http://" in line)
+                address = next((line for line in process.stderr if "http://" in line), None)
+                if not address:
+                    sys.exit("screenshots.py: TensorBoard does not start: try it by hand")
                 address = "http:" + address.partition("http:")[2].split()[0]
                 # Its data come a little later than its pages.
-                with urllib.request.urlopen(f"{address}data/runs") as answer:
-                    while list(runs)[-1].encode() not in answer.read():
-                        answer = urllib.request.urlopen(f"{address}data/runs")
+                last, patience = list(runs)[-1].encode(), time.monotonic() + SECONDS
+                while last not in urllib.request.urlopen(f"{address}data/runs").read():
+                    if time.monotonic() > patience:
+                        sys.exit("screenshots.py: TensorBoard does not find the runs")
+                    time.sleep(0.2)
                 yield address
             finally:
                 process.terminate()

@@ -1,6 +1,8 @@
 """The study: its records, what is computed from them, and that they can be made again."""
 
 import json
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +55,7 @@ def test_gains_are_paired_by_seed():
                    channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0)})  # fmt: skip
     row = cells(report.table(groups, ["none"]), "channel")
     # 1 and 3 points, of the two seeds that both have, however wide the seeds lie.
-    assert row["mean, against none"] == "+2.00 ± 12.71"
+    assert row["mean, against none"] == "+2.00 ± 12.71 (2 seeds)"
 
 
 def test_what_one_seed_says_has_no_interval_and_a_missing_run_no_figure():
@@ -67,6 +69,36 @@ def test_a_run_that_diverged_is_counted_and_not_averaged():
     groups[1000, "none"][2] = {"seed": 2, "diverged": "the loss became NaN"}
     row = cells(report.table(groups, []), "none")
     assert row["seeds"] == "2, 1 diverged" and row["article"].startswith("75.00")
+
+
+def test_no_loss_is_written_as_minus_nothing():
+    groups = study(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
+    assert cells(report.table(groups, ["none"]), "channel")["mean, against none"] == "+0.00"
+
+
+def test_pictures_leave_out_what_diverged(tmp_path):
+    groups = study(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)})
+    more = {(300, setting): dict(runs) for (_, setting), runs in groups.items()}
+    for by_seed in more.values():
+        by_seed[1] = {"seed": 1, "diverged": "the loss became NaN"}
+    (picture,) = report.draw({"B": {**groups, **more}}, tmp_path)
+    assert picture.name == "few_examples.png" and picture.exists()
+
+
+def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path):
+    page, records = tmp_path / "page.md", {"B": study(none={0: (0.7, 0.9)})}
+    page.write_text("Before\n<!-- table B -->\nold\n<!-- end of table -->\nAfter\n")
+    report.write_tables(records, page)
+    lines = page.read_text().splitlines()
+    assert lines[:2] == ["Before", "<!-- table B -->"] and lines[-2:] == [
+        "<!-- end of table -->",
+        "After",
+    ]
+    assert cells("\n".join(lines[2:-2]), "none")["mean"] == "80.00"
+    page.write_text("somebody's page")
+    with pytest.raises(report.Unusable, match="<!-- table B -->"):
+        report.write_tables(records, page)
+    assert page.read_text() == "somebody's page"
 
 
 def test_the_group_read_off_the_article_is_compared_with_the_groups_tower():
@@ -149,6 +181,20 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist):
     verified = reproduce("--verify", "--records_to_verify=1", "--only=B", "--verify_images=60000")
     assert verified.returncode == 0, verified.stderr
     assert "the same bits" in verified.stdout or "bits cannot be compared" in verified.stdout
+
+
+def test_records_are_those_of_the_commands_of_the_study(tmp_path):
+    shown = reproduce("--show")
+    assert shown.returncode == 0, shown.stderr
+    copied = pathlib.Path(shutil.copytree(ROOT / "img" / "records", tmp_path / "records"))
+    other = sorted(copied.glob("B/*none-seed0.json"))[0]
+    other.write_text(other.read_text().replace(" --num_epochs=", " --num_epochs=9"))
+    refused = reproduce("--show", f"--records={copied}")
+    assert refused.returncode == 1 and f"{other}: made by other flags" in refused.stderr
+    other.write_text("{")
+    refused = reproduce("--show", f"--records={copied}")
+    assert refused.returncode == 1 and f"{other}: damaged" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(
