@@ -18,7 +18,7 @@ COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
 # Study: settings that the others are compared with, seed by seed.
 BASELINES = {"A": ["none"], "B": ["none"], "C": ["none", "channel"]}
-BASELINES |= {"D": ["none", "channel"], "E": ["none"], "epochs": []}
+BASELINES |= {"best": ["none"], "D": ["none", "channel"], "E": ["none"], "epochs": []}
 
 
 def read_curves(folder):
@@ -206,14 +206,15 @@ def finished(figure, axes, path):
 
 
 def draw_curves(groups, path, tag, label, corner, beyond):
-    """With and without units over training, all images."""
+    """With and without units over training."""
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    names = {"none": "without", "channel": "with channel units"}
     seen = [
-        band(axes, groups[key], tag, COLOURS[key[1]], names[key[1]])
-        for key in sorted(groups, reverse=True)
-        if key[1] in names
-    ]
+        band(axes, by_seed, tag, *(
+            (COLOURS["none"], "without") if setting == "none"
+            else (COLOURS["channel"], f"with units: {setting}")
+        ))
+        for setting, by_seed in groups.items()
+    ]  # fmt: skip
     # The first evaluations lie far off and would flatten all the rest.
     low, high = (np.percentile(np.concatenate(seen), q) for q in (beyond[0], 100 - beyond[1]))
     margin = 0.05 * (high - low) or 0.01
@@ -287,16 +288,29 @@ def draw_spread(by_seed, path):
     return finished(figure, axes, path)
 
 
+def all_images(records):
+    """Runs on all images, of study A where it has been made, without units and with.
+
+    Returns: two settings, "none" first -> seed -> record; empty where one is missing.
+    """
+    for study in ("A", "best"):
+        groups = {s: runs for (n, s), runs in records.get(study, {}).items() if n == 60000 and runs}
+        stitched = [s for s in groups if s == "channel" or study == "best" and s != "none"]
+        if "none" in groups and stitched:
+            return {setting: groups[setting] for setting in ("none", stitched[0])}
+    return {}
+
+
 def draw(records, out):
     """Draws all pictures for which there are records. Returns: their paths."""
     records = {study: those_that_ended(groups) for study, groups in records.items()}
-    full, pictures, out = records.get("A", {}), [], pathlib.Path(out)
-    if {"none", "channel"} <= {setting for (_, setting), by_seed in full.items() if by_seed}:
+    full, pictures, out = all_images(records), [], pathlib.Path(out)
+    if full:
         pictures += [
             draw_curves(full, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        by_seed = next(full[key] for key in full if key[1] == "channel")
+        by_seed = full[max(full, key=lambda setting: setting != "none")]
         pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
         pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
     if len({images for study in "AB" for images, _ in records.get(study, {})}) > 1:
