@@ -310,7 +310,7 @@ def draw(records, out):
             draw_curves(full, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        by_seed = full[max(full, key=lambda setting: setting != "none")]
+        _, by_seed = full.values()
         pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
         pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
     if len({images for study in "AB" for images, _ in records.get(study, {})}) > 1:
