@@ -476,9 +476,7 @@ def load(
     if holdout:
         left = len(train.images) - holdout
         if left <= 0:
-            raise DataError(
-                f"holdout={holdout}: must leave some of the {len(train.images):,} images"
-            )
+            raise DataError(f"holdout={holdout}: there are {len(train.images):,} images in all")
         test = Split(train.images[left:], train.articles[left:])
         train = Split(train.images[:left], train.articles[:left])
     if train_examples > len(train.images):
