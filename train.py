@@ -282,8 +282,10 @@ def check_settings(run_dir, dataset):
     """
     left = [path for pattern in LEFT for path in run_dir.glob(pattern)]
     record = run_dir / SETTINGS
+    # Before anything is deleted or written.
     if FLAGS.init_from and (FLAGS.overwrite or not left):
-        check_source(dataset)  # before anything is deleted or written
+        if check_source(dataset).resolve() == run_dir.resolve():
+            raise RunError(f"--init_from={run_dir}: the run's own folder. Say another --run_name.")
     if FLAGS.overwrite:
         record.unlink(missing_ok=True)
         for path in left:
@@ -386,10 +388,12 @@ def check_source(dataset):
     source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
     if not (source / RESULTS).exists():
         raise RunError(f"--init_from={source}: not the folder of a finished run")
-    settings = read_json(source / SETTINGS)
+    if not any(source.glob("model.ckpt-*.index")):
+        raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
     wanted = {name: FLAGS[name].value for name in ("tasks", "hard_sharing", "holdout")}
     wanted |= {"cross_stitch": False, "dataset": dataset.name}
-    differing = [f"--{name}={v}" for name, v in wanted.items() if settings.get(name) != v]
+    settings = {name: FLAGS[name].default for name in wanted} | read_json(source / SETTINGS)
+    differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
     if differing:
         raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}")
     return source
@@ -773,15 +777,16 @@ def commit():
 
     try:
         # Of the program alone: the study that runs it writes pictures beside it.
-        changed = git("status", "--porcelain", "--", "train.py", "model.py", "data.py")
+        program = ("train.py", "model.py", "data.py")
+        changed = git("--no-optional-locks", "status", "--porcelain", "--", *program)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def make_results(dataset, run_dir, step, images_per_second, stitches, wall_seconds):
-    """What results.json holds. Accuracies and loss are read back from the event
-    files, which a resumed run continues; times are those of the last sitting."""
+def make_results(dataset, run_dir, step, images_per_second, stitches, wall_seconds, version):
+    """What results.json holds. Accuracies and loss are read back from the event files,
+    which a resumed run continues; times and commit are those of the last sitting."""
     curves = scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
@@ -795,7 +800,7 @@ def make_results(dataset, run_dir, step, images_per_second, stitches, wall_secon
             **{name: importlib.metadata.version(name) for name in libraries},
         },
         "machine": machine(),
-        "commit": commit(),
+        "commit": version,
         "global_step": step,
         "loss_total": curves["loss_total"][-1],
         "accuracy_test": {name: values[-1] for name, values in tests.items()},
@@ -869,6 +874,7 @@ def build(dataset):
 def train_and_report(dataset, run_dir, last_step, config, started):
     """Trains a run to its end and writes its results, or exits where a signal asks for it."""
     print(f"Writing to {run_dir}\nTo watch: tensorboard --logdir={FLAGS.logdir}", flush=True)
+    version = commit()  # before somebody makes the next one
     net = build(dataset)
     step, stopped_by, images_per_second, stitches = train(net, dataset, run_dir, last_step, config)
     if stopped_by:
@@ -879,7 +885,7 @@ def train_and_report(dataset, run_dir, last_step, config, started):
         )
         sys.exit(128 + stopped_by)  # what a shell reports of a process that a signal ended
     seconds = time.perf_counter() - started
-    results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds)
+    results = make_results(dataset, run_dir, step, images_per_second, stitches, seconds, version)
     write_json(run_dir / RESULTS, results)
     print("\n" + table(results))
 

@@ -49,11 +49,12 @@ def read_records(folder):
     for path in sorted(folder.glob("*/*.json")):
         try:
             record = json.loads(path.read_text())
-        except ValueError:
+            images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
+            seed, _ = record["seed"], record["command"]
+        except (ValueError, KeyError, TypeError):
             raise Unusable(f"{path}: damaged. Delete it, to make it again.") from None
-        images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
         key = int(images or 60000), setting
-        records.setdefault(path.parent.name, {}).setdefault(key, {})[record["seed"]] = record
+        records.setdefault(path.parent.name, {}).setdefault(key, {})[seed] = record
     for groups in records.values():
         for key, by_seed in groups.items():
             groups[key] = dict(sorted(by_seed.items()))
@@ -112,7 +113,8 @@ def table(groups, baselines):
     first = next(iter(record for by_seed in ended.values() for record in by_seed.values()))
     tasks = list(first["accuracy_test_last"])
     by_article = [t for t in tasks if f"accuracy_test_{t}_by_article" in first["curves"]]
-    header = ["training images", "setting", "seeds", *tasks]
+    held_out = " (held-out)" if first.get("flags", {}).get("holdout") else ""
+    header = ["training images", "setting", "seeds", *(task + held_out for task in tasks)]
     header += [f"mean, against {name}" for name in baselines]
     header += [f"{t} read off article, against {t}" for t in by_article]
     lines = [header, ["---"] * len(header)]
@@ -138,6 +140,8 @@ def table(groups, baselines):
 def study_tables(records):
     """Returns: study -> its table, for studies that have a run."""
     groups = {study: dict(keys) for study, keys in records.items()}
+    # Five evaluations in all, so that their mean is not that of an end: it lends its towers.
+    groups["C"] = {key: g for key, g in groups.get("C", {}).items() if key[1] != "alone half"}
     if "D" in groups:  # its units are compared with those of B
         images = {n for n, _ in groups["D"]}
         groups["D"] |= {
@@ -157,17 +161,25 @@ def tables(records):
     return "\n\n".join(f"{study}\n\n{text}" for study, text in study_tables(records).items())
 
 
-def write_tables(records, page):
-    """Puts each table between its two marks in a page. Raises: Unusable, it has none."""
-    text = page.read_text()
-    for study, rows in study_tables(records).items():
+def places(page, studies):
+    """Where a page has two marks around each study's table. Raises: Unusable, it has not.
+
+    Returns: study -> the match, whose groups are mark, table and mark.
+    """
+    text, found = page.read_text(), {}
+    for study in studies:
         marks = f"<!-- table {study} -->", "<!-- end of table -->"
-        pattern = f"{marks[0]}.*?{marks[1]}"
-        text, found = re.subn(
-            pattern, lambda _: f"{marks[0]}\n{rows}\n{marks[1]}", text, flags=re.S
-        )
-        if not found:
+        found[study] = re.search(f"({marks[0]}\n)(.*?)({marks[1]})", text, re.S)
+        if not found[study]:
             raise Unusable(f"{page}: no place for a table; put {' and '.join(marks)} in it.")
+    return found
+
+
+def write_tables(records, page):
+    """Puts each study's table in its place in a page. Raises: Unusable, it has none."""
+    tables, text = study_tables(records), page.read_text()
+    for study, place in places(page, tables).items():
+        text = text.replace(place[0], f"{place[1]}{tables[study]}\n{place[3]}")
     draft = page.with_suffix(".part")
     draft.write_text(text)
     draft.replace(page)

@@ -20,6 +20,7 @@ import logging
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,9 @@ flags.DEFINE_boolean("draw", False, "Make no runs: draw and write from the recor
 flags.DEFINE_boolean("show", False, "Make nothing: print the tables.")
 flags.DEFINE_boolean("verify", False, "Repeat some records, which the commit's hash chooses.")
 flags.DEFINE_integer("records_to_verify", 3, "How many.", 1)
-flags.DEFINE_integer("verify_images", 0, "Of runs of at most so many images; 0 for any.", 0)
+flags.DEFINE_integer(
+    "verify_images", 0, "Of runs of at most so many images in all they do; 0 for any.", 0
+)
 flags.DEFINE_integer("jobs", None, "Runs at a time, a core each; by default as many as cores.", 1)
 flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
 flags.DEFINE_string("records", str(HERE / "records"), "Folder for their records.")
@@ -128,7 +131,7 @@ LEVERS = {
     **{f"start {w}": {"cross_stitch_init": w} for w in (0.9, 0.7, 0.5)},
     **{f"rate x{s}": {"cross_stitch_learning_rate_scale": s} for s in (10, 100, 1000)},
 }
-BEST = "start 0.7"  # chosen by study C
+BEST = "start 0.7"  # first of study C by its seeds 0 to 2, little before "rate x1000"
 # All images in a third of the time. Evaluated twice an epoch: the last five
 # evaluations then are less alike, and their mean is a steadier figure.
 TEN_EPOCHS = {"num_epochs": 10, "eval_every": 235}
@@ -272,7 +275,7 @@ def make_record(run):
     """What is kept of a finished run. Returns: a dictionary, for JSON."""
     results = json.loads((run.folder / "results.json").read_text())
     return {
-        "command": " ".join(["python train.py", *run.command()]),
+        "command": shlex.join(["python", "train.py", *run.command()]),
         "setting": run.setting,
         **results,
         "sha256": checksum(run.folder),
@@ -323,7 +326,7 @@ def train(run, stop):
             return said
         # One that was started before this was killed, and still runs.
         if "another process" not in said and not stop.is_set():
-            raise Failed(f"{run.study}/{run.name}: {said} ({log})")
+            raise Failed(f"{run.study}/{run.name}: {said} ({log}) Or delete {run.folder}.")
         time.sleep(1)
     raise Failed("stopped")
 
@@ -333,7 +336,7 @@ def make(run, stop):
     diverged = train(run, stop)
     if diverged:
         record = {
-            "command": " ".join(["python train.py", *run.command()]),
+            "command": shlex.join(["python", "train.py", *run.command()]),
             "setting": run.setting,
             "seed": run.seed,
             "diverged": diverged,
@@ -372,15 +375,13 @@ def check(runs):
     """Raises: Failed, a record was made by another command than its run's."""
 
     def bearing(command):
-        return {
-            argument for argument in command
-            if not argument.startswith(("--logdir=", "--run_name=", "--init_from="))
-        }  # fmt: skip
+        places = ("--logdir=", "--run_name=", "--init_from=")
+        return {a.partition("=")[0] if a.startswith(places) else a for a in command}
 
     for run in runs:
         if run.record.exists():
-            given = json.loads(run.record.read_text())["command"].split()[2:]
-            if bearing(given) != bearing(run.command()):
+            command = json.loads(run.record.read_text())["command"]
+            if bearing(shlex.split(command)[2:]) != bearing(run.command()):
                 raise Failed(f"{run.record}: made by other flags. Delete it, to make it again.")
 
 
@@ -474,7 +475,9 @@ def repeated(run):
         for one in filter(None, (run.source, run)):
             shutil.rmtree(one.folder, ignore_errors=True)
         with restricted_to(threads):
-            return make(run, threading.Event())
+            again = make(run, threading.Event())
+        prune([run], ())
+        return again
     finally:
         FLAGS.logdir, FLAGS.records = logdir, records
 
@@ -496,12 +499,14 @@ def restricted_to(threads):
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"reproduce.py: {argv[1]}: not a flag; see --help")
+    for name in ("logdir", "records"):
+        if not FLAGS[name].using_default_value:
+            FLAGS[name].value = os.path.abspath(os.path.expanduser(FLAGS[name].value))
     os.chdir(ROOT)  # so that commands in records name no folder of this machine
     out = HERE
     if FLAGS.quick:
         out = pathlib.Path(FLAGS.logdir) / "quick"
         FLAGS.logdir, FLAGS.records = str(out / "runs"), str(out / "records")
-        out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     runs = quick(all_runs()) if FLAGS.quick else all_runs()
@@ -514,7 +519,7 @@ def main(argv):
     except filelock.Timeout:
         sys.exit(f"reproduce.py: {FLAGS.logdir}: another process is at it. Wait, or end that one.")
     except OSError as error:
-        sys.exit(f"reproduce.py: {error.filename}: {error.strerror}")
+        sys.exit(f"reproduce.py: {error.filename or FLAGS.records}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from here.")
 
@@ -525,6 +530,9 @@ def act(runs, out):
     check(runs)
     if FLAGS.show:
         return print(report.tables(records))
+    page = out / "tables.md" if FLAGS.quick else ROOT / "README.md"
+    if not (FLAGS.quick or FLAGS.verify):
+        report.places(page, {*records, *FLAGS.only})  # rather than after days
     if not FLAGS.draw:
         pathlib.Path(FLAGS.logdir).mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
@@ -534,7 +542,6 @@ def act(runs, out):
         records = report.read_records(pathlib.Path(FLAGS.records))
     for path in report.draw(records, out):
         print(path)
-    page = out / "tables.md" if FLAGS.quick else ROOT / "README.md"
     if FLAGS.quick:
         page.write_text(QUICK_SAYS + report.tables(records) + "\n")
     else:

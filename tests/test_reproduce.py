@@ -177,8 +177,9 @@ def test_a_study_that_is_killed_goes_on_and_its_records_are_verified(fashion_mni
     assert "Traceback" not in verified.stderr
 
 
-def test_a_record_of_the_study_is_made_again(fashion_mnist):
-    verified = reproduce("--verify", "--records_to_verify=1", "--only=B", "--verify_images=60000")
+def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
+    verified = reproduce("--verify", "--records_to_verify=1", "--only=B", "--verify_images=60000",
+                         f"--logdir={tmp_path}")  # fmt: skip
     assert verified.returncode == 0, verified.stderr
     assert "the same bits" in verified.stdout or "bits cannot be compared" in verified.stdout
 

@@ -259,10 +259,12 @@ def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
 def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs, tmp_path):
     (alone,) = runs[0].glob("synthetic-none*")
     there = shutil.copytree(runs[0] / CHANNEL, tmp_path / "synthetic-there")
+    pruned = shutil.copytree(alone, tmp_path / "pruned", ignore=shutil.ignore_patterns("*ckpt*"))
     for source, words, given in (
         (tmp_path, ["not the folder of a finished run"], []),
         (runs[0] / CHANNEL, ["--cross_stitch=False"], []),
         (alone, ["--tasks=group,article"], ["--tasks=group,article"]),
+        (pruned, ["checkpoints are gone"], []),
     ):
         refused = run(tmp_path, "--dataset=synthetic", f"--init_from={source}", *given,
                       "--overwrite", f"--run_name={there.name}", prelude=MEDIUM)  # fmt: skip
@@ -365,9 +367,11 @@ def test_only_a_finished_run_is_evaluated(tmp_path):
 
 def test_a_run_without_checkpoints_is_neither_evaluated_nor_exported(runs, tmp_path):
     shutil.copytree(runs[0] / CHANNEL, tmp_path / CHANNEL, ignore=shutil.ignore_patterns("*ckpt*"))
-    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=25", "--eval_every=10",
-                   "--batch_norm_decay=0.8", "--eval_only", prelude=MEDIUM)  # fmt: skip
-    assert_one_sentence(finished, CHANNEL, "checkpoints are gone", "--overwrite")
+    for wish in ("--eval_only", f"--export_dir={tmp_path / 'served'}"):
+        finished = run(tmp_path, "--dataset=synthetic", "--max_steps=25", "--eval_every=10",
+                       "--batch_norm_decay=0.8", wish, prelude=MEDIUM)  # fmt: skip
+        assert_one_sentence(finished, CHANNEL, "checkpoints are gone", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == [CHANNEL]
 
 
 # --- TensorBoard ---
