@@ -16,6 +16,7 @@ BINS = np.linspace(-1, 2, 61)  # of stitch weights
 LAST = 5  # evaluations whose mean is a run's accuracy, as in train.py
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
+STARTS = "tab:brown"  # units that study "best" starts otherwise
 # Study: settings that the others are compared with, seed by seed.
 BASELINES = {"A": ["none"], "B": ["none"], "C": ["none", "channel"]}
 BASELINES |= {"best": ["none"], "D": ["none", "channel"], "E": ["none"], "epochs": []}
@@ -115,7 +116,10 @@ def table(groups, baselines):
     by_article = [t for t in tasks if f"accuracy_test_{t}_by_article" in first["curves"]]
     held_out = " (held-out)" if first.get("flags", {}).get("holdout") else ""
     header = ["training images", "setting", "seeds", *(task + held_out for task in tasks)]
-    header += [f"mean, against {name}" for name in baselines]
+    # Of the first baseline, every task's gain.
+    compared = [(name, task) for name in baselines[:1] for task in tasks]
+    compared += [(name, "mean") for name in baselines[1:]]
+    header += [f"{task}, against {name}" for name, task in compared]
     header += [f"{t} read off article, against {t}" for t in by_article]
     lines = [header, ["---"] * len(header)]
     order = list(COLOURS)
@@ -124,8 +128,8 @@ def table(groups, baselines):
         by_seed, lost = ended[key], len(groups[key]) - len(ended[key])
         row = [f"{images:,}", setting, f"{len(by_seed)}" + (f", {lost} diverged" if lost else "")]
         row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
-        for name in baselines:
-            gains = paired(by_seed, ended.get((images, name), {}))
+        for name, task in compared:
+            gains = paired(by_seed, ended.get((images, name), {}), task)
             fewer = f" ({len(gains)} seeds)" if 0 < len(gains) < len(by_seed) else ""
             row.append("" if name == setting else interval(gains, "+") + fewer)
         for task in by_article:
@@ -242,23 +246,39 @@ def draw_few(records, path):
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(8, 7), dpi=120, sharex=True, height_ratios=[3, 2]
     )
+
+    def bars(axes, groups, name, values, place, **style):
+        images = sorted(n for n, setting in groups if setting == name)
+        points = [values(n) for n in images]
+        axes.errorbar(
+            np.array(images) * 1.04 ** (place - 2),  # side by side, that bars can be told apart
+            [100 * np.mean(p) if p else np.nan for p in points],
+            [100 * half_width(p) for p in points],
+            capsize=3, **style,
+        )  # fmt: skip
+
+    def gains(groups, name):
+        return lambda n: paired(groups[n, name], groups.get((n, "none"), {}))
+
     settings = [name for name in COLOURS if name != "dense" and any(k[1] == name for k in groups)]
     for place, name in enumerate(settings):
-        images = sorted(n for n, setting in groups if setting == name)
-        shift = 1.03 ** (place - 1.5)  # side by side, that bars can be told apart
-        means = [[accuracy(r, "mean") for r in groups[n, name].values()] for n in images]
-        at, style = np.array(images) * shift, {"color": COLOURS[name], "capsize": 3}
-        above.errorbar(
-            at, [100 * np.mean(m) for m in means], [100 * half_width(m) for m in means],
-            label=name, **style,
-        )  # fmt: skip
+
+        def shares(n):
+            return [accuracy(r, "mean") for r in groups[n, name].values()]
+
+        style = {"color": COLOURS[name], "fmt": "o"}
+        bars(above, groups, name, shares, place, label=name, **style)
         if name != "none":
-            gains = [paired(groups[n, name], groups.get((n, "none"), {})) for n in images]
-            middles = [100 * np.mean(g) if g else np.nan for g in gains]
-            below.errorbar(at, middles, [100 * half_width(g) for g in gains], fmt="o", **style)
+            bars(below, groups, name, gains(groups, name), place, **style)
+    # On seeds of its own, and so on other images: its accuracies stand for themselves.
+    chosen = records.get("best", {})
+    for name in sorted({setting for _, setting in chosen} - {"none"}):
+        style = {"color": STARTS, "fmt": "o", "label": f"channel, {name} (fresh seeds)"}
+        bars(below, chosen, name, gains(chosen, name), len(settings), **style)
+        below.legend(loc="upper right", fontsize=9)
     above.set(xscale="log", ylabel="test accuracy (mean), %")
     below.axhline(0, color=COLOURS["none"], linewidth=1)
-    ticks = sorted({n for n, _ in groups})
+    ticks = sorted({n for n, _ in {**groups, **chosen}})
     below.set_xticks(ticks, [f"{n:,}" for n in ticks])
     below.minorticks_off()
     below.set(xlabel="training images", ylabel="gain over none, points")
