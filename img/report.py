@@ -272,7 +272,7 @@ def draw_few(records, path):
             bars(below, groups, name, gains(groups, name), place, **style)
     # On seeds of its own, and so on other images: its accuracies stand for themselves.
     chosen = records.get("best", {})
-    for name in sorted({setting for _, setting in chosen} - {"none"}):
+    for name in sorted({setting for _, setting in chosen} - {"none", "channel"}):
         style = {"color": STARTS, "fmt": "o", "label": f"channel, {name} (fresh seeds)"}
         bars(below, chosen, name, gains(chosen, name), len(settings), **style)
         below.legend(loc="upper right", fontsize=9)
@@ -327,7 +327,8 @@ def all_images(records):
     """
     for study in ("A", "best"):
         groups = {s: runs for (n, s), runs in records.get(study, {}).items() if n == 60000 and runs}
-        stitched = [s for s in groups if s == "channel" or study == "best" and s != "none"]
+        of_study = "channel" if study == "A" else "start"
+        stitched = [setting for setting in groups if setting.startswith(of_study)]
         if "none" in groups and stitched:
             return {setting: groups[setting] for setting in ("none", stitched[0])}
     return {}

@@ -186,6 +186,10 @@ def all_runs():
         for setting, given in chosen.items()
     ]
     runs += [
+        Run("best", "channel", 2 * FRESH + seed, {**LEVERS["channel"], **TEN_EPOCHS})
+        for seed in FULL_SEEDS
+    ]
+    runs += [
         Run("best", f"{examples} {setting}", 2 * FRESH + seed, {**given, **few(examples)})
         for examples in (300, 3000)
         for seed in FEW_SEEDS
