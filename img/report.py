@@ -19,7 +19,13 @@ COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
 STARTS = "tab:brown"  # units that study "best" starts otherwise
 # Study: settings that the others are compared with, seed by seed.
 BASELINES = {"A": ["none"], "B": ["none"], "C": ["none", "channel"]}
-BASELINES |= {"best": ["none"], "D": ["none", "channel"], "E": ["none"], "epochs": []}
+BASELINES |= {
+    "best": ["none"],
+    "steady": ["none"],
+    "D": ["none", "channel"],
+    "E": ["none"],
+    "epochs": [],
+}
 
 
 def read_curves(folder):
