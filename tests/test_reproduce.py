@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -112,6 +113,16 @@ def test_readmes_tables_are_those_of_the_records():
     assert tables
     for name, table in tables.items():
         assert f"<!-- table {name} -->\n{table}\n<!-- end of table -->" in readme, name
+
+
+def test_intervals_in_readmes_words_stand_in_the_tables():
+    chapter = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    tables = report.tables(RECORDS)
+    words = re.sub(r"<!-- table .*?<!-- end of table -->", "", chapter, flags=re.S)
+    said = re.findall(r"[+-]?\d+\.\d+ ± \d+\.\d+", words)
+    assert len(said) >= 4
+    for interval in said:
+        assert f" {interval} |" in tables or f"+{interval} |" in tables, interval
 
 
 def test_every_picture_is_drawn_from_the_records(tmp_path):
