@@ -253,6 +253,18 @@ class Failed(Exception):
     """A run could not be made; the message is for the user."""
 
 
+def import_tensorflow_quietly():
+    """Once, before there are threads: it greets the terminal, whatever its log level."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
 def checksum(folder):
     """SHA-256 over every value of a run's last checkpoint, Adam's moments included."""
     import tensorflow as tf
@@ -549,6 +561,7 @@ def act(runs, out):
     if not FLAGS.draw:
         pathlib.Path(FLAGS.logdir).mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
+            import_tensorflow_quietly()
             if FLAGS.verify:
                 return verify(runs)
             make_all(runs)

@@ -200,6 +200,7 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
                          f"--logdir={tmp_path}")  # fmt: skip
     assert verified.returncode == 0, verified.stderr
     assert "the same bits" in verified.stdout or "bits cannot be compared" in verified.stdout
+    assert not verified.stderr  # none of TensorFlow's greetings
 
 
 def test_records_are_those_of_the_commands_of_the_study(tmp_path):
