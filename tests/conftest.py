@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 
 import data
 
@@ -30,17 +31,27 @@ def command_of(script, *arguments, prelude=""):
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 
-def run_script(script, *arguments, prelude="", **environment):
-    """Runs `command_of` the same arguments, with these environment variables; None removes one.
+def run_script(script, *arguments, prelude=""):
+    """Runs `command_of` the same arguments. Returns: the finished process, with text."""
+    command = command_of(script, *arguments, prelude=prelude)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
-    Returns: the finished process, with text in stdout and stderr.
+
+def start_train(*arguments, prelude="", **environment):
+    """Starts train.py as `command_of` would, with these environment variables; None removes one.
+
+    Returns: the process, as subprocess.Popen's with text pipes.
     """
     variables = {**os.environ, **environment}
     variables = {name: value for name, value in variables.items() if value is not None}
-    return subprocess.run(
-        command_of(script, *arguments, prelude=prelude),
-        env=variables, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+    return warm.Process(ROOT / "train.py", arguments, prelude, variables)
+
+
+def run_train(*arguments, **options):
+    """Runs `start_train` to its end. Returns: as run_script does."""
+    process = start_train(*arguments, **options)
+    output, errors = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process, process.returncode, output, errors)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags
-from conftest import OFFLINE, ROOT, run_script
+from conftest import OFFLINE, ROOT, run_script, run_train
 from tensorboard.backend.event_processing import event_accumulator
 
 import data
@@ -33,7 +33,7 @@ THIRD_TASK = (
 
 
 def run(logdir, *arguments, **options):
-    return run_script("train.py", f"--logdir={logdir}", *arguments, **options)
+    return run_train(f"--logdir={logdir}", *arguments, **options)
 
 
 def only_run(finished, logdir):
@@ -57,9 +57,10 @@ def read_scalars(run_dir):
 def runs(tmp_path_factory):
     """Two short runs, with units and without. Returns: log folder, name -> process."""
     logdir = tmp_path_factory.mktemp("logs")
-    given = ("--dataset=synthetic", "--max_steps=25", "--eval_every=10", "--batch_norm_decay=0.8")
+    given = (f"--logdir={logdir}", "--dataset=synthetic", "--max_steps=25", "--eval_every=10",
+             "--batch_norm_decay=0.8")  # fmt: skip
     processes = {
-        stitch: run(logdir, *given, f"--cross_stitch={stitch}", prelude=MEDIUM)
+        stitch: run_script("train.py", *given, f"--cross_stitch={stitch}", prelude=MEDIUM)
         for stitch in (True, False)
     }
     return logdir, processes
@@ -526,7 +527,7 @@ def readme_flags():
 
 
 def test_help_names_every_flag_of_the_readme():
-    shown = run(".", "--help").stdout
+    shown = run_script("train.py", "--help").stdout
     for flag, *_ in readme_flags():
         assert re.search(rf"--(\[no\])?{flag}\b", shown), flag
 
