@@ -24,9 +24,6 @@ import matplotlib.pyplot as plt  # noqa: E402
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 
-flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
-flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
-
 # File, tag, label, corner for the legend, percent of the points beyond either end of the axis.
 PICTURES = (
     ("acc_test.png", "summary/accuracy_test", "test accuracy (mean)", "lower right", (4, 0)),
@@ -116,5 +113,7 @@ def main(argv):
         sys.exit(f"plot.py: {error.filename or out}: {error.strerror}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # report.py imports this, whose flags are others
+    flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
+    flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
     app.run(main)

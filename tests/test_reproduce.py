@@ -218,7 +218,13 @@ def test_records_are_those_of_the_commands_of_the_study(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag, word", [("--only=Z", "A, B, C"), ("--jobs=0", "jobs"), ("more", "more")]
+    "flag, word",
+    [
+        ("--only=Z", "A, B, C"),
+        ("--jobs=0", "jobs"),
+        ("--smoothing=0", "smoothing"),
+        ("more", "more"),
+    ],
 )
 def test_bad_flags_of_the_study_are_named(flag, word):
     refused = reproduce(flag)
