@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 BINS = np.linspace(-1, 2, 61)  # of stitch weights
+MANY = 30  # points of a curve, from which on it is smoothed
 LAST = 5  # evaluations whose mean is a run's accuracy, as in train.py
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
@@ -208,8 +209,10 @@ def band(axes, by_seed, tag, colour, label, smoothing=0.6):
     runs = [curve(record, tag) for record in by_seed.values()]
     for steps, values in runs:
         axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
+    steps = runs[0][0]
+    smoothing *= len(steps) > MANY  # over few points, it would lag behind all the runs
     smoothed = np.array([plot.smooth(values, smoothing) for _, values in runs])
-    mean, steps = smoothed.mean(axis=0), runs[0][0]
+    mean = smoothed.mean(axis=0)
     axes.plot(steps, mean, color=colour, linewidth=1.8, label=f"{label} ({len(runs)} seeds)")
     if len(runs) > 1:
         deviation = smoothed.std(axis=0, ddof=1)
@@ -247,8 +250,9 @@ def draw_curves(groups, path, tag, label, corner, beyond):
 
 def draw_few(records, path):
     """Accuracy, and the paired gain over none, against the number of training images."""
-    groups = {**records.get("A", {}), **records.get("B", {})}
-    groups = {key: by_seed for key, by_seed in groups.items() if by_seed}
+    # All images with few images' decay of batch norm; started otherwise, both on fresh seeds.
+    steady = records.get("steady", {})
+    groups = {key: runs for key, runs in {**steady, **records.get("B", {})}.items() if runs}
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(8, 7), dpi=120, sharex=True, height_ratios=[3, 2]
     )
@@ -278,10 +282,11 @@ def draw_few(records, path):
             bars(below, groups, name, gains(groups, name), place, **style)
     # On seeds of its own, and so on other images: its accuracies stand for themselves.
     chosen = {key: runs for key, runs in records.get("best", {}).items() if key[0] < 60000}
-    for name in sorted({setting for _, setting in chosen} - {"none", "channel"}):
+    chosen |= steady
+    for name in sorted({setting for _, setting in chosen} - {*COLOURS}):
         style = {"color": STARTS, "fmt": "o", "label": f"channel, {name} (fresh seeds)"}
         bars(below, chosen, name, gains(chosen, name), len(settings), **style)
-        below.legend(loc="upper right", fontsize=9)
+        below.legend(loc="upper left", fontsize=9)
     above.set(xscale="log", ylabel="test accuracy (mean), %")
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     ticks = sorted({n for n, _ in {**groups, **chosen}})
@@ -302,7 +307,7 @@ def draw_weights(by_seed, path):
         for pair, colour in colours.items():
             band(one, by_seed, f"{unit}/{pair}", colour, pair.replace("_", " "), smoothing=0)
         one.set(title=unit, xlabel="step")
-    axes[0].set_ylabel("mean weight over the channels")
+    axes[0].set_ylabel("mean weight")
     axes[0].legend(fontsize=8, loc="center right")
     return finished(figure, axes, path)
 
@@ -327,16 +332,14 @@ def draw_spread(by_seed, path):
 
 
 def all_images(records):
-    """Runs on all images, of study A where it has been made, without units and with.
+    """Runs on all images, of the first study that has some without units and with.
 
-    Returns: two settings, "none" first -> seed -> record; empty where one is missing.
+    Returns: setting -> seed -> record; empty where there is no such study.
     """
-    for study in ("A", "best"):
+    for study in ("A", "steady"):
         groups = {s: runs for (n, s), runs in records.get(study, {}).items() if n == 60000 and runs}
-        of_study = "channel" if study == "A" else "start"
-        stitched = [setting for setting in groups if setting.startswith(of_study)]
-        if "none" in groups and stitched:
-            return {setting: groups[setting] for setting in ("none", stitched[0])}
+        if {"none", "channel"} <= groups.keys():
+            return groups
     return {}
 
 
@@ -345,13 +348,17 @@ def draw(records, out):
     records = {study: those_that_ended(groups) for study, groups in records.items()}
     full, pictures, out = all_images(records), [], pathlib.Path(out)
     if full:
+        pair = {setting: full[setting] for setting in ("none", "channel")}
         pictures += [
-            draw_curves(full, out / file, tag.removeprefix("summary/"), *rest)
+            draw_curves(pair, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        _, by_seed = full.values()
-        pictures.append(draw_weights(by_seed, out / "weights_over_training.png"))
-        pictures.append(draw_spread(by_seed, out / "weights_at_the_end.png"))
-    if len({images for study in "AB" for images, _ in records.get(study, {})}) > 1:
+        pictures += [
+            draw_weights(full[setting], out / f"weights_of_{setting}_units.png")
+            for setting in ("channel", "layer")
+            if setting in full
+        ]
+        pictures.append(draw_spread(full["channel"], out / "weights_at_the_end.png"))
+    if len({n for study in ("B", "steady") for n, _ in records.get(study, {})}) > 1:
         pictures.append(draw_few(records, out / "few_examples.png"))
     return pictures
