@@ -58,7 +58,7 @@ def smooth(values, weight):
     return np.array(smoothed)
 
 
-def draw(runs, tag, label, corner, beyond, path):
+def draw(runs, tag, label, corner, beyond, path, smoothing):
     """One picture: `tag` of every run against the step."""
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
     seen, everything = {}, []
@@ -67,7 +67,7 @@ def draw(runs, tag, label, corner, beyond, path):
         stitched = settings["cross_stitch"]
         seen[stitched] = seen.get(stitched, 0) + 1
         colour = COLOURS[stitched](0.7 if seen[stitched] == 1 else 0.4 + 0.5 / seen[stitched])
-        smoothed = smooth(values, flags.FLAGS.smoothing)
+        smoothed = smooth(values, smoothing)
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axes.plot(
             steps,
@@ -107,7 +107,7 @@ def main(argv):
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, tag, label, corner, beyond in PICTURES:
-            draw(runs, tag, label, corner, beyond, out / file)
+            draw(runs, tag, label, corner, beyond, out / file, flags.FLAGS.smoothing)
             print(out / file)
     except OSError as error:
         sys.exit(f"plot.py: {error.filename or out}: {error.strerror}")

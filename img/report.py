@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 BINS = np.linspace(-1, 2, 61)  # of stitch weights
-MANY = 30  # points of a curve, from which on it is smoothed
+MANY = 30  # points of a curve, above which it is smoothed
 LAST = 5  # evaluations whose mean is a run's accuracy, as in train.py
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
@@ -250,7 +250,7 @@ def draw_curves(groups, path, tag, label, corner, beyond):
 
 def draw_few(records, path):
     """Accuracy, and the paired gain over none, against the number of training images."""
-    # All images with few images' decay of batch norm; started otherwise, both on fresh seeds.
+    # All images are those with B's decay of batch norm; its seeds are others than B's.
     steady = records.get("steady", {})
     groups = {key: runs for key, runs in {**steady, **records.get("B", {})}.items() if runs}
     figure, (above, below) = plt.subplots(
@@ -284,7 +284,7 @@ def draw_few(records, path):
     chosen = {key: runs for key, runs in records.get("best", {}).items() if key[0] < 60000}
     chosen |= steady
     for name in sorted({setting for _, setting in chosen} - {*COLOURS}):
-        style = {"color": STARTS, "fmt": "o", "label": f"channel, {name} (fresh seeds)"}
+        style = {"color": STARTS, "fmt": "o", "label": f"channel, {name}"}
         bars(below, chosen, name, gains(chosen, name), len(settings), **style)
         below.legend(loc="upper left", fontsize=9)
     above.set(xscale="log", ylabel="test accuracy (mean), %")

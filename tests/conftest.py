@@ -40,7 +40,7 @@ def run_script(script, *arguments, prelude=""):
 def start_train(*arguments, prelude="", **environment):
     """Starts train.py as `command_of` would, with these environment variables; None removes one.
 
-    Returns: the process, as subprocess.Popen's with text pipes.
+    Returns: the process, a `warm.Process`.
     """
     variables = {**os.environ, **environment}
     variables = {name: value for name, value in variables.items() if value is not None}
@@ -50,8 +50,12 @@ def start_train(*arguments, prelude="", **environment):
 def run_train(*arguments, **options):
     """Runs `start_train` to its end. Returns: as run_script does."""
     process = start_train(*arguments, **options)
-    output, errors = process.communicate(timeout=280)
-    return subprocess.CompletedProcess(process, process.returncode, output, errors)
+    try:
+        output, errors = process.communicate(timeout=280)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"train.py did not end: {arguments}\n{process.communicate()}")
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
 @pytest.fixture(scope="session")

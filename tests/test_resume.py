@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import run_train, start_train
+from conftest import run_script, run_train, start_train
 from test_train import SMALL, assert_one_sentence, read_scalars
 
 import data
@@ -35,6 +35,12 @@ def run(logdir, *arguments, prelude="", **options):
     return run_train(
         f"--logdir={logdir}", *GIVEN, *arguments, prelude=f"{SMALL}; {prelude}", **options
     )
+
+
+def run_afresh(logdir, *arguments, prelude=""):
+    """As `run`, in a process that shares nothing with another."""
+    given = (f"--logdir={logdir}", *GIVEN, *arguments)
+    return run_script("train.py", *given, prelude=f"{SMALL}; {prelude}")
 
 
 def begin(logdir, *arguments):
@@ -93,7 +99,7 @@ def undisturbed(tmp_path_factory):
     def of(unit):
         if unit not in outcomes:
             logdir = tmp_path_factory.mktemp("undisturbed")
-            finished = run(logdir, UNITS[unit], LENGTH)
+            finished = run_afresh(logdir, UNITS[unit], LENGTH)
             assert finished.returncode == 0, finished.stderr
             outcomes[unit] = outcome(logdir)
         return outcomes[unit]
@@ -245,7 +251,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints
     before = tensors(tmp_path)
     # A checkpoint has 78 MB, the graph in an event file a few hundred thousand bytes.
     limit = limited(20_000_000 if fault == "checkpoint" else 10_000)
-    failed = run(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
+    failed = run_afresh(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
     assert_one_sentence(failed, str(folder(tmp_path)), "same command")
     assert tensors(tmp_path) == before and steps_saved(tmp_path) == [20, 40]
 

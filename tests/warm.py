@@ -1,9 +1,12 @@
-"""Starts train.py in a process that has TensorFlow already, as importing it takes seconds.
+"""Starts train.py in processes that have TensorFlow already, as importing it takes seconds.
 
-A server that has imported it, and done nothing else, forks for each start. What
-follows is the program's own: its flags, environment, signals and exit.
+A server that has imported it, and done nothing else, forks for each start. The flags,
+the exit code and the signals are the program's own. Not so: what Python and TensorFlow
+read when they start, the hash seed, and the end of the interpreter; what depends on
+these is tested in processes from nothing (`conftest.run_script`).
 """
 
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -13,30 +16,40 @@ import subprocess
 import sys
 import tempfile
 
+# As train.py sets them, before the server imports what they are for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 _FORKS = multiprocessing.get_context("forkserver")
-# What train.py imports. One that fails costs time: train.py then imports it itself.
+# What train.py imports. One that is not found costs time: train.py then imports it itself.
 _FORKS.set_forkserver_preload(
     ["tensorboard.plugins.hparams.summary_v2", "tensorboard.summary.v1", "tqdm", "model"]
 )
 
 
-def _become(script, arguments, prelude, environment, folder):
-    """The forked process: is the script, as `conftest.command_of` has it."""
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+def _become(script, arguments, prelude, environment, outputs):
+    """Runs the script in the forked process, as `conftest.command_of` would in a new one."""
+    for descriptor, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY), descriptor)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = [os.path.dirname(script)]
     sys.argv = [os.path.basename(script), *arguments]
     exec(prelude, {})
     runpy.run_path(script, run_name="__main__")
 
 
 class Process:
-    """A started script, used as one of subprocess.Popen with pipes."""
+    """A started script, with subprocess.Popen's poll, wait, kill and so on.
+
+    Its output goes to files, to which a limit on the size of files applies, too.
+    """
 
     def __init__(self, script, arguments, prelude, environment):
         self._folder = tempfile.TemporaryDirectory()
-        given = str(script), [*map(str, arguments)], prelude, environment, self._folder.name
+        self._outputs = [pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        for path in self._outputs:
+            path.touch()
+        given = str(script), [*map(str, arguments)], prelude, environment, self._outputs
         self._process = _FORKS.Process(target=_become, args=given, daemon=True)
         self._process.start()
 
@@ -54,8 +67,10 @@ class Process:
         return self.returncode
 
     def send_signal(self, number):
-        if self.poll() is None:
-            os.kill(self._process.pid, number)
+        # The server may have seen its end before this process has.
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.kill(self._process.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -63,5 +78,4 @@ class Process:
     def communicate(self, timeout=None):
         """Waits for its end. Returns: what it wrote to stdout and to stderr."""
         self.wait(timeout)
-        folder = pathlib.Path(self._folder.name)
-        return (folder / "stdout").read_text(), (folder / "stderr").read_text()
+        return tuple(path.read_text() for path in self._outputs)
