@@ -207,9 +207,10 @@ def test_test_batches_are_the_test_split_in_order():
 def turning():
     """A set with the task of turns. Returns: it, and the same without."""
     split = make_split(300, np.random.RandomState(0))
-    upright = data.with_statistics("made", split, split)
     tasks = tuple(task for task in data.TASKS if task.name in ("article", "rotation"))
-    return upright._replace(tasks=tasks), upright
+    return data.with_statistics("made", split, split, tasks), data.with_statistics(
+        "made", split, split
+    )
 
 
 def raw(dataset, images):
@@ -225,6 +226,17 @@ def test_a_turned_image_turned_back_is_the_image(turning):
         assert set(labels["rotation"]) == {0, 1, 2, 3}
         for one, other, turn in zip(raw(dataset, turned), raw(upright, images), labels["rotation"]):
             np.testing.assert_array_equal(np.rot90(one, -turn), other)
+
+
+def test_turned_images_are_standardised_by_what_turned_images_look_like(turning):
+    split = turning[0].train
+    split.images[:, :, :14] = 0  # upright, the left half never varies
+    split.images[:, 3, 20] = 7  # nor does this
+    dataset = data.with_statistics("made", split, split, turning[0].tasks)
+    seen = np.concatenate([np.rot90(split.images, turns, axes=(1, 2)) for turns in range(4)])
+    scores = dataset.standardise(seen)[..., 0]
+    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(scores.std(axis=0), 1, atol=1e-4)
 
 
 def test_turns_depend_on_seed_epoch_and_image_alone_and_test_images_keep_theirs(turning):
