@@ -327,6 +327,7 @@ def draw_spread(by_seed, path):
                 one.stairs(shares, BINS, label=f"{to} from {source}", linewidth=1.5)
         one.set(title=unit, xlabel="weight")
     axes[0].set_ylabel("share of the channels, %")
+    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # the legend covers no peak
     axes[0].legend(fontsize=8)
     return finished(figure, axes, path)
 
