@@ -44,7 +44,7 @@ def start_train(*arguments, prelude="", **environment):
     """
     variables = {**os.environ, **environment}
     variables = {name: value for name, value in variables.items() if value is not None}
-    return warm.Process(ROOT / "train.py", arguments, prelude, variables)
+    return warm.Process(command_of("train.py", *arguments, prelude=prelude), variables)
 
 
 def run_train(*arguments, **options):

@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import runpy
 import signal
 import subprocess
 import sys
@@ -26,16 +25,15 @@ _FORKS.set_forkserver_preload(
 )
 
 
-def _become(script, arguments, prelude, environment, outputs):
-    """Runs the script in the forked process, as `conftest.command_of` would in a new one."""
+def _become(command, environment, outputs):
+    """Does in the forked process what a command of `conftest.command_of` does in a new one."""
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY), descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:0] = [os.path.dirname(script)]
-    sys.argv = [os.path.basename(script), *arguments]
-    exec(prelude, {})
-    runpy.run_path(script, run_name="__main__")
+    _, _, program, *arguments = command  # python -c program ...
+    sys.argv = ["-c", *arguments]
+    exec(program, {})
 
 
 class Process:
@@ -44,12 +42,12 @@ class Process:
     Its output goes to files, to which a limit on the size of files applies, too.
     """
 
-    def __init__(self, script, arguments, prelude, environment):
+    def __init__(self, command, environment):
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for path in self._outputs:
             path.touch()
-        given = str(script), [*map(str, arguments)], prelude, environment, self._outputs
+        given = command, environment, self._outputs
         self._process = _FORKS.Process(target=_become, args=given, daemon=True)
         self._process.start()
 
