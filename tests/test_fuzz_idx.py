@@ -1,6 +1,6 @@
-"""The IDX reader on bytes that went wrong: it refuses them, or they are a split after all.
+"""The IDX reader on damaged bytes: it refuses them, or reads exactly what they contain.
 
-Always the same 2,000 examples. More of them:
+The 2,000 examples are always the same. To try more:
 
     FUZZ_EXAMPLES=100000 python -m pytest -s tests/test_fuzz_idx.py
 """
@@ -24,7 +24,7 @@ VALID = {
     "labels": struct.pack(">2I", 0x801, COUNT) + bytes(range(COUNT)),
 }
 
-# --- Mutations, each of a bytearray in place ---
+# --- Mutations: each changes a bytearray in place ---
 
 
 def flip(content, at, bit):
@@ -54,15 +54,15 @@ def announce(content, field, value):
 
 
 def reshape(content, shape, count):
-    """Announces another shape, and keeps so many of the values."""
+    """Writes another shape into the header and keeps the first `count` values."""
     content[4:] = struct.pack(f">{len(shape)}I", *shape) + content[4 + 4 * len(shape) :][:count]
 
 
-# The header and the labels are few bytes among many: they get half of the hits.
+# Half of the places are in the header and the labels, which are few bytes among many.
 places = st.integers(0, 20) | st.integers(0, 20 + COUNT * 784)
 counts = st.integers(1, 12) | st.sampled_from([784, 2 * 784, COUNT * 784])
 words = st.integers(0, 2**32 - 1) | st.sampled_from(
-    # Edges of the count, the size, the magic number, numpy's integers and the reader's limit.
+    # Limits of the count, the size, the magic number, numpy's integers and the reader.
     [0, 1, 2, 4, 27, 29, 784, 0x801, 0x803, 0x804, 0xD03, 2**24 // 784, 2**24 // 784 + 1]
     + [2**16, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32 - 1]
 )
@@ -90,8 +90,8 @@ def mutate(contents, changes):
     return {name: bytes(content) for name, content in contents.items()}
 
 
-def test_mutated_files_are_refused_or_read_as_they_are(tmp_path):
-    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)  # else the project's folder
+def test_mutated_files_are_refused_or_read_exactly(tmp_path):
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)  # by default, the project's folder
     outcomes = collections.Counter()
 
     @hypothesis.settings(
@@ -123,6 +123,6 @@ def test_mutated_files_are_refused_or_read_as_they_are(tmp_path):
         assert split.articles.tobytes() == gzip.decompress(packed["labels"])[8:]
 
     read()
-    # Neither a reader that refuses everything nor a mutation that changes nothing.
+    # The reader does not refuse everything, and the mutations do change something.
     assert min(outcomes["refused"], outcomes["read"]) > EXAMPLES / 50
     print(f"{sum(outcomes.values()):,} examples: {dict(outcomes)}")  # with -s
