@@ -3,6 +3,7 @@
     pip install -r tests/benchmark-requirements.txt
     python tests/benchmark.py                        # a quarter of an hour, 9 GB of memory
     python tests/benchmark.py --record=speed.json    # and keeps every figure
+    python tests/benchmark.py --forms --record=F     # what each fast form of model.py is worth
 
 Every contender is a process of its own, which waits while another is measured.
 They take turns, A B C A B C …, so that all of them see the same machine. Run it
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -26,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 BATCH_SIZE = 128
-STEPS = 25  # in one turn
+STEPS = int(os.environ.get("STEPS", 25))  # in one turn
 TRAINING_FLOP = 83.8e6  # an image, two towers: three products a layer, two for conv1
 EVALUATION_FLOP = 28.2e6
 TASKS = [("article", 10), ("group", 3)]
@@ -50,10 +52,10 @@ def batches():
     """STEPS batches of noise: [B, 28, 28, 1] float32 and a label for each task."""
     import numpy as np
 
-    random = np.random.RandomState(0)
+    noise = np.random.RandomState(0)
     for _ in range(STEPS):
-        images = random.normal(size=[BATCH_SIZE, 28, 28, 1]).astype(np.float32)
-        yield images, [random.randint(0, n, BATCH_SIZE).astype(np.int32) for _, n in TASKS]
+        images = noise.normal(size=[BATCH_SIZE, 28, 28, 1]).astype(np.float32)
+        yield images, [noise.randint(0, n, BATCH_SIZE).astype(np.int32) for _, n in TASKS]
 
 
 def ours(unit, num_tasks=2):
@@ -79,6 +81,70 @@ def ours(unit, num_tasks=2):
             session.run(net.train_op, feed)
 
     return turn
+
+
+FORMS = {  # fast form: settings that it bears on, functions that make it
+    "fused conv layer": (
+        ("none", "channel"),
+        ("windows", "pooled", "scaled_relu", "unpooled", "batch_norm_relu_pool"),
+    ),
+    "depthwise sums": (("none", "channel"), ("channel_sums",)),
+    "one-pass Adam": (("none", "channel"), ("adam_step",)),
+    "order of gradients": (("channel",), ("gradients",)),
+    "stitched sum in one pass": (("channel",), ("weighted_sum",)),
+    "gradient of the stitched sum": (("channel",), ("linear_combinations",)),
+    "thread for every tower": (("none", "channel"), ()),
+    "einsum": (("dense",), ("dense_combination",)),
+    "gradient of einsum": (("dense",), ()),
+}
+
+
+def without(unit, *forms):
+    """`ours`, with these fast forms replaced by the plain expressions that they equal."""
+    import tensorflow.compat.v1 as tf
+
+    import model
+    import train
+
+    def slim_layer(y, is_training, decay, norm_scope, scope):
+        options = {"decay": decay, "scale": True, "updates_collections": None}
+        y = model.slim.batch_norm(
+            y, is_training=is_training, activation_fn=tf.nn.relu, scope=norm_scope, **options
+        )
+        return model.slim.max_pool2d(y, 2, scope=scope)
+
+    def weighted_sum(tensors, weights):
+        return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
+
+    def linear_combinations(alpha, *towers):
+        return [weighted_sum(towers, alpha[i]) for i in range(len(towers))]
+
+    plain = {
+        "fused conv layer": (model, "batch_norm_relu_pool", slim_layer),
+        "depthwise sums": (
+            model,
+            "channel_sums",
+            lambda x, y: tf.reduce_sum(x * y, list(range(x.shape.rank - 1))),
+        ),
+        "one-pass Adam": (model, "ONE_PASS_MINIMUM", 2**62),
+        "order of gradients": (model, "gradients", tf.gradients),
+        "stitched sum in one pass": (model, "weighted_sum", weighted_sum),
+        "gradient of the stitched sum": (model, "linear_combinations", linear_combinations),
+        "thread for every tower": (train, "side_by_side", lambda *_: tf.ConfigProto()),
+        "einsum": (
+            model,
+            "dense_combination",
+            lambda flat, alpha: tf.matmul(flat, alpha, transpose_b=True),
+        ),
+        "gradient of einsum": (
+            model,
+            "dense_combination",
+            lambda flat, alpha: tf.einsum("bi,oi->bo", flat, alpha),
+        ),
+    }
+    for form in forms:
+        setattr(*plain[form])
+    return ours(unit)
 
 
 def evaluation(unit):
@@ -303,6 +369,7 @@ def work(maker, arguments):
 
 MAKERS = {
     "ours": ours,
+    "without": without,
     "evaluation": evaluation,
     "slim": slim,
     "matmul": matmul,
@@ -346,6 +413,79 @@ def sitting(contenders, rounds, note):
                 note(f"round {turn + 1} of {rounds}: {name}")
                 rates[name].append(contender.images / contender.seconds())
     return rates
+
+
+def paired(contenders, sittings, rounds, note):
+    """Measures in turns, in an order that chance decides anew for each round, with new
+    processes for each sitting: neither place nor a process's luck with memory is a bias.
+
+    Args: name -> arguments. Returns: name -> images a second, a round each.
+    """
+    rates = {name: [] for name in contenders}
+    for sitting in range(sittings):
+        with contextlib.ExitStack() as stack:
+            running = {}
+            for name in random.sample(list(contenders), len(contenders)):
+                note(f"sitting {sitting + 1} of {sittings}: starting {name}")
+                running[name] = Contender(*contenders[name])
+                stack.callback(running[name].close)
+            for turn in range(rounds):
+                note(f"sitting {sitting + 1} of {sittings}: round {turn + 1} of {rounds}")
+                for name in random.sample(list(running), len(running)):
+                    rates[name].append(running[name].images / running[name].seconds())
+    return rates
+
+
+def ratio(values, others):
+    """Their geometric mean ratio, pair by pair, with Student's 95 % interval."""
+    import numpy as np
+    import scipy.stats
+
+    logs = np.log(np.array(values) / np.array(others))
+    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1) / np.sqrt(len(logs))
+    return [float(np.exp(logs.mean() + d)) for d in (0, -half, half)]
+
+
+def measure_forms(sittings, rounds, together, units, note):
+    """All fast forms switched off one at a time, and some together. Returns: unit -> rates."""
+    rates = {}
+    for unit in units:
+        names = [form for form, (of_units, _) in FORMS.items() if unit in of_units]
+        contenders = {"all": ["without", unit], "all, again": ["without", unit]}
+        contenders |= {form: ["without", unit, form] for form in names}
+        if set(together) & set(names):
+            contenders["together"] = ["without", unit, *(f for f in names if f in together)]
+        rates[unit] = paired(contenders, sittings, rounds, note)
+    return rates
+
+
+def report_forms(record):
+    """The record of `measure_forms` as Markdown."""
+    lines = [
+        "| switched off | lines | setting | speed without it (95 %) | pairs |",
+        "|---|---|---|---|---|",
+    ]
+    for unit, rates in record["forms"].items():
+        for form, values in rates.items():
+            if form != "all":
+                middle, low, high = ratio(values, rates["all"])
+                lines.append(
+                    f"| {form} | {record['lines'].get(form, '')} | {unit} |"
+                    f" {middle:.3f} ({low:.3f} – {high:.3f}) | {len(values)} |"
+                )
+    return "\n".join(lines)
+
+
+def lines_of_forms():
+    import inspect
+
+    import model
+
+    return {
+        form: sum(len(inspect.getsource(getattr(model, n)).splitlines()) for n in functions)
+        for form, (_, functions) in FORMS.items()
+        if all(hasattr(inspect.unwrap(getattr(model, n)), "__code__") for n in functions)
+    }
 
 
 # --- The program as a user starts it ---
@@ -460,6 +600,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--record", help="file for every figure, as JSON")
     parser.add_argument("--show", help="print the report of a record; measure nothing")
+    parser.add_argument("--forms", action="store_true", help="measure the fast forms instead")
+    parser.add_argument("--sittings", type=int, default=3, help="of --forms: sets of processes")
+    parser.add_argument("--together", default="", help="of --forms: a,b to switch off together")
+    parser.add_argument("--units", default="none,channel,dense", help="of --forms: settings")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -470,6 +614,25 @@ def main():
 
     def note(text):
         print(text, file=sys.stderr, flush=True)
+
+    if options.forms:
+        import train
+
+        record = {
+            "machine": train.machine(),
+            "commit": train.commit(),
+            "lines": lines_of_forms(),
+            "forms": measure_forms(
+                options.sittings,
+                options.rounds,
+                options.together.split(","),
+                options.units.split(","),
+                note,
+            ),
+        }
+        if options.record:
+            pathlib.Path(options.record).write_text(json.dumps(record) + "\n")
+        return print(report_forms(record))
 
     contenders = {"matmul": ["matmul", None]}
     for unit in ("none", "channel", "layer"):
