@@ -1,19 +1,24 @@
-"""Cross-stitch networks as a TensorFlow 1.x graph, layers by TF-Slim.
+"""Cross-stitch networks as a TensorFlow 1.x graph, with layers from TF-Slim.
 
-One convolutional tower per task looks at the same image. With a cross-stitch
-unit after each pooling and fully connected layer, every tower goes on with a
-learned linear combination of what all towers computed (Misra et al.,
+One convolutional tower per task looks at the same image. After each pooling and
+fully connected layer, a cross-stitch unit replaces the activations of every tower
+by a learned linear combination of the activations of all towers (Misra et al.,
 "Cross-stitch Networks for Multi-task Learning", arXiv 1604.03539, section 3).
 
     import model
-    net = model.build([("article", 10), ("group", 3)], unit="channel")
+    net = model.build([("article", 10), ("group", 3)], model.Config(cross_stitch_unit="layer"))
     with tf.compat.v1.Session(graph=net.graph) as session:
         session.run(net.initializer)
         session.run(net.train_op, feed_dict={net.x: ..., net.is_training: True, ...})
 
-This file makes graphs and nothing else: no files, no flags, no printing.
+This file only builds graphs: no files, no flags, no printing. It reads from top to
+bottom: hyper-parameters, cross-stitch unit, network, loss, training step, summaries,
+the whole graph, serving. The last section holds faster forms of ordinary layers,
+which the training graph uses; the served graph is built from the plain layers.
 """
 
+import dataclasses
+import functools
 import typing
 import zlib
 
@@ -23,9 +28,8 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_ops
 
-# tf-slim 1.1.0, the newest on the package index, asks TensorFlow's internals
-# for two names that moved in 2.15. Put back before its first use; where they
-# still stand, or where a later tf-slim no longer asks, this changes nothing.
+# tf-slim 1.1.0, the newest release, uses two internal names that TensorFlow moved
+# in 2.15. Put them back before its first use, unless they are there.
 if not hasattr(ops, "Tensor"):
     ops.Tensor = tf.Tensor
 if not hasattr(control_flow_ops, "cond"):
@@ -35,57 +39,242 @@ import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
 UNITS = ("channel", "layer", "dense")
-HISTOGRAM_VALUES = 2**20  # of a unit's entries; dense units have a hundred times as many
-ONE_PASS_MINIMUM = 2**20  # values of a variable; below, compiling costs more than it saves
 
 
-class Model(typing.NamedTuple):
-    """Handles to one graph. Dictionaries are keyed by task name, in task order."""
-
-    graph: tf.Graph
-    x: tf.Tensor  # [B, 28, 28, 1] float32, standardised images
-    labels: dict  # task -> [B] int32
-    is_training: tf.Tensor  # [] bool: batch statistics and dropout, or neither
-    logits: dict  # task -> [B, classes] float32
-    predictions: dict  # task -> [B] int32
-    losses: dict  # task -> [] cross-entropy, nats, mean over the batch
-    l2_loss: tf.Tensor  # [] sum over conv and fc weights, scaled
-    loss: tf.Tensor  # [] all of the above added up
-    accuracies: dict  # task -> [] share of the batch that is right
-    accuracy: tf.Tensor  # [] mean of the tasks' accuracies
-    stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
-    train_op: tf.Operation  # one Adam step; also advances global_step
-    finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
-    global_step: tf.Variable
-    summary_op: tf.Tensor  # serialised scalars of the batch that was fed
-    unit_summary_op: tf.Tensor  # serialised weights of the units; None without units
-    initializer: tf.Operation  # start values for all variables
+# --- Hyper-parameters ---
 
 
-class Server(typing.NamedTuple):
-    """Handles to a graph that only predicts."""
-
-    graph: tf.Graph
-    images: tf.Tensor  # [N, 28, 28] uint8, raw
-    outputs: dict  # <task>_id [N] int32, <task>_name [N] text, <task>_probabilities [N, classes]
+def option(default, help, **choices):
+    return dataclasses.field(default=default, metadata={"help": help, **choices})
 
 
-def one_pass(function):
-    """Compiles elementwise ops into one loop over memory (XLA).
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of network and training. Each is also a flag of train.py."""
 
-    TensorFlow takes op by op, and each reads and writes all of its activations
-    anew; that cost as much time as every convolution and matrix product.
+    cross_stitch: bool = option(True, "Connect the towers with cross-stitch units.")
+    cross_stitch_unit: str = option(
+        "channel", "One weight per channel, per layer, or per pair of values.", enum_values=UNITS
+    )
+    cross_stitch_init: float = option(
+        1.0, "Start weight of a task's own activations; the other tasks share the rest."
+    )
+    cross_stitch_learning_rate_scale: float = option(
+        1.0, "Learning rate of the units, as a multiple of the towers'."
+    )
+    cross_stitch_own_only: bool = option(
+        False, "Fix the weights of other tasks' activations at 0: units that share nothing."
+    )
+    hard_sharing: bool = option(False, "Use one tower for all tasks, with an output layer each.")
+    keep_prob: float = option(0.8, "Share of the fc_3 activations that dropout keeps.")
+    batch_norm_decay: float = option(
+        0.9, "Decay of batch norm's moving mean and variance; the original used 0.999."
+    )
+    learning_rate: float = option(0.001, "Adam's learning rate.")
+    l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
+    seed: int = option(0, "Determines start weights, dropout, choice and order of the images.")
+
+
+# --- The cross-stitch unit ---
+
+
+def cross_stitch(towers, scope, is_training, config):
+    """One cross-stitch unit: every output is a linear combination of all inputs.
+
+    `alpha[i, j]` is the weight with which tower i receives what tower j computed
+    (equation 1 of the paper). With T towers of C channels, D = H*W*C values each:
+
+        channel  alpha [T, T, C]     out_i[..., c] = sum_j alpha[i, j, c] * x_j[..., c]
+        layer    alpha [T, T]        out_i = sum_j alpha[i, j] * x_j
+        dense    alpha [T*D, T*D]    out = alpha x, where x holds all values of all towers
+
+    Args:
+      towers: T tensors of one shape, [B, H, W, C] or [B, C].
+      scope: variable scope, for example "cross_stitch_1".
+      is_training: [] bool tensor, or the Python value False for plain ops only.
+      config: a `Config`.
+
+    Returns:
+      T tensors of the shape that came in, and the unit's mean weights, [T, T]: the
+      weight of tower j's values in a value of tower i, averaged over those values.
     """
-    return tf_v2.function(function, autograph=False, jit_compile=True)
+    num_towers = len(towers)
+    start = start_weights(num_towers, config.cross_stitch_init)  # [T, T]
+    shape = towers[0].shape.as_list()[1:]
+
+    with tf.variable_scope(scope):
+        if config.cross_stitch_unit == "dense":
+            return dense_cross_stitch(towers, start, config)
+        if config.cross_stitch_unit == "channel":
+            start = np.repeat(start[:, :, None], shape[-1], axis=2)  # [T, T, C]
+        alpha = tf.get_variable("alpha", initializer=start)
+        weights = with_fixed_others(alpha, num_towers) if config.cross_stitch_own_only else alpha
+        multiply = tf.multiply if is_training is False else scale_channels
+        outputs = [
+            tf.add_n([multiply(weights[i, j], x) for j, x in enumerate(towers)])
+            for i in range(num_towers)
+        ]
+        return outputs, tf.reduce_mean(tf.reshape(alpha, [num_towers, num_towers, -1]), axis=2)
 
 
-def op_seed(seed, name):
-    """A seed for one op, from the run's seed and the op's name alone.
+def dense_cross_stitch(towers, start, config):
+    """The original repository's unit. Args and returns as `cross_stitch`; start, [T, T]."""
+    num_towers = len(towers)
+    shape = towers[0].shape.as_list()[1:]
+    size = int(np.prod(shape))  # D
 
-    TensorFlow 1 would count the ops made so far, so that one unit more in the
-    graph gave every later layer other weights and runs could not be paired.
+    def initializer(_, dtype, partition_info=None):
+        # A Kronecker product, computed in the graph: a constant of this size would
+        # not fit into a graph definition.
+        blocks = start[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
+        return tf.reshape(blocks, [num_towers * size] * 2)
+
+    alpha = tf.get_variable("alpha", [num_towers * size] * 2, initializer=initializer)
+    weights = with_fixed_others(alpha, num_towers) if config.cross_stitch_own_only else alpha
+    flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
+    mixed = tf.einsum("bi,oi->bo", flat, weights)
+    outputs = [tf.reshape(x, [-1, *shape]) for x in tf.split(mixed, num_towers, axis=1)]
+    blocks = tf.reshape(alpha, [num_towers, size, num_towers, size])
+    return outputs, tf.reduce_sum(blocks, [1, 3]) / size
+
+
+def start_weights(num_towers, own_weight):
+    """Start weights of a unit (paper, section 5.1, which favours 0.9 and 0.1).
+
+    Args:
+      num_towers: T.
+      own_weight: weight of a task's own activations; the other tasks share the rest.
+
+    Returns:
+      [T, T] float32. Row i sums to 1 if there is more than one tower.
     """
-    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+    others = (1.0 - own_weight) / max(num_towers - 1, 1)
+    weights = np.full([num_towers, num_towers], others, np.float32)
+    np.fill_diagonal(weights, own_weight)
+    return weights
+
+
+def with_fixed_others(alpha, num_towers):
+    """alpha, but no gradient reaches the weights of other towers' activations.
+
+    Args:
+      alpha: [T, T, ...], or [T*D, T*D].
+      num_towers: T.
+
+    Returns:
+      A tensor of the shape of alpha.
+    """
+    shape = alpha.shape.as_list()
+    size = shape[0] // num_towers
+    blocks = tf.reshape(alpha, [num_towers, size, num_towers, -1])
+    own = tf.eye(num_towers, dtype=tf.bool)[:, None, :, None]
+    return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
+
+
+# --- The network ---
+
+
+def network(x, classes, is_training, config):
+    """The towers and the cross-stitch units between them. Scopes of tower t end in _t.
+
+    Args:
+      x: [B, 28, 28, 1] float32, standardised images.
+      classes: number of classes of each task.
+      is_training: [] bool tensor. The Python value False builds the same network
+        for prediction only, from plain slim layers and TensorFlow ops.
+      config: a `Config`.
+
+    Returns:
+      Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
+    """
+    num_towers = 1 if config.hard_sharing else len(classes)
+    mean_weights = {}
+
+    def each(layer, towers, *args, **scopes):
+        """Applies the layer to every tower."""
+        return [
+            layer(h, *args, **{name: f"{scope}_{t}" for name, scope in scopes.items()})
+            for t, h in enumerate(towers, 1)
+        ]
+
+    def stitch(towers, scope):
+        if not config.cross_stitch or num_towers == 1:
+            return towers
+        towers, mean_weights[scope] = cross_stitch(towers, scope, is_training, config)
+        return towers
+
+    with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config)):
+        towers = [x] * num_towers  # [B, 28, 28, 1]
+        towers = each(conv_pool, towers, 32, is_training, scope="conv1", pool_scope="pool_1")
+        towers = stitch(towers, "cross_stitch_1")  # [B, 14, 14, 32]
+        towers = each(conv_pool, towers, 64, is_training, scope="conv2", pool_scope="pool_2")
+        towers = stitch(towers, "cross_stitch_2")  # [B, 7, 7, 64]
+        towers = each(slim.flatten, towers, scope="flatten")  # [B, 3136]
+        towers = each(slim.fully_connected, towers, 1024, scope="fc_3")
+        towers = stitch(towers, "cross_stitch_3")  # [B, 1024]
+        towers = each(dropout, towers, is_training, config, scope="dropout")
+
+        if config.hard_sharing:
+            towers = towers * len(classes)
+        # The original's output layer has batch norm, too.
+        logits = [
+            slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
+            for t, (h, n) in enumerate(zip(towers, classes), 1)
+        ]
+    return logits, mean_weights
+
+
+def layer_defaults(is_training, config):
+    """Batch norm, He initialisation and L2 loss for all conv and fc layers. An arg scope."""
+    batch_norm = {
+        "is_training": is_training,
+        "decay": config.batch_norm_decay,
+        "scale": True,
+        "updates_collections": None,
+    }
+    with slim.arg_scope(
+        [slim.conv2d, slim.fully_connected],
+        normalizer_fn=slim.batch_norm,
+        normalizer_params=batch_norm,
+        weights_initializer=he_initializer(config.seed),
+        weights_regularizer=slim.l2_regularizer(config.l2_scale),
+    ) as scope:
+        return scope
+
+
+def conv_pool(x, filters, is_training, scope, pool_scope):
+    """A 3x3 convolution with batch norm and ReLU, and 2x2 max pooling.
+
+    Args:
+      x: [B, H, W, C], H and W even.
+      filters: number of output channels, F.
+      is_training: [] bool tensor, or the Python value False for plain layers.
+      scope, pool_scope: for example "conv1_1" and "pool_1_1".
+
+    Returns:
+      [B, H/2, W/2, F].
+    """
+    if is_training is False:
+        return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)
+    with tf.name_scope(pool_scope) as pool_scope:
+        pass  # its full name: the layer's second half is built inside the first
+    norm = functools.partial(batch_norm_relu_pool, pool_scope=pool_scope)
+    return slim.conv2d(x, filters, 3, normalizer_fn=norm, activation_fn=None, scope=scope)
+
+
+def dropout(x, is_training, config, scope):
+    """slim.dropout with a mask that depends only on the seed, the scope and the step.
+
+    slim draws masks from a stream that a resumed run would start again.
+    """
+    if is_training is False:
+        return slim.dropout(x, config.keep_prob, is_training=False, scope=scope)
+    with tf.name_scope(scope):
+        step = tf.train.get_global_step()
+        step_seed = tf.stack([tf.cast(op_seed(config.seed, scope), tf.int64), step])
+        keep_prob = tf.where(is_training, config.keep_prob, 1.0)
+        kept = tf_v2.random.stateless_uniform(tf.shape(x), step_seed) < keep_prob
+        return x * (tf.cast(kept, tf.float32) / keep_prob)
 
 
 def he_initializer(seed):
@@ -98,449 +287,23 @@ def he_initializer(seed):
     return initializer
 
 
-def mixing_matrix(num_tasks, own_weight):
-    """Start weights between towers: `own_weight` for a task's own activations,
-    the rest shared by the other tasks (paper, section 5.1: 0.9 and 0.1).
+def op_seed(seed, name):
+    """A seed for one op, computed from the run's seed and the op's name.
 
-    Returns: [T, T] float32; row i sums to 1 where there is more than one task.
+    TensorFlow 1 would count the ops made so far: one more unit would change the start
+    weights of all later layers, and runs with and without units could not be paired.
     """
-    others = (1.0 - own_weight) / max(num_tasks - 1, 1)
-    matrix = np.full([num_tasks, num_tasks], others, np.float32)
-    np.fill_diagonal(matrix, own_weight)
-    return matrix
-
-
-@one_pass
-def weighted_sum(tensors, weights):
-    """sum_j weights[j] * tensors[j], where weights[j] holds one value a channel."""
-    return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
-
-
-def channel_sums(x, y):
-    """Sums of x * y over everything but the channels. Returns: [C].
-
-    That is the filter gradient of a 1x1 depthwise convolution, TensorFlow's one
-    op that multiplies and adds up in the same pass.
-    """
-    channels = x.shape.as_list()[-1]
-    x, y = (tf.reshape(z, [tf.shape(z)[0], 1, -1, channels]) for z in (x, y))
-    sums = tf.nn.depthwise_conv2d_backprop_filter(
-        x, [1, 1, channels, 1], y, strides=[1] * 4, padding="VALID"
-    )
-    return tf.reshape(sums, [channels])
-
-
-@tf.custom_gradient
-def linear_combinations(alpha, *towers):
-    """out_i[..., c] = sum_j alpha[i, j, c] x_j[..., c], equation 1 of the paper.
-
-    Args:
-      alpha: [T, T, C].
-      *towers: T tensors of one shape, [B, H, W, C] or [B, C].
-
-    Returns:
-      T tensors of that shape.
-    """
-    ids = range(len(towers))
-
-    def gradient(*d_outputs):
-        # To the towers it is the same sum again, with the weights transposed.
-        d_towers = [weighted_sum(d_outputs, alpha[:, j]) for j in ids]
-        d_alpha = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
-        return (d_alpha, *d_towers)
-
-    return [weighted_sum(towers, alpha[i]) for i in ids], gradient
-
-
-@tf.custom_gradient
-def dense_combination(flat, alpha):
-    """flat @ alpha^T, in whose stead einsum computes it, a fifth faster at this size.
-
-    Args: flat, [B, T*D]; alpha, [T*D, T*D]. Returns: [B, T*D].
-    """
-
-    def gradient(d_output):
-        return tf.matmul(d_output, alpha), tf.matmul(d_output, flat, transpose_a=True)
-
-    return tf.einsum("bi,oi->bo", flat, alpha), gradient
-
-
-def own_only(alpha, num_tasks):
-    """alpha, of which training changes the weights of a task's own activations alone.
-
-    Args: [T, T, ...], or [T*D, T*D]. Returns: a tensor of that shape.
-    """
-    shape = alpha.shape.as_list()
-    size = shape[0] // num_tasks
-    blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, -1])
-    own = tf.eye(num_tasks, dtype=tf.bool)[:, None, :, None]
-    return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
-
-
-def cross_stitch(towers, unit, own_weight, scope, fixed_others=False):
-    """One cross-stitch unit: every output is a linear combination of all inputs.
-
-    Row index of the weights is the tower that receives, column index the tower
-    that gives, as in equation 1 of the paper.
-
-        channel  [T, T, C]     out_i[..., c] = sum_j alpha[i, j, c] x_j[..., c]
-        layer    [T, T]        out_i = sum_j alpha[i, j] x_j
-        dense    [T*D, T*D]    every value of every tower mixes with every other,
-                               D = H*W*C
-
-    Args:
-      towers: T tensors of one shape, [B, H, W, C] or [B, C].
-      unit: one of `UNITS`.
-      own_weight: start weight of a task's own activations; 1 is the identity.
-      scope: variable scope, for example "cross_stitch_1".
-      fixed_others: whether the weights of other tasks' activations stay as they start.
-
-    Returns:
-      T tensors of the shape that came in, and the unit's [T, T] mean weights:
-      the weight that tower j's values carry in a value of tower i, in the mean
-      over those values. The identity unit has the identity matrix.
-    """
-    num_tasks = len(towers)
-    mixing = mixing_matrix(num_tasks, own_weight)
-    shape = towers[0].shape.as_list()[1:]
-
-    with tf.variable_scope(scope):
-        if unit == "dense":
-            size = int(np.prod(shape))
-
-            def initializer(_, dtype, partition_info=None):
-                # A Kronecker product, made by the graph: as a constant it
-                # would not fit into a graph definition.
-                blocks = mixing[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
-                return tf.reshape(blocks, [num_tasks * size] * 2)
-
-            alpha = tf.get_variable("alpha", [num_tasks * size] * 2, initializer=initializer)
-            weights = own_only(alpha, num_tasks) if fixed_others else alpha.read_value()
-            flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
-            mixed = dense_combination(flat, weights)
-            outputs = [tf.reshape(x, [-1] + shape) for x in tf.split(mixed, num_tasks, axis=1)]
-            blocks = tf.reshape(alpha, [num_tasks, size, num_tasks, size])
-            return outputs, tf.reduce_sum(blocks, [1, 3]) / size
-
-        by_channel = np.repeat(mixing[:, :, None], shape[-1], axis=2)
-        if unit == "channel":
-            alpha = tf.get_variable("alpha", initializer=by_channel)
-            weights = own_only(alpha, num_tasks) if fixed_others else alpha
-            return linear_combinations(weights, *towers), tf.reduce_mean(alpha, [2])
-
-        alpha = tf.get_variable("alpha", initializer=mixing)
-        weights = own_only(alpha, num_tasks) if fixed_others else alpha
-        shared = tf.broadcast_to(weights[:, :, None], by_channel.shape)
-        return linear_combinations(shared, *towers), tf.identity(alpha)
-
-
-def either(choice, when_true, when_false):
-    """tf.cond, or for a Python bool the one branch alone: a server has no training in it."""
-    if isinstance(choice, bool):
-        return when_true() if choice else when_false()
-    return tf.cond(choice, when_true, when_false)
-
-
-def dropout(x, keep_prob, is_training, seed, scope):
-    """Dropout whose mask depends on the seed, the scope and the step alone.
-
-    slim.dropout draws from a stream of its own, which a restored run would
-    start anew; here the same step has the same mask whatever came before.
-    """
-    with tf.name_scope(scope):
-
-        def dropped():
-            step = tf.train.get_global_step()
-            step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), step])
-            uniform = tf_v2.random.stateless_uniform(tf.shape(x), step_seed)
-            return x * (tf.cast(uniform < keep_prob, tf.float32) / keep_prob)
-
-        return either(is_training, dropped, lambda: x)
-
-
-def windows(y):
-    """The four values of every 2x2 window of [B, H, W, C]: [B, H/2, W/2, C] each."""
-    _, height, width, channels = y.shape.as_list()
-    y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
-    return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
-
-
-@one_pass
-def pooled(y, scale):
-    """Of every 2x2 window the y for which scale * y is largest. [B, H/2, W/2, C]."""
-    a, b, c, d = windows(y)
-    largest = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
-    smallest = tf.minimum(tf.minimum(a, b), tf.minimum(c, d))
-    return tf_v2.where(scale >= 0, largest, smallest)
-
-
-@one_pass
-def scaled_relu(x, scale, shift):
-    return tf.nn.relu(scale * x + shift)
-
-
-@one_pass
-def unpooled(y, chosen, d_chosen, scale, slope, offset):
-    """slope * y + offset, and scale * d_chosen on the first of its window that was chosen."""
-    a, b, c, _ = [tf.equal(value, chosen) for value in windows(y)]
-    first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
-    _, height, width, channels = y.shape.as_list()
-    position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
-    spread = tf_v2.where(
-        tf.equal(first[:, :, None, :, None], position), (scale * d_chosen)[:, :, None, :, None], 0.0
-    )
-    return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
-
-
-def batch_norm_relu_pool(y, is_training, decay, norm_scope, scope):
-    """max_pool2d(relu(batch_norm(y)), 2), as slim has them, in a third of the passes.
-
-    All three keep the order of a channel's values (batch norm reverses it where
-    gamma < 0), so pooling goes first and the rest sees a quarter of the values;
-    and the gradients of pooling and of the batch's statistics meet in one pass.
-
-    Args:
-      y: [B, H, W, C], H and W even.
-      is_training: [] bool tensor: the batch's statistics, or the moving ones.
-      decay: decay of the moving statistics.
-      norm_scope: scope of batch norm's variables, "conv1_1/BatchNorm".
-      scope: scope of the pooling, "pool_1_1".
-
-    Returns:
-      [B, H/2, W/2, C].
-    """
-    channels = y.shape.as_list()[-1]
-
-    def variable(name, start, trainable=True):
-        initializer = tf.constant_initializer(start)
-        return slim.model_variable(name, [channels], initializer=initializer, trainable=trainable)
-
-    with tf.variable_scope(norm_scope):
-        gamma, beta = variable("gamma", 1.0), variable("beta", 0.0)
-        moving_mean = variable("moving_mean", 0.0, trainable=False)
-        moving_variance = variable("moving_variance", 1.0, trainable=False)
-
-    @tf.custom_gradient
-    def normalised(y, gamma, beta):
-        count = tf.cast(tf.size(y) // channels, tf.float32)
-
-        def of_batch():
-            mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # a sum over all but channels
-            variance = channel_sums(y, y) / count - tf.square(mean)
-            unbiased = variance * count / (count - 1)
-            with tf.control_dependencies(
-                [
-                    moving_mean.assign_sub((moving_mean - mean) * (1 - decay)),
-                    moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay)),
-                ]
-            ):
-                return tf.identity(mean), tf.identity(variance)
-
-        mean, variance = either(
-            is_training, of_batch, lambda: (moving_mean.read_value(), moving_variance.read_value())
-        )
-        inverse = tf.rsqrt(variance + 0.001)
-        scale = gamma * inverse
-        chosen = pooled(y, scale)
-        outputs = scaled_relu(chosen, scale, beta - scale * mean)
-
-        def gradient(d_outputs):
-            d_normal = tf.raw_ops.ReluGrad(gradients=d_outputs, features=outputs)
-            d_beta = tf.raw_ops.BiasAddGrad(out_backprop=d_normal)
-            d_gamma = (channel_sums(chosen, d_normal) - mean * d_beta) * inverse
-            # Through the batch's mean and variance (Ioffe and Szegedy, arXiv
-            # 1502.03167, section 3), which the moving ones do not depend on.
-            through = tf.cast(is_training, tf.float32) * scale / count
-            slope = -through * d_gamma * inverse
-            offset = -through * d_beta - slope * mean
-            return unpooled(y, chosen, d_normal, scale, slope, offset), d_gamma, d_beta
-
-        return outputs, gradient
-
-    with tf.name_scope(scope):
-        return normalised(y, gamma, beta)
-
-
-@one_pass
-def adam_step(variable, m, v, gradient, l2_scale, beta1_power, beta2_power, **rates):
-    """TensorFlow's Adam step on gradient + l2_scale * variable. Returns: a value to run it by."""
-    value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.float32)
-    value.set_shape(gradient.shape)
-    tf.raw_ops.ResourceApplyAdam(
-        var=variable,
-        m=m,
-        v=v,
-        grad=gradient + l2_scale * value,
-        beta1_power=beta1_power,
-        beta2_power=beta2_power,
-        **rates,
-    )
-    return tf.constant(True)
-
-
-class Adam(tf.train.AdamOptimizer):
-    """TensorFlow's Adam, which adds the L2 losses' gradients in the pass it makes anyway.
-
-    Args:
-      learning_rate: a number.
-      l2_scales: variable name -> factor of sum(w^2)/2, for those that have such a loss.
-      rate_scales: variable name -> its rate as a multiple of the others'. Scaling
-        its gradient would do nothing: Adam divides by the gradient's size.
-    """
-
-    def __init__(self, learning_rate, l2_scales, rate_scales):
-        super().__init__(learning_rate)
-        self._l2_scales, self._rate_scales = l2_scales, rate_scales
-
-    def _resource_apply_dense(self, grad, var):
-        l2_scale = self._l2_scales.get(var.op.name, 0.0)
-        m, v = (self.get_slot(var, name).handle for name in ("m", "v"))
-        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
-        rates = {
-            "lr": self._lr_t * self._rate_scales.get(var.op.name, 1.0),
-            "beta1": self._beta1_t,
-            "beta2": self._beta2_t,
-            "epsilon": self._epsilon_t,
-        }
-        if l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
-            powers = (beta1_power, beta2_power)
-            return adam_step(var.handle, m, v, grad, tf.constant(l2_scale), *powers, **rates).op
-        return tf.raw_ops.ResourceApplyAdam(
-            var=var.handle,
-            m=m,
-            v=v,
-            grad=grad + l2_scale * var if l2_scale else grad,
-            beta1_power=beta1_power,
-            beta2_power=beta2_power,
-            **rates,
-        )
-
-
-def gradients(loss, variables):
-    """Gradients of the loss: on to all activations first, then to the layers' weights.
-
-    On its way down, every unit waits for all towers. In TensorFlow's own order
-    a core computes weight gradients, for which nobody waits, while the other
-    stands idle. At the end they fill both.
-
-    Args:
-      loss: [] float32.
-      variables: a layer's weights stand in one convolution or matrix product.
-
-    Returns:
-      A tensor for each variable.
-    """
-    layers = {  # by the name of its weights
-        op.inputs[1].op.inputs[0].op.name: op
-        for op in loss.graph.get_operations()
-        if op.type in ("Conv2D", "MatMul") and op.inputs[1].op.type == "ReadVariableOp"
-    }
-    outputs = {name: op.outputs[0] for name, op in layers.items()}
-    others = {v.op.name: v for v in variables if v.op.name not in layers}
-    sources = outputs | others
-    found = dict(zip(sources, tf.gradients(loss, list(sources.values()))))
-    with tf.control_dependencies([tf.group(*(found[name] for name in outputs))]):
-        for name, op in layers.items():
-            x, weights = op.inputs
-            (found[name],) = tf.gradients(
-                outputs[name], weights, found[name], stop_gradients=[x], name="weight_gradients"
-            )
-    return [found[v.op.name] for v in variables]
-
-
-def network(
-    x,
-    classes,
-    is_training,
-    unit,
-    own_weight=1.0,
-    fixed_others=False,
-    hard_sharing=False,
-    l2_scale=0.0,
-    keep_prob=1.0,
-    batch_norm_decay=0.999,
-    seed=0,
-):
-    """The towers, tower t's scopes ending in _t, and the units between them.
-
-    Args:
-      x: [B, 28, 28, 1] float32.
-      classes: number of classes of each task; as many towers are built, or one
-        for all if there is hard sharing.
-      is_training: [] bool tensor, or a Python bool.
-      unit: one of `UNITS`, or None: then the towers share nothing.
-      others: see `build`.
-
-    Returns:
-      Logits, a [B, classes] tensor a task, and the units' [T, T] mean weights
-      by scope name.
-    """
-    ids = range(1, 2 if hard_sharing else len(classes) + 1)
-    stitches = {}
-
-    def stitched(towers, index):
-        if unit is None:
-            return towers
-        scope = f"cross_stitch_{index}"
-        towers, stitches[scope] = cross_stitch(towers, unit, own_weight, scope, fixed_others)
-        return towers
-
-    def each(layer, towers, scope, *args, **kwargs):
-        return [layer(h, *args, scope=f"{scope}_{t}", **kwargs) for t, h in zip(ids, towers)]
-
-    def pool(towers, conv, scope):
-        return [
-            batch_norm_relu_pool(
-                h, is_training, batch_norm_decay, f"{conv}_{t}/BatchNorm", f"{scope}_{t}"
-            )
-            for t, h in zip(ids, towers)
-        ]
-
-    batch_norm = {
-        "is_training": is_training,
-        "decay": batch_norm_decay,
-        "scale": True,
-        "updates_collections": None,
-    }
-    with (
-        tf.variable_scope("network"),
-        slim.arg_scope(
-            [slim.conv2d, slim.fully_connected],
-            normalizer_fn=slim.batch_norm,
-            normalizer_params=batch_norm,
-            weights_initializer=he_initializer(seed),
-            weights_regularizer=slim.l2_regularizer(l2_scale),
-        ),
-        # What follows a convolution is done along with its pooling.
-        slim.arg_scope(
-            [slim.conv2d], normalizer_fn=None, biases_initializer=None, activation_fn=None
-        ),
-    ):
-        towers = [x for _ in ids]  # [B, 28, 28, 1]
-        towers = each(slim.conv2d, towers, "conv1", 32, 3)  # [B, 28, 28, 32]
-        towers = pool(towers, "conv1", "pool_1")  # [B, 14, 14, 32]
-        towers = stitched(towers, 1)
-        towers = each(slim.conv2d, towers, "conv2", 64, 3)  # [B, 14, 14, 64]
-        towers = pool(towers, "conv2", "pool_2")  # [B, 7, 7, 64]
-        towers = stitched(towers, 2)
-        towers = each(slim.flatten, towers, "flatten")  # [B, 3136]
-        towers = each(slim.fully_connected, towers, "fc_3", 1024)  # [B, 1024]
-        towers = stitched(towers, 3)
-        towers = each(dropout, towers, "dropout", keep_prob, is_training, seed)
-        towers = towers * len(classes) if hard_sharing else towers
-        # The reference's logits, too, pass through batch norm.
-        logits = [
-            slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
-            for t, (h, n) in enumerate(zip(towers, classes), 1)
-        ]
-    return logits, stitches
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
 
 
 def standardisation(mean=0.0, scale=1.0):
-    """What the images were standardised with, as variables: they travel with the checkpoint.
+    """Statistics of the training images, as variables: they are saved in checkpoints.
 
-    Args: each [28, 28], or one number for all pixels.
-    Returns: [28, 28] float32 variables, mean and scale.
+    Args:
+      mean, scale: [28, 28] each, or one number for all pixels.
+
+    Returns:
+      [28, 28] float32 variables, mean and scale.
     """
     shape = [IMAGE_SIZE, IMAGE_SIZE]
     with (
@@ -555,8 +318,110 @@ def standardisation(mean=0.0, scale=1.0):
         ]
 
 
+# --- Loss and evaluation ---
+
+
+def cross_entropies(logits, labels):
+    """Mean cross-entropy of each task over the batch, in nats. Returns: task -> []."""
+    return {
+        name: tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(
+                labels=labels[name], logits=logits[name]
+            ),
+            name=name,
+        )
+        for name in logits
+    }
+
+
+def regularisation_loss():
+    """The L2 losses that slim collected from conv and fc layers, added up. Returns: []."""
+    l2_losses = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+    return tf.add_n(l2_losses or [tf.constant(0.0)], name="l2")
+
+
+def accuracies_of(predictions, labels):
+    """Share of the batch that is predicted correctly. Returns: task -> []."""
+    return {
+        name: tf.reduce_mean(
+            tf.cast(tf.equal(predictions[name], labels[name]), tf.float32), name=name
+        )
+        for name in predictions
+    }
+
+
+# --- The training step ---
+
+
+def training_step(losses, global_step, config):
+    """One step of Adam on the cross-entropies and the L2 loss.
+
+    Args:
+      losses: task -> [] cross-entropy.
+      global_step: variable that the step increments.
+      config: a `Config`.
+
+    Returns:
+      The step's operation.
+    """
+    names = [v.op.name for v in tf.trainable_variables()]
+    optimizer = Adam(
+        config.learning_rate,
+        l2_scales={n: config.l2_scale for n in names if n.endswith("/weights")},
+        rate_scales={
+            n: config.cross_stitch_learning_rate_scale for n in names if n.endswith("/alpha")
+        },
+    )
+    gradients = optimizer.compute_gradients(tf.add_n(list(losses.values())))
+    # The L2 loss that is reported with a step reads the weights before the step.
+    reads = [
+        op.inputs[0].op for op in tf.get_default_graph().get_operations() if op.type == "L2Loss"
+    ]
+    with tf.control_dependencies(reads):
+        return optimizer.apply_gradients(gradients, global_step)
+
+
+# --- Summaries ---
+
+HISTOGRAM_VALUES = 2**20  # at most so many of a unit's weights; dense units have 157 million
+
+
+def batch_summary(losses, l2_loss, loss, accuracies, accuracy):
+    """Losses and accuracies of the batch that was fed. Returns: a serialised summary."""
+    scalars = {"loss_total": loss, "loss_l2": l2_loss}
+    scalars |= {f"loss_{name}": value for name, value in losses.items()}
+    scalars |= {"accuracy_train": accuracy}
+    scalars |= {f"accuracy_train_{name}": value for name, value in accuracies.items()}
+    return tf.summary.merge([tf.summary.scalar(tag, value) for tag, value in scalars.items()])
+
+
+def unit_summary(mean_weights, tasks):
+    """Mean weights of every unit as scalars and as a heat map, all weights as a histogram.
+
+    Args:
+      mean_weights: unit scope -> [T, T].
+      tasks: names of the tasks.
+
+    Returns:
+      A serialised summary, or None if there are no units.
+    """
+    alphas = {v.op.name.split("/")[1]: v for v in tf.trainable_variables() if "/alpha" in v.op.name}
+    summaries = []
+    for scope, weights in mean_weights.items():
+        summaries += [
+            tf.summary.scalar(f"{scope}/{to}_from_{source}", weights[i, j])
+            for i, to in enumerate(tasks)
+            for j, source in enumerate(tasks)
+        ]
+        summaries.append(tf.summary.image(f"{scope}/mean_weights", heat_map(weights)))
+        stride = alphas[scope].shape.num_elements() // HISTOGRAM_VALUES + 1
+        values = tf.reshape(alphas[scope], [-1])[::stride]
+        summaries.append(tf.summary.histogram(f"{scope}/weights", values))
+    return tf.summary.merge(summaries) if summaries else None
+
+
 def heat_map(weights):
-    """Draws [T, T] weights: white at 0, blue to 1, red to -1. Returns: [1, 64 T, 64 T, 3] uint8."""
+    """Draws [T, T] weights: 0 is white, 1 blue, -1 red. Returns: [1, 64 T, 64 T, 3] uint8."""
     weights = tf.clip_by_value(weights, -1.0, 1.0)[:, :, None]
     blue, red = tf.constant([0.03, 0.19, 0.42]), tf.constant([0.40, 0.00, 0.05])
     colours = 1 - tf.abs(weights) * (1 - tf_v2.where(weights > 0, blue, red))
@@ -564,71 +429,55 @@ def heat_map(weights):
     return tf.cast(tf.round(255 * pixels), tf.uint8)[None]
 
 
-def unit_summaries(stitches, names):
-    """What the units hold: mean weights as scalars and as a picture, entries as a histogram.
-
-    Args: stitches, unit scope -> [T, T] mean weights; names, of the tasks.
-    Returns: one serialised summary, or None without units.
-    """
-    entries = {v.op.name.split("/")[1]: v for v in tf.trainable_variables() if "alpha" in v.op.name}
-    summaries = []
-    for scope, weights in stitches.items():
-        summaries += [
-            tf.summary.scalar(f"{scope}/{to}_from_{source}", weights[i, j])
-            for i, to in enumerate(names)
-            for j, source in enumerate(names)
-        ]
-        summaries.append(tf.summary.image(f"{scope}/mean_weights", heat_map(weights)))
-        stride = entries[scope].shape.num_elements() // HISTOGRAM_VALUES + 1
-        values = tf.reshape(entries[scope], [-1])[::stride]
-        summaries.append(tf.summary.histogram(f"{scope}/weights", values))
-    return tf.summary.merge(summaries) if summaries else None
+# --- The whole graph ---
 
 
-def build(
-    tasks,
-    unit="channel",
-    own_weight=1.0,
-    fixed_others=False,
-    stitch_rate_scale=1.0,
-    hard_sharing=False,
-    learning_rate=0.001,
-    l2_scale=1e-5,
-    keep_prob=0.8,
-    batch_norm_decay=0.999,
-    seed=0,
-    statistics=(0.0, 1.0),
-):
-    """Builds the whole graph: network, loss, evaluation, training, summaries.
+class Model(typing.NamedTuple):
+    """Tensors and operations of one graph. Dictionaries are keyed by task, in task order."""
+
+    graph: tf.Graph
+    x: tf.Tensor  # [B, 28, 28, 1] float32, standardised images
+    labels: dict  # task -> [B] int32
+    is_training: tf.Tensor  # [] bool: use batch statistics and dropout
+    logits: dict  # task -> [B, classes] float32
+    predictions: dict  # task -> [B] int32
+    losses: dict  # task -> [] cross-entropy, nats, mean over the batch
+    l2_loss: tf.Tensor  # [] sum over conv and fc weights, scaled
+    loss: tf.Tensor  # [] cross-entropies and L2 loss added up
+    accuracies: dict  # task -> [] share of the batch that is predicted correctly
+    accuracy: tf.Tensor  # [] mean of the tasks' accuracies
+    stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
+    train_op: tf.Operation  # one Adam step; increments global_step
+    finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
+    global_step: tf.Variable
+    summary_op: tf.Tensor  # serialised scalars of the batch that was fed
+    unit_summary_op: tf.Tensor  # serialised weights of the units; None without units
+    initializer: tf.Operation  # sets all variables to their start values
+
+
+def build(tasks, config=Config(), statistics=(0.0, 1.0)):
+    """Builds the whole graph: network, loss, evaluation, training step, summaries.
 
     Args:
       tasks: (name, number of classes) of each task, T >= 1 of them.
-      unit: "channel", "layer" or "dense"; None leaves the towers unconnected.
-      own_weight: cross-stitch start weight of a task's own activations.
-      fixed_others: whether the cross-stitch weights of other tasks' activations
-        stay as they start: with own_weight 1, units without any sharing.
-      stitch_rate_scale: the units' learning rate as a multiple of the towers'.
-      hard_sharing: one tower, and an output layer for each task; then no unit.
-      learning_rate: Adam's.
-      l2_scale: factor of sum(w^2)/2 over conv and fc weights.
-      keep_prob: share of fc_3's activations that dropout keeps, in (0, 1].
-      batch_norm_decay: decay of batch norm's moving mean and variance.
-      seed: determines initial weights and dropout masks.
-      statistics: mean and scale that the images are standardised with, [28, 28]
-        each, or numbers; kept for `build_server`.
+      config: a `Config`.
+      statistics: mean and scale with which the images are standardised, [28, 28] each,
+        or numbers. `build_server` uses them.
 
     Returns:
       A `Model`.
 
     Raises:
-      ValueError: there is no task, the unit is unknown, or there is one with hard sharing.
+      ValueError: there is no task, the unit is unknown, or hard sharing has units.
     """
     if not tasks:
         raise ValueError("a network needs at least one task")
-    if unit is not None and unit not in UNITS:
-        raise ValueError(f"unknown cross-stitch unit {unit!r}: one of {', '.join(UNITS)}, or None")
-    if unit is not None and hard_sharing:
-        raise ValueError("one tower has nothing to stitch: unit must be None with hard_sharing")
+    if config.cross_stitch_unit not in UNITS:
+        raise ValueError(
+            f"cross_stitch_unit={config.cross_stitch_unit!r}: must be one of {', '.join(UNITS)}"
+        )
+    if config.cross_stitch and config.hard_sharing:
+        raise ValueError("hard_sharing has one tower and no units: set cross_stitch to False")
     names = [name for name, _ in tasks]
 
     with tf.Graph().as_default() as graph:
@@ -641,75 +490,29 @@ def build(
             is_training = tf.placeholder(tf.bool, [], "is_training")
         standardisation(*statistics)
 
-        outputs, stitches = network(
-            x,
-            [n for _, n in tasks],
-            is_training,
-            unit,
-            own_weight=own_weight,
-            fixed_others=fixed_others,
-            hard_sharing=hard_sharing,
-            l2_scale=l2_scale,
-            keep_prob=keep_prob,
-            batch_norm_decay=batch_norm_decay,
-            seed=seed,
-        )
+        outputs, stitches = network(x, [n for _, n in tasks], is_training, config)
         logits = dict(zip(names, outputs))
 
         with tf.name_scope("loss"):
-            losses = {
-                name: tf.reduce_mean(
-                    tf.nn.sparse_softmax_cross_entropy_with_logits(
-                        labels=labels[name], logits=logits[name]
-                    ),
-                    name=name,
-                )
-                for name in names
-            }
-            l2_losses = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
-            l2_loss = tf.add_n(l2_losses or [tf.constant(0.0)], name="l2")
+            losses = cross_entropies(logits, labels)
+            l2_loss = regularisation_loss()
             loss = tf.add_n([*losses.values(), l2_loss], name="total")
 
         with tf.name_scope("evaluation"):
             predictions = {
-                name: tf.argmax(logits[name], axis=1, output_type=tf.int32) for name in names
+                name: tf.argmax(z, axis=1, output_type=tf.int32) for name, z in logits.items()
             }
-            accuracies = {
-                name: tf.reduce_mean(
-                    tf.cast(tf.equal(predictions[name], labels[name]), tf.float32), name=name
-                )
-                for name in names
-            }
+            accuracies = accuracies_of(predictions, labels)
             accuracy = tf.reduce_mean(tf.stack(list(accuracies.values())), name="mean")
 
-        # A variable scope, so that Adam's moments stand under "train" as well;
-        # its name scope is entered anew, or TensorFlow would name it "train_1".
+        # The variable scope puts Adam's moments under "train". The name scope is
+        # entered by its full name, or TensorFlow would call it "train_1".
         with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
-            trained = [v.op.name for v in tf.trainable_variables()]
-            optimizer = Adam(
-                learning_rate,
-                {name: l2_scale for name in trained if name.endswith("/weights")},
-                {name: stitch_rate_scale for name in trained if name.endswith("/alpha")},
-            )
-            cross_entropy = tf.add_n([*losses.values()])
-            if stitches:
-                variables = tf.trainable_variables()
-                found = zip(gradients(cross_entropy, variables), variables)
-            else:  # Towers that wait for nobody are faster in TensorFlow's order.
-                found = optimizer.compute_gradients(cross_entropy)
-            # A step's L2 loss, wanted or not, reads the weights before Adam changes them.
-            reads = [op.inputs[0].op for op in graph.get_operations() if op.type == "L2Loss"]
-            with tf.control_dependencies(reads):
-                train_op = optimizer.apply_gradients(found, global_step)
+            train_op = training_step(losses, global_step, config)
 
         with tf.name_scope("summary"):
-            summary_op = tf.summary.merge(
-                [tf.summary.scalar("loss_total", loss), tf.summary.scalar("loss_l2", l2_loss)]
-                + [tf.summary.scalar(f"loss_{name}", losses[name]) for name in names]
-                + [tf.summary.scalar("accuracy_train", accuracy)]
-                + [tf.summary.scalar(f"accuracy_train_{name}", accuracies[name]) for name in names]
-            )
-            unit_summary_op = unit_summaries(stitches, names)
+            summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)
+            unit_summary_op = unit_summary(stitches, names)
 
         with tf.name_scope("train/"):
             initializer = tf.global_variables_initializer()
@@ -717,35 +520,46 @@ def build(
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in numbers])
 
     return Model(
-        graph,
-        x,
-        labels,
-        is_training,
-        logits,
-        predictions,
-        losses,
-        l2_loss,
-        loss,
-        accuracies,
-        accuracy,
-        stitches,
-        train_op,
-        finite,
-        global_step,
-        summary_op,
-        unit_summary_op,
-        initializer,
+        graph=graph,
+        x=x,
+        labels=labels,
+        is_training=is_training,
+        logits=logits,
+        predictions=predictions,
+        losses=losses,
+        l2_loss=l2_loss,
+        loss=loss,
+        accuracies=accuracies,
+        accuracy=accuracy,
+        stitches=stitches,
+        train_op=train_op,
+        finite=finite,
+        global_step=global_step,
+        summary_op=summary_op,
+        unit_summary_op=unit_summary_op,
+        initializer=initializer,
     )
 
 
-def build_server(tasks, unit, hard_sharing=False):
-    """Builds the trained network from raw images to named classes, and nothing else.
+# --- Serving ---
 
-    Its variables are to be restored from a checkpoint of `build`'s graph.
+
+class Server(typing.NamedTuple):
+    """Tensors of a graph that only predicts."""
+
+    graph: tf.Graph
+    images: tf.Tensor  # [N, 28, 28] uint8, raw
+    outputs: dict  # <task>_id [N] int32, <task>_name [N] text, <task>_probabilities [N, classes]
+
+
+def build_server(tasks, config=Config()):
+    """Builds the network from raw images to class names, for prediction only.
+
+    Restore its variables from a checkpoint of `build`'s graph.
 
     Args:
       tasks: (name, names of the classes) of each task.
-      unit, hard_sharing: as given to `build`.
+      config: the `Config` that was given to `build`.
 
     Returns:
       A `Server`.
@@ -754,8 +568,7 @@ def build_server(tasks, unit, hard_sharing=False):
         images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE], "images")
         mean, scale = standardisation()
         x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
-        classes = [len(names) for _, names in tasks]
-        logits, _ = network(x, classes, False, unit, hard_sharing=hard_sharing)
+        logits, _ = network(x, [len(names) for _, names in tasks], False, config)
         outputs = {}
         for (task, names), z in zip(tasks, logits):
             ids = tf.argmax(z, axis=1, output_type=tf.int32)
@@ -763,3 +576,226 @@ def build_server(tasks, unit, hard_sharing=False):
             outputs[f"{task}_name"] = tf.gather(tf.constant(names), ids)
             outputs[f"{task}_probabilities"] = tf.nn.softmax(z)
     return Server(graph, images, outputs)
+
+
+# --- Faster forms of ordinary layers ---
+#
+# Half of the plain graph's time goes into memory traffic: TensorFlow runs op by op, and
+# each op reads and writes all activations. These forms compute the same function in
+# fewer passes; tests/test_equivalence.py holds them against the plain graph. What each
+# is worth stands in tests/README.md.
+
+BATCH_NORM_EPSILON = 0.001  # slim's default
+ONE_PASS_MINIMUM = 2**20  # values of a variable; for smaller ones compiling does not pay
+
+
+def one_pass(function):
+    """Compiles elementwise ops into one loop over memory (XLA)."""
+    return tf_v2.function(function, autograph=False, jit_compile=True)
+
+
+def channel_sums(x, y):
+    """tf.reduce_sum(x * y, axis=[0, 1, 2]), computed without storing x * y.
+
+    It is the filter gradient of a 1x1 depthwise convolution, the only op of
+    TensorFlow's that multiplies and adds up in one pass.
+
+    Args:
+      x, y: [B, H, W, C] or [B, C].
+
+    Returns:
+      [C].
+    """
+    channels = x.shape.as_list()[-1]
+    x, y = (tf.reshape(z, [tf.shape(z)[0], 1, -1, channels]) for z in (x, y))
+    sums = tf.nn.depthwise_conv2d_backprop_filter(
+        x, [1, 1, channels, 1], y, strides=[1] * 4, padding="VALID"
+    )
+    return tf.reshape(sums, [channels])
+
+
+@tf.custom_gradient
+def scale_channels(weights, x):
+    """weights * x; the gradient of the weights is computed by `channel_sums`.
+
+    Args:
+      weights: [C], or [] for the same weight in all channels.
+      x: [B, H, W, C] or [B, C].
+
+    Returns:
+      A tensor of the shape of x.
+    """
+
+    def gradient(d_output):
+        d_weights = channel_sums(d_output, x)
+        return d_weights if weights.shape.rank else tf.reduce_sum(d_weights), weights * d_output
+
+    return weights * x, gradient
+
+
+def batch_norm_relu_pool(y, is_training, decay, pool_scope, **_):
+    """slim.max_pool2d(tf.nn.relu(slim.batch_norm(y, ...)), 2), in a third of the passes.
+
+    Batch norm and ReLU keep the order of a channel's values (batch norm reverses it
+    where gamma < 0). So pooling goes first, and the other two see a quarter of the
+    values. Going back, the gradients of pooling and of the batch's statistics are
+    computed in one pass.
+
+    Args:
+      y: [B, H, W, C], H and W even. The current variable scope is the layer's.
+      is_training: [] bool tensor: use the batch's statistics, or the moving ones.
+      decay: decay of the moving statistics.
+      pool_scope: full name scope of the pooling, "network/pool_1_1/".
+      **_: slim.batch_norm's other parameters, of which `layer_defaults` uses "scale".
+
+    Returns:
+      [B, H/2, W/2, C].
+    """
+    channels = y.shape.as_list()[-1]
+
+    def variable(name, start, trainable=True):
+        initializer = tf.constant_initializer(start)
+        return slim.model_variable(name, [channels], initializer=initializer, trainable=trainable)
+
+    with tf.variable_scope("BatchNorm"):
+        gamma, beta = variable("gamma", 1.0), variable("beta", 0.0)
+        moving_mean = variable("moving_mean", 0.0, trainable=False)
+        moving_variance = variable("moving_variance", 1.0, trainable=False)
+
+    @tf.custom_gradient
+    def normalise(y, gamma, beta):
+        count = tf.cast(tf.size(y) // channels, tf.float32)
+
+        def of_batch():
+            mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # sums over all but channels
+            variance = channel_sums(y, y) / count - tf.square(mean)
+            unbiased = variance * count / (count - 1)
+            update_mean = moving_mean.assign_sub((moving_mean - mean) * (1 - decay))
+            update_variance = moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay))
+            with tf.control_dependencies([update_mean, update_variance]):
+                return tf.identity(mean), tf.identity(variance)
+
+        def moving():
+            return moving_mean.read_value(), moving_variance.read_value()
+
+        mean, variance = tf.cond(is_training, of_batch, moving)
+        inverse = tf.rsqrt(variance + BATCH_NORM_EPSILON)
+        scale = gamma * inverse
+        extremes = pool_extremes(y, scale)
+        outputs = scaled_relu(extremes, scale, beta - scale * mean)
+
+        def gradient(d_outputs):
+            d_normal = tf.raw_ops.ReluGrad(gradients=d_outputs, features=outputs)
+            d_beta = tf.raw_ops.BiasAddGrad(out_backprop=d_normal)
+            d_gamma = (channel_sums(extremes, d_normal) - mean * d_beta) * inverse
+            # In training, y also acts through the batch's mean and variance (Ioffe and
+            # Szegedy, arXiv 1502.03167, section 3); the moving ones do not depend on it.
+            through = tf.cast(is_training, tf.float32) * scale / count
+            slope = -through * d_gamma * inverse
+            offset = -through * d_beta - slope * mean
+            d_y = pool_gradient(y, extremes, scale * d_normal, slope, offset)
+            return d_y, d_gamma, d_beta
+
+        return outputs, gradient
+
+    with tf.name_scope(pool_scope):
+        return normalise(y, gamma, beta)
+
+
+@one_pass
+def pool_extremes(y, scale):
+    """tf.nn.max_pool2d(y, 2, 2, "SAME") where scale >= 0; the smallest values where not.
+
+    Args:
+      y: [B, H, W, C], H and W even.
+      scale: [C].
+
+    Returns:
+      [B, H/2, W/2, C].
+    """
+    a, b, c, d = window_values(y)
+    largest = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
+    smallest = tf.minimum(tf.minimum(a, b), tf.minimum(c, d))
+    return tf_v2.where(scale >= 0, largest, smallest)
+
+
+@one_pass
+def scaled_relu(x, scale, shift):
+    """tf.nn.relu(scale * x + shift). Args: [B, H, W, C]; [C] each."""
+    return tf.nn.relu(scale * x + shift)
+
+
+@one_pass
+def pool_gradient(y, extremes, d_extremes, slope, offset):
+    """The gradient of `pool_extremes` by y, plus slope * y + offset.
+
+    Where values of a window tie, the first one receives the gradient.
+
+    Args:
+      y: [B, H, W, C].
+      extremes, d_extremes: [B, H/2, W/2, C].
+      slope, offset: [C].
+
+    Returns:
+      [B, H, W, C].
+    """
+    a, b, c, _ = [tf.equal(values, extremes) for values in window_values(y)]
+    first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
+    _, height, width, channels = y.shape.as_list()
+    position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
+    is_first = tf.equal(first[:, :, None, :, None], position)
+    spread = tf_v2.where(is_first, d_extremes[:, :, None, :, None], 0.0)
+    return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
+
+
+def window_values(y):
+    """The four values of every 2x2 window. Args: [B, H, W, C]. Returns: four [B, H/2, W/2, C]."""
+    _, height, width, channels = y.shape.as_list()
+    y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
+    return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
+
+
+class Adam(tf.train.AdamOptimizer):
+    """tf.train.AdamOptimizer on loss + l2_loss, where the L2 gradient is added in Adam's pass.
+
+    It also gives some variables a learning rate of their own. (To scale their gradients
+    would do nothing: Adam divides by the size of the gradient.)
+
+    Args:
+      learning_rate: a number.
+      l2_scales: variable name -> factor of sum(w^2)/2, for variables with an L2 loss.
+      rate_scales: variable name -> its learning rate, as a multiple of the others'.
+    """
+
+    def __init__(self, learning_rate, l2_scales, rate_scales):
+        super().__init__(learning_rate)
+        self._l2_scales, self._rate_scales = l2_scales, rate_scales
+
+    def _resource_apply_dense(self, grad, var):
+        name = var.op.name
+        l2_scale = self._l2_scales.get(name, 0.0)
+        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
+        arguments = {
+            "var": var.handle,
+            "m": self.get_slot(var, "m").handle,
+            "v": self.get_slot(var, "v").handle,
+            "beta1_power": beta1_power,
+            "beta2_power": beta2_power,
+            "lr": self._lr_t * self._rate_scales.get(name, 1.0),
+            "beta1": self._beta1_t,
+            "beta2": self._beta2_t,
+            "epsilon": self._epsilon_t,
+        }
+        if l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
+            return adam_step(grad=grad, l2_scale=tf.constant(l2_scale), **arguments).op
+        grad = grad + l2_scale * var if l2_scale else grad
+        return tf.raw_ops.ResourceApplyAdam(grad=grad, **arguments)
+
+
+@one_pass
+def adam_step(var, grad, l2_scale, **arguments):
+    """tf.raw_ops.ResourceApplyAdam on grad + l2_scale * var. Returns: a value to run it by."""
+    value = tf.raw_ops.ReadVariableOp(resource=var, dtype=tf.float32)
+    value.set_shape(grad.shape)
+    tf.raw_ops.ResourceApplyAdam(var=var, grad=grad + l2_scale * value, **arguments)
+    return tf.constant(True)

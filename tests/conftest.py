@@ -16,6 +16,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
 
 
+def config_of(unit, **options):
+    """A `model.Config` with this cross-stitch unit, or without units for None."""
+    import model  # takes seconds, which not all tests need
+
+    if unit is None:
+        return model.Config(cross_stitch=False, **options)
+    return model.Config(cross_stitch_unit=unit, **options)
+
+
 def command_of(script, *arguments, prelude=""):
     """The command that runs one of the project's scripts.
 

@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 
 from model import slim  # slim, mended for this TensorFlow; no layer of model.py is used
 
-BATCH_NORM = {"decay": 0.999, "scale": True, "updates_collections": None}
+BATCH_NORM = {"decay": 0.9, "scale": True, "updates_collections": None}
 
 
 class Plain(typing.NamedTuple):

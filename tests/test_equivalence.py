@@ -4,6 +4,7 @@ import numpy as np
 import plain_slim
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import config_of
 
 import model
 
@@ -59,9 +60,9 @@ def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, monke
     image_size = 28 if unit != "dense" and num_tasks == 2 else 8
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     # Without dropout, whose masks differ, and with an L2 loss that weighs something.
-    options = {"unit": unit, "keep_prob": 1.0, "l2_scale": 1e-4}
-    fast = model.build(TASKS[:num_tasks], **options)
-    slow = plain_slim.build(TASKS[:num_tasks], image_size=image_size, **options)
+    options = {"keep_prob": 1.0, "l2_scale": 1e-4}
+    fast = model.build(TASKS[:num_tasks], config_of(unit, **options))
+    slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size, **options)
     of_fast = {**fast.logits, "loss": fast.loss, **gradients_of(fast.graph, fast.loss)}
     with session_of(fast.graph) as fast_session, session_of(slow.graph) as slow_session:
         for training in (True, False):
@@ -121,7 +122,7 @@ def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, monkeypatc
     image_size = 8 if unit == "dense" else 28
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     images, labels = batch(0, 2, image_size)
-    net = model.build(TASKS[:2], unit=unit, l2_scale=0.01)
+    net = model.build(TASKS[:2], config_of(unit, l2_scale=0.01))
     gradients = gradients_of(net.graph, net.loss)
     with net.graph.as_default(), session_of(net.graph) as session:
         others = [v for v in tf.global_variables() if not v.op.name.startswith("network/")]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import ROOT
+from conftest import ROOT, config_of
 
 import model
 
@@ -22,6 +22,11 @@ def batch():
     random = np.random.RandomState(0)
     images = random.normal(size=[BATCH, 28, 28, 1]).astype(np.float32)
     return images, {name: random.randint(0, n, BATCH) for name, n in TASKS}
+
+
+def build(tasks, unit="channel", **options):
+    """`model.build` with this unit, or with none, and other fields of its Config."""
+    return model.build(tasks, config_of(unit, **options))
 
 
 def feed(net, batch, training):
@@ -85,13 +90,13 @@ def scope_outputs(net, scope):
 
 
 networks = pytest.mark.parametrize(
-    "unit, num_tasks", [(None, 1), (None, 2), ("channel", 2), ("layer", 1), ("layer", 3)]
+    "unit, num_tasks", [(None, 1), (None, 2), ("channel", 2), ("layer", 3)]
 )
 
 
 @networks
 def test_output_shape_of_every_layer(unit, num_tasks, batch):
-    net = model.build(TASKS[:num_tasks], unit=unit)
+    net = build(TASKS[:num_tasks], unit=unit)
     shapes = {
         "conv1": [28, 28, 32],
         "pool_1": [14, 14, 32],
@@ -120,7 +125,7 @@ def test_output_shape_of_every_layer(unit, num_tasks, batch):
 
 @pytest.mark.parametrize("unit", [None, "channel"])
 def test_scopes_of_the_graph_page(unit):
-    net = model.build(TASKS[:2], unit=unit)
+    net = build(TASKS[:2], unit=unit)
     names = [op.name.split("/") for op in net.graph.get_operations()]
     layers = ("conv1", "pool_1", "conv2", "pool_2", "flatten", "fc_3", "dropout", "output")
     towers = {f"{layer}_{t}" for layer in layers for t in (1, 2)}
@@ -132,7 +137,7 @@ def test_scopes_of_the_graph_page(unit):
 
 
 def test_variables_are_those_of_the_table():
-    net = model.build(TASKS[:2], unit="channel")
+    net = build(TASKS[:2], unit="channel")
     shapes = {v.op.name: v.shape.as_list() for v in
               net.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)}  # fmt: skip
     expected = {}
@@ -151,9 +156,9 @@ def test_variables_are_those_of_the_table():
 
 
 def test_start_weights_are_the_own_share_and_an_even_rest():
-    np.testing.assert_array_equal(model.mixing_matrix(3, 1.0), np.eye(3))
-    np.testing.assert_allclose(model.mixing_matrix(2, 0.9), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-6)
-    three = model.mixing_matrix(3, 0.7)
+    np.testing.assert_array_equal(model.start_weights(3, 1.0), np.eye(3))
+    np.testing.assert_allclose(model.start_weights(2, 0.9), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-6)
+    three = model.start_weights(3, 0.7)
     np.testing.assert_allclose(three.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(three[0], [0.7, 0.15, 0.15], rtol=1e-6)
 
@@ -162,7 +167,7 @@ def test_start_weights_are_the_own_share_and_an_even_rest():
 def test_identity_units_leave_logits_bit_identical(unit, batch):
     logits = {}
     for which in (None, unit):
-        net = model.build(TASKS[:2], unit=which, seed=7)
+        net = build(TASKS[:2], unit=which, seed=7)
         with network_only(net) as session:
             for training in (False, True):
                 values = session.run(net.logits, feed(net, batch, training))
@@ -175,11 +180,13 @@ def test_identity_units_leave_logits_bit_identical(unit, batch):
 SHAPES = {"convolutional": [2, 3, 4], "fully connected": [5]}
 
 
-def unit_graph(unit, num_tasks, shape, own_weight=1.0):
+def unit_graph(unit, num_tasks, shape, own_weight=1.0, served=False):
     """One unit on its own. Returns: session, inputs, outputs, alpha, mean weights."""
     with tf.Graph().as_default() as graph:
+        is_training = False if served else tf.placeholder(tf.bool, [])
         inputs = [tf.placeholder(tf.float32, [None, *shape]) for _ in range(num_tasks)]
-        outputs, means = model.cross_stitch(inputs, unit, own_weight, "cross_stitch_1")
+        config = config_of(unit, cross_stitch_init=own_weight)
+        outputs, means = model.cross_stitch(inputs, "cross_stitch_1", is_training, config)
         (alpha,) = tf.trainable_variables()
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
@@ -201,13 +208,14 @@ def combine(unit, alpha, inputs):
 
 
 unit_cases = pytest.mark.parametrize(
-    "unit, num_tasks, shape", list(itertools.product(model.UNITS, (2, 3), SHAPES.values()))
+    "unit, num_tasks, shape, served",
+    list(itertools.product(model.UNITS, (2, 3), SHAPES.values(), (False, True))),
 )
 
 
 @unit_cases
-def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
+def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape, served):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, served=served)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -219,8 +227,8 @@ def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape
 
 
 @unit_cases
-def test_gradients_match_difference_quotients(unit, num_tasks, shape):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
+def test_gradients_match_difference_quotients(unit, num_tasks, shape, served):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, served=served)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -259,7 +267,7 @@ def test_mean_weights_of_a_fresh_unit_are_its_start(unit, num_tasks, own_weight)
     session, *_, means = unit_graph(unit, num_tasks, [2, 3, 4], own_weight)
     with session:
         np.testing.assert_allclose(
-            session.run(means), model.mixing_matrix(num_tasks, own_weight), rtol=1e-6, atol=1e-7
+            session.run(means), model.start_weights(num_tasks, own_weight), rtol=1e-6, atol=1e-7
         )
 
 
@@ -278,7 +286,7 @@ def test_mean_weights_say_what_reaches_a_tower(unit):
 
 @pytest.mark.parametrize("unit", ["channel", "layer"])
 def test_swapping_the_towers_swaps_the_outputs(unit, batch):
-    net = model.build((("one", 4), ("other", 4)), unit=unit)
+    net = build((("one", 4), ("other", 4)), unit=unit)
     with initialised(net) as session:
         randomise(net, session)
         labels = {"one": np.zeros(BATCH), "other": np.zeros(BATCH)}
@@ -301,7 +309,7 @@ def test_swapping_the_towers_swaps_the_outputs(unit, batch):
 def test_towers_reach_each_other_through_units_only(batch):
     # d logits of one task / d weights of the other's tower
     for unit in (None, "channel", "layer"):
-        net = model.build(TASKS[:2], unit=unit)
+        net = build(TASKS[:2], unit=unit)
         (foreign,) = scope_outputs(net, "conv1_2")
         with net.graph.as_default():
             (gradient,) = tf.gradients(net.losses["article"], [foreign])
@@ -318,22 +326,22 @@ def test_towers_reach_each_other_through_units_only(batch):
 
 def test_an_unknown_unit_or_no_task_is_refused():
     with pytest.raises(ValueError, match="dence"):
-        model.build(TASKS, unit="dence")
+        build(TASKS, unit="dence")
     with pytest.raises(ValueError, match="task"):
-        model.build([])
+        build([])
 
 
 # --- Hard sharing ---
 
 
 def test_hard_sharing_has_one_tower_and_an_output_for_each_task():
-    net = model.build(TASKS, unit=None, hard_sharing=True)
+    net = build(TASKS, unit=None, hard_sharing=True)
     layers = {name.split("/")[1] for name in tower_variables(net)}
     assert layers == {"conv1_1", "conv2_1", "fc_3_1", "output_1", "output_2", "output_3"}
 
 
 def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batch):
-    net = model.build(TASKS, unit=None, hard_sharing=True, keep_prob=1.0)
+    net = build(TASKS, unit=None, hard_sharing=True, keep_prob=1.0)
     variables = tower_variables(net)
     named = ["network/conv1_1/weights", *(f"network/output_{t}/weights" for t in (1, 2, 3))]
     with net.graph.as_default():
@@ -352,7 +360,7 @@ def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batc
 def test_hard_sharing_of_one_task_is_the_single_tower(batch):
     logits = []
     for hard_sharing in (False, True):
-        net = model.build(TASKS[:1], unit=None, hard_sharing=hard_sharing)
+        net = build(TASKS[:1], unit=None, hard_sharing=hard_sharing)
         with initialised(net) as session:
             for _ in range(2):
                 session.run(net.train_op, feed(net, batch, training=True))
@@ -362,14 +370,14 @@ def test_hard_sharing_of_one_task_is_the_single_tower(batch):
 
 def test_hard_sharing_takes_no_unit():
     with pytest.raises(ValueError, match="hard_sharing"):
-        model.build(TASKS, unit="layer", hard_sharing=True)
+        build(TASKS, unit="layer", hard_sharing=True)
 
 
 # --- Loss ---
 
 
 def test_regularisation_collection_holds_the_conv_and_fc_weights_and_no_more(batch):
-    net = model.build(TASKS[:2], unit="channel", l2_scale=0.01)
+    net = build(TASKS[:2], unit="channel", l2_scale=0.01)
     collection = net.graph.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
     layers = ("conv1", "conv2", "fc_3", "output")
     names = {f"network/{layer}_{t}/weights" for layer in layers for t in (1, 2)}
@@ -387,7 +395,7 @@ def test_regularisation_collection_holds_the_conv_and_fc_weights_and_no_more(bat
 
 
 def test_loss_is_cross_entropies_plus_l2(batch):
-    net = model.build(TASKS, unit="layer", l2_scale=0.02)
+    net = build(TASKS, unit="layer", l2_scale=0.02)
     with initialised(net) as session:
         logits, losses, l2_loss, loss, accuracies, accuracy = session.run(
             [net.logits, net.losses, net.l2_loss, net.loss, net.accuracies, net.accuracy],
@@ -404,7 +412,7 @@ def test_loss_is_cross_entropies_plus_l2(batch):
 
 
 def test_without_l2_the_term_is_zero(batch):
-    net = model.build(TASKS[:1], unit=None, l2_scale=0.0)
+    net = build(TASKS[:1], unit=None, l2_scale=0.0)
     with initialised(net) as session:
         assert session.run(net.l2_loss) == 0
 
@@ -413,7 +421,7 @@ def test_without_l2_the_term_is_zero(batch):
 
 
 def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
-    net = model.build(TASKS[:2], unit="channel", batch_norm_decay=0.75)
+    net = build(TASKS[:2], unit="channel", batch_norm_decay=0.75)
     moving = {name: v for name, v in network_variables(net).items() if "/moving_" in name}
     assert len(moving) == 2 * 8  # mean and variance of each conv and fc layer
     with initialised(net) as session:
@@ -435,7 +443,7 @@ def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
 
 
 def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
-    net = model.build(TASKS[:2], unit=None, keep_prob=0.8, seed=3)
+    net = build(TASKS[:2], unit=None, keep_prob=0.8, seed=3)
     dropped, whole = (
         [scope_outputs(net, f"{layer}_{t}")[0] for t in (1, 2)] for layer in ("dropout", "fc_3")
     )
@@ -460,13 +468,13 @@ def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
 def test_runs_with_and_without_units_start_from_the_same_towers():
     starts = []
     for unit, tasks in ((None, TASKS[:2]), ("channel", TASKS[:2]), ("layer", TASKS)):
-        net = model.build(tasks, unit=unit, seed=5)
+        net = build(tasks, unit=unit, seed=5)
         with initialised(net) as session:
             starts.append(session.run(tower_variables(net)))
     for name, value in starts[0].items():
         np.testing.assert_array_equal(value, starts[1][name])
         np.testing.assert_array_equal(value, starts[2][name])
-    other = model.build(TASKS[:2], unit=None, seed=6)
+    other = build(TASKS[:2], unit=None, seed=6)
     with initialised(other) as session:
         value = session.run(tower_variables(other)["network/conv1_1/weights"])
     assert not np.array_equal(value, starts[0]["network/conv1_1/weights"])
@@ -475,7 +483,7 @@ def test_runs_with_and_without_units_start_from_the_same_towers():
 
 
 def test_initial_weights_are_he_scaled():
-    net = model.build(TASKS[:2], unit=None)
+    net = build(TASKS[:2], unit=None)
     with initialised(net) as session:
         weights = session.run(tower_variables(net)["network/fc_3_1/weights"])
     # Truncation at two deviations leaves 0.7745 of the variance of 2.6 / fan_in
@@ -485,7 +493,7 @@ def test_initial_weights_are_he_scaled():
 
 @networks
 def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch):
-    net = model.build(TASKS[:num_tasks], unit=unit, keep_prob=1.0)
+    net = build(TASKS[:num_tasks], unit=unit, keep_prob=1.0)
     with initialised(net) as session:
         trained = net.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
         start = session.run(trained)
@@ -504,7 +512,7 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
 def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, monkeypatch):
     monkeypatch.setattr(model, "IMAGE_SIZE", 8)
     batch = (batch[0][:, 10:18, 10:18], batch[1])
-    net = model.build(TASKS, unit=unit, fixed_others=True)
+    net = build(TASKS, unit=unit, cross_stitch_own_only=True)
     with initialised(net) as session:
         for _ in range(3):
             session.run(net.train_op, feed(net, batch, training=True))
@@ -521,7 +529,9 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, mon
 def test_the_units_rate_is_a_multiple_of_the_towers(batch):
     ends = {}
     for scale in (1.0, 100.0):
-        net = model.build(TASKS[:2], unit="channel", stitch_rate_scale=scale, learning_rate=1e-4)
+        net = build(
+            TASKS[:2], unit="channel", cross_stitch_learning_rate_scale=scale, learning_rate=1e-4
+        )
         with initialised(net) as session:
             start = session.run(network_variables(net))
             session.run(net.train_op, feed(net, batch, training=True))
@@ -535,7 +545,7 @@ def test_the_units_rate_is_a_multiple_of_the_towers(batch):
 
 
 def test_a_steps_loss_is_that_of_the_weights_before_it(batch):
-    net = model.build(TASKS[:2], unit="channel", keep_prob=1.0, learning_rate=0.1)
+    net = build(TASKS[:2], unit="channel", keep_prob=1.0, learning_rate=0.1)
     with initialised(net) as session:
         given = feed(net, batch, training=True)
         for _ in range(20):
@@ -545,7 +555,7 @@ def test_a_steps_loss_is_that_of_the_weights_before_it(batch):
 
 
 def test_summaries_carry_the_references_tags(batch):
-    net = model.build(TASKS[:2])
+    net = build(TASKS[:2])
     with initialised(net) as session:
         values = session.run([net.summary_op, net.loss, net.accuracy], feed(net, batch, True))
     tags = {v.tag: v.simple_value for v in tf.Summary.FromString(values[0]).value}

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import run_script, run_train, start_train
+from conftest import config_of, run_script, run_train, start_train
 from test_train import SMALL, assert_one_sentence, read_scalars
 
 import data
@@ -131,7 +131,7 @@ def kill_on_the_way(logdir, unit, most, dice):
             process.kill()
         output, errors = process.communicate()
         if step:  # killed behind its last checkpoint, it has no more to do
-            assert f"Going on after step {step}." in output or step == STEPS
+            assert f"Resuming after step {step}." in output or step == STEPS
         if process.returncode == 0:
             return kills
         assert process.returncode == -signal.SIGKILL, errors
@@ -168,7 +168,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, t
     step = steps_saved(tmp_path)[-1]
     assert f"Stopped after step {step} of {STEPS}" in errors and "Traceback" not in errors
     again = run(tmp_path, UNITS["none"], LENGTH)
-    assert again.returncode == 0 and f"Going on after step {step}." in again.stdout
+    assert again.returncode == 0 and f"Resuming after step {step}." in again.stdout
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
@@ -197,14 +197,16 @@ def test_a_second_process_is_refused_and_a_killed_ones_lock_is_none(tmp_path):
     first.communicate()
     step = steps_saved(tmp_path)[-1]
     third = run(tmp_path, f"--max_steps={step + 1}")
-    assert third.returncode == 0 and f"Going on after step {step}." in third.stdout, third.stderr
+    assert third.returncode == 0 and f"Resuming after step {step}." in third.stdout, third.stderr
 
 
 def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(tmp_path):
     assert run(tmp_path, "--max_steps=2", "--seed=1").returncode == 0
     before = tensors(tmp_path)
     refused = run(tmp_path, "--max_steps=4", "--seed=2", "--lr=0.01")
-    assert_one_sentence(refused, "--seed=1, now 2", "=0.001, now 0.01")
+    assert_one_sentence(
+        refused, "--learning_rate=0.001 --seed=1, not --learning_rate=0.01 --seed=2"
+    )
     shorter = run(tmp_path, "--max_steps=1", "--seed=1")
     assert_one_sentence(shorter, "2 steps", "--overwrite")
     assert tensors(tmp_path) == before
@@ -227,13 +229,13 @@ def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_pat
     shutil.copytree(there, here)
     assert trained("--max_steps=1").returncode == 0
     again = trained("--max_steps=2", f"--data_dir={here}")
-    assert again.returncode == 0 and "Going on after step 1." in again.stdout, again.stderr
+    assert again.returncode == 0 and "Resuming after step 1." in again.stdout, again.stderr
     labels = here / "t10k-labels-idx1-ubyte.gz"
     content = bytearray(gzip.decompress(labels.read_bytes()))
     content[8] = (content[8] + 1) % 10
     labels.write_bytes(gzip.compress(bytes(content)))
     other = trained("--max_steps=3", f"--data_dir={here}")
-    assert other.returncode == 1 and "begun with data " in other.stderr
+    assert other.returncode == 1 and "started with data " in other.stderr
     assert "Traceback" not in other.stderr
 
 
@@ -291,7 +293,7 @@ def flip_a_bit(path):
 def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, tmp_path):
     shutil.copytree(folder(two_checkpoints), tmp_path, dirs_exist_ok=True)
     SPOILT[fault](tmp_path / "model.ckpt-40")
-    net = model.build([(task.name, len(task.classes)) for task in data.TASKS[:2]], unit=None)
+    net = model.build([(task.name, len(task.classes)) for task in data.TASKS[:2]], config_of(None))
     with net.graph.as_default(), pytest.warns(UserWarning, match="model.ckpt-40: damaged"):
         newest, _ = train.newest_checkpoint(tmp_path)
     assert newest == str(tmp_path / "model.ckpt-20")
@@ -305,7 +307,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     finished = run(tmp_path, UNITS["none"], LENGTH)
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" in finished.stderr and "model.ckpt-40" in finished.stderr
-    assert "Going on after step 20." in finished.stdout
+    assert "Resuming after step 20." in finished.stdout
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
