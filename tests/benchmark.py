@@ -4,6 +4,7 @@
     python tests/benchmark.py                        # a quarter of an hour, 9 GB of memory
     python tests/benchmark.py --record=speed.json    # and keeps every figure
     python tests/benchmark.py --forms --record=F     # what each fast form of model.py is worth
+    python tests/benchmark.py --against=FOLDER       # this program against another checkout
 
 Every contender is a process of its own, which waits while another is measured.
 They take turns, A B C A B C …, so that all of them see the same machine. Run it
@@ -58,6 +59,14 @@ def batches():
         yield images, [noise.randint(0, n, BATCH_SIZE).astype(np.int32) for _, n in TASKS]
 
 
+def config_of(unit):
+    import model
+
+    return model.Config(
+        cross_stitch=unit != "none", cross_stitch_unit=unit.replace("none", "layer")
+    )
+
+
 def ours(unit, num_tasks=2):
     import tensorflow.compat.v1 as tf
 
@@ -65,10 +74,9 @@ def ours(unit, num_tasks=2):
     import train
 
     tasks = [(f"{TASKS[t % 2][0]}_{t}", TASKS[t % 2][1]) for t in range(num_tasks)]
-    unit = None if unit == "none" else unit
-    config = train.side_by_side(num_tasks, unit)
-    net = model.build(tasks, unit)
-    session = tf.Session(graph=net.graph, config=config)
+    session_config = train.thread_settings(num_tasks, unit)
+    net = model.build(tasks, config_of(unit))
+    session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
     feeds = [
         {net.x: x, net.is_training: True}
@@ -86,16 +94,12 @@ def ours(unit, num_tasks=2):
 FORMS = {  # fast form: settings that it bears on, functions that make it
     "fused conv layer": (
         ("none", "channel"),
-        ("windows", "pooled", "scaled_relu", "unpooled", "batch_norm_relu_pool"),
+        ("batch_norm_relu_pool", "pool_extremes", "scaled_relu", "pool_gradient", "window_values"),
     ),
     "depthwise sums": (("none", "channel"), ("channel_sums",)),
+    "gradient of a unit's weights": (("channel",), ("scale_channels",)),
     "one-pass Adam": (("none", "channel"), ("adam_step",)),
-    "order of gradients": (("channel",), ("gradients",)),
-    "stitched sum in one pass": (("channel",), ("weighted_sum",)),
-    "gradient of the stitched sum": (("channel",), ("linear_combinations",)),
-    "thread for every tower": (("none", "channel"), ()),
-    "einsum": (("dense",), ("dense_combination",)),
-    "gradient of einsum": (("dense",), ()),
+    "thread for every tower": (("none",), ()),
 }
 
 
@@ -106,41 +110,19 @@ def without(unit, *forms):
     import model
     import train
 
-    def slim_layer(y, is_training, decay, norm_scope, scope):
-        options = {"decay": decay, "scale": True, "updates_collections": None}
-        y = model.slim.batch_norm(
-            y, is_training=is_training, activation_fn=tf.nn.relu, scope=norm_scope, **options
-        )
-        return model.slim.max_pool2d(y, 2, scope=scope)
+    def slim_layer(x, filters, _, scope, pool_scope):
+        y = model.slim.conv2d(x, filters, 3, scope=scope)
+        return model.slim.max_pool2d(y, 2, scope=pool_scope)
 
-    def weighted_sum(tensors, weights):
-        return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
-
-    def linear_combinations(alpha, *towers):
-        return [weighted_sum(towers, alpha[i]) for i in range(len(towers))]
+    def sums(x, y):
+        return tf.reduce_sum(x * y, list(range(x.shape.rank - 1)))
 
     plain = {
-        "fused conv layer": (model, "batch_norm_relu_pool", slim_layer),
-        "depthwise sums": (
-            model,
-            "channel_sums",
-            lambda x, y: tf.reduce_sum(x * y, list(range(x.shape.rank - 1))),
-        ),
+        "fused conv layer": (model, "conv_pool", slim_layer),
+        "depthwise sums": (model, "channel_sums", sums),
+        "gradient of a unit's weights": (model, "scale_channels", tf.multiply),
         "one-pass Adam": (model, "ONE_PASS_MINIMUM", 2**62),
-        "order of gradients": (model, "gradients", tf.gradients),
-        "stitched sum in one pass": (model, "weighted_sum", weighted_sum),
-        "gradient of the stitched sum": (model, "linear_combinations", linear_combinations),
-        "thread for every tower": (train, "side_by_side", lambda *_: tf.ConfigProto()),
-        "einsum": (
-            model,
-            "dense_combination",
-            lambda flat, alpha: tf.matmul(flat, alpha, transpose_b=True),
-        ),
-        "gradient of einsum": (
-            model,
-            "dense_combination",
-            lambda flat, alpha: tf.einsum("bi,oi->bo", flat, alpha),
-        ),
+        "thread for every tower": (train, "thread_settings", lambda *_: tf.ConfigProto()),
     }
     for form in forms:
         setattr(*plain[form])
@@ -156,10 +138,9 @@ def evaluation(unit):
     import train
 
     dataset = data.load("synthetic", None, 0)
-    unit = None if unit == "none" else unit
-    config = train.side_by_side(len(TASKS), unit)
-    net = model.build(TASKS, unit)
-    session = tf.Session(graph=net.graph, config=config)
+    session_config = train.thread_settings(len(TASKS), unit)
+    net = model.build(TASKS, config_of(unit))
+    session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
     passes = max(1, round(STEPS * BATCH_SIZE / len(dataset.test.images)))
 
@@ -379,8 +360,9 @@ MAKERS = {
 
 
 class Contender:
-    def __init__(self, *arguments):
-        command = [sys.executable, __file__, "--work", json.dumps(arguments)]
+    def __init__(self, *arguments, root=ROOT):
+        script = str(pathlib.Path(root, "tests", "benchmark.py").resolve())
+        command = [sys.executable, script, "--work", json.dumps(arguments)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )  # fmt: skip
@@ -415,11 +397,12 @@ def sitting(contenders, rounds, note):
     return rates
 
 
-def paired(contenders, sittings, rounds, note):
+def paired(contenders, sittings, rounds, note, roots={}):
     """Measures in turns, in an order that chance decides anew for each round, with new
     processes for each sitting: neither place nor a process's luck with memory is a bias.
 
-    Args: name -> arguments. Returns: name -> images a second, a round each.
+    Args: name -> arguments; roots, name -> folder of another checkout.
+    Returns: name -> images a second, a round each.
     """
     rates = {name: [] for name in contenders}
     for sitting in range(sittings):
@@ -427,7 +410,7 @@ def paired(contenders, sittings, rounds, note):
             running = {}
             for name in random.sample(list(contenders), len(contenders)):
                 note(f"sitting {sitting + 1} of {sittings}: starting {name}")
-                running[name] = Contender(*contenders[name])
+                running[name] = Contender(*contenders[name], root=roots.get(name, ROOT))
                 stack.callback(running[name].close)
             for turn in range(rounds):
                 note(f"sitting {sitting + 1} of {sittings}: round {turn + 1} of {rounds}")
@@ -473,6 +456,33 @@ def report_forms(record):
                     f"| {form} | {record['lines'].get(form, '')} | {unit} |"
                     f" {middle:.3f} ({low:.3f} – {high:.3f}) | {len(values)} |"
                 )
+    return "\n".join(lines)
+
+
+def measure_against(folder, sittings, rounds, units, note):
+    """This program and that of another folder, in pairs. Returns: unit -> rates."""
+    return {
+        unit: paired(
+            {"before": ["ours", unit], "after": ["ours", unit]},
+            sittings,
+            rounds,
+            note,
+            {"before": folder},
+        )
+        for unit in units
+    }
+
+
+def report_against(record):
+    lines = ["| setting | before, images/s | after | after / before (95 %) | pairs |"]
+    lines.append("|---|---|---|---|---|")
+    for unit, rates in record["against"].items():
+        middle, low, high = ratio(rates["after"], rates["before"])
+        before, after = (statistics.median(rates[name]) for name in ("before", "after"))
+        lines.append(
+            f"| {unit} | {before:,.0f} | {after:,.0f} | {middle:.3f} ({low:.3f} – {high:.3f}) |"
+            f" {len(rates['before'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -601,38 +611,42 @@ def main():
     parser.add_argument("--record", help="file for every figure, as JSON")
     parser.add_argument("--show", help="print the report of a record; measure nothing")
     parser.add_argument("--forms", action="store_true", help="measure the fast forms instead")
-    parser.add_argument("--sittings", type=int, default=3, help="of --forms: sets of processes")
+    parser.add_argument("--against", help="folder of another checkout to measure against instead")
+    parser.add_argument(
+        "--sittings", type=int, default=3, help="of --forms and --against: sets of processes"
+    )
     parser.add_argument("--together", default="", help="of --forms: a,b to switch off together")
-    parser.add_argument("--units", default="none,channel,dense", help="of --forms: settings")
+    parser.add_argument(
+        "--units", default="none,channel,dense", help="of --forms and --against: settings"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         name, *arguments = json.loads(options.work)
         return work(MAKERS[name], arguments)
     if options.show:
-        return print(report(json.loads(pathlib.Path(options.show).read_text())))
+        record = json.loads(pathlib.Path(options.show).read_text())
+        kinds = {"forms": report_forms, "against": report_against}
+        return print(next((r for k, r in kinds.items() if k in record), report)(record))
 
     def note(text):
         print(text, file=sys.stderr, flush=True)
 
-    if options.forms:
+    if options.forms or options.against:
         import train
 
-        record = {
-            "machine": train.machine(),
-            "commit": train.commit(),
-            "lines": lines_of_forms(),
-            "forms": measure_forms(
-                options.sittings,
-                options.rounds,
-                options.together.split(","),
-                options.units.split(","),
-                note,
-            ),
-        }
+        record = {"machine": train.machine(), "commit": train.commit()}
+        how_often = options.sittings, options.rounds
+        units = options.units.split(",")
+        if options.forms:
+            record["lines"] = lines_of_forms()
+            together = options.together.split(",")
+            record["forms"] = measure_forms(*how_often, together, units, note)
+        else:
+            record["against"] = measure_against(options.against, *how_often, units, note)
         if options.record:
             pathlib.Path(options.record).write_text(json.dumps(record) + "\n")
-        return print(report_forms(record))
+        return print(report_forms(record) if options.forms else report_against(record))
 
     contenders = {"matmul": ["matmul", None]}
     for unit in ("none", "channel", "layer"):
