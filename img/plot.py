@@ -1,10 +1,10 @@
-"""Draws the README's curves from the event files of one run or of many.
+"""Draws accuracy and loss over training from the event files of your own runs.
 
-    python img/plot.py LOGDIR            # writes img/acc_test.png and img/total_loss.png
+    python img/plot.py LOGDIR            # writes LOGDIR/acc_test.png and LOGDIR/total_loss.png
     python img/plot.py LOGDIR --out=DIR
 
 As on TensorBoard's scalar page: the smoothed curve over the faint raw one,
-orange without cross-stitch units, blue with.
+orange without cross-stitch units, blue with them.
 """
 
 import logging
@@ -24,16 +24,32 @@ import matplotlib.pyplot as plt  # noqa: E402
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 
-# File, tag, label, corner for the legend, percent of the points beyond either end of the axis.
+# File, tag, label of the axis, corner of the legend, and the percentage of points that
+# may lie below and above the axis: the first evaluations are far off, and would flatten
+# the rest of the curve.
 PICTURES = (
-    ("acc_test.png", "summary/accuracy_test", "test accuracy (mean)", "lower right", (4, 0)),
-    ("total_loss.png", "summary/loss_total", "total loss, training batch", "upper right", (0, 4)),
-)
-COLOURS = {"False": plt.cm.Oranges, "True": plt.cm.Blues}
+    (
+        "acc_test.png",
+        "summary/accuracy_test",
+        "test accuracy, mean of the tasks",
+        "lower right",
+        (4, 0),
+    ),
+    ("total_loss.png", "summary/loss_total", "total loss of a training batch", "upper right", (0, 4)),
+)  # fmt: skip
+COLOUR_MAPS = {"False": plt.cm.Oranges, "True": plt.cm.Blues}  # by the flag cross_stitch
 
 
 def read_run(folder):
-    """Returns: the run's flags, and tag -> ([n] steps, [n] values)."""
+    """Reads a run's event files.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      The run's flags, name -> text, or None if train.py did not write the files; and
+      tag -> ([n] steps, [n] values).
+    """
     events = event_accumulator.EventAccumulator(
         str(folder), {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
     ).Reload()
@@ -43,14 +59,14 @@ def read_run(folder):
     text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
     curves = {}
     for tag in tags[event_accumulator.SCALARS]:
-        # A resumed run may have made some steps again: their last value counts.
+        # A resumed run may have written a step twice: the last value counts.
         points = {event.step: event.value for event in events.Scalars(tag)}
         curves[tag] = np.array(list(points)), np.array(list(points.values()))
     return dict(re.findall(r"\*\*(\w+)\*\* (.*)", text)), curves
 
 
 def smooth(values, weight):
-    """TensorBoard's exponential moving average, free of its start at 0."""
+    """TensorBoard's exponential moving average, corrected for its start at 0."""
     average, smoothed = 0.0, []
     for count, value in enumerate(values, 1):
         average = weight * average + (1 - weight) * value
@@ -58,44 +74,56 @@ def smooth(values, weight):
     return np.array(smoothed)
 
 
-def draw(runs, tag, label, corner, beyond, path, smoothing):
-    """One picture: `tag` of every run against the step."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    seen, everything = {}, []
+def axis_limits(values, outside):
+    """Limits that leave the given percentages of the values below and above the axis."""
+    low, high = np.percentile(values, outside[0]), np.percentile(values, 100 - outside[1])
+    margin = 0.05 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+def save(figure, axes, path):
+    """Gives all pictures the same look and writes one to `path`. Returns: the path."""
+    for panel in np.ravel(axes):
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def draw(runs, tag, label, corner, outside, path, smoothing):
+    """Draws one scalar of every run against the step.
+
+    Args:
+      runs: name -> flags and curves, as `read_run` returns them.
+      tag: the scalar.
+      label, corner, outside: as in PICTURES.
+      path: the file to write.
+      smoothing: TensorBoard's smoothing weight.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far, without units and with
     for name, (settings, curves) in runs.items():
         steps, values = curves[tag]
         stitched = settings["cross_stitch"]
-        seen[stitched] = seen.get(stitched, 0) + 1
-        colour = COLOURS[stitched](0.7 if seen[stitched] == 1 else 0.4 + 0.5 / seen[stitched])
-        smoothed = smooth(values, smoothing)
+        count[stitched] += 1
+        shade = 0.7 if count[stitched] == 1 else 0.4 + 0.5 / count[stitched]
+        colour = COLOUR_MAPS[stitched](shade)
+        title = f"{'with' if stitched == 'True' else 'without'}: {name}"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(
-            steps,
-            smoothed,
-            color=colour,
-            linewidth=1.8,
-            label=f"{'with' if stitched == 'True' else 'without'}: {name}",
-        )
-        everything.append(values)
-    # The first evaluations lie far off and would flatten all the rest.
-    low, high = (np.percentile(np.concatenate(everything), q) for q in (beyond[0], 100 - beyond[1]))
-    margin = 0.05 * (high - low) or 0.01
-    axes.set_ylim(low - margin, high + margin)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.plot(steps, smooth(values, smoothing), color=colour, linewidth=1.8, label=title)
+    everything = np.concatenate([curves[tag][1] for _, curves in runs.values()])
+    axes.set(xlabel="step", ylabel=label, ylim=axis_limits(everything, outside))
     axes.legend(loc=corner, fontsize=9)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+    save(figure, axes, path)
 
 
 def main(argv):
     if len(argv) != 2:
-        sys.exit("plot.py: say one folder with runs, for example: python img/plot.py logs")
+        sys.exit("plot.py: name one folder with runs, for example: python img/plot.py logs")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    logdir, out = pathlib.Path(argv[1]), pathlib.Path(flags.FLAGS.out)
+    logdir = pathlib.Path(argv[1])
+    out = pathlib.Path(flags.FLAGS.out or logdir)
     runs = {}
     for folder in sorted({path.parent for path in logdir.rglob("events.out.tfevents.*")}):
         settings, curves = read_run(folder)
@@ -106,14 +134,14 @@ def main(argv):
         sys.exit(f"plot.py: {logdir}: no run of train.py with an evaluation below this folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file, tag, label, corner, beyond in PICTURES:
-            draw(runs, tag, label, corner, beyond, out / file, flags.FLAGS.smoothing)
+        for file, tag, label, corner, outside in PICTURES:
+            draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
             print(out / file)
     except OSError as error:
         sys.exit(f"plot.py: {error.filename or out}: {error.strerror}")
 
 
-if __name__ == "__main__":  # report.py imports this, whose flags are others
-    flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
+if __name__ == "__main__":  # report.py imports this file, and has no use for its flags
+    flags.DEFINE_string("out", None, "Folder for the pictures; by default LOGDIR.")
     flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
     app.run(main)

@@ -12,25 +12,41 @@ import scipy.stats
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-BINS = np.linspace(-1, 2, 61)  # of stitch weights
-MANY = 30  # points of a curve, above which it is smoothed
-LAST = 5  # evaluations whose mean is a run's accuracy, as in train.py
-COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
-COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}
-STARTS = "tab:brown"  # units that study "best" starts otherwise
-# Study: settings that the others are compared with, seed by seed.
-BASELINES = {"A": ["none"], "B": ["none"], "C": ["none", "channel"]}
-BASELINES |= {
-    "best": ["none"],
-    "steady": ["none"],
-    "D": ["none", "channel"],
-    "E": ["none"],
-    "epochs": [],
+ALL_IMAGES = 60000
+LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
+WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
+SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
+
+# Study: the settings that the others are compared with, seed by seed.
+BASELINES = {
+    "full": ["none"],
+    "full_30_epochs": ["none"],
+    "few_images": ["none"],
+    "levers": ["none", "channel"],
+    "best_lever": ["none"],
+    "units_without_sharing": ["none", "channel"],
+    "unrelated_tasks": ["none"],
 }
+# What img/README.md has a place for, and README.md.
+STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "decay", "epochs", "single_runs")
+SUMMARY_TABLES = ("results",)
+
+COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
+COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}  # also the order in tables
+COLOUR_OF_OTHERS = "tab:brown"  # channel units with another start weight
+LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
+LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
+
+
+class Unusable(Exception):
+    """A file is not what it should be; the message is one sentence for the user."""
+
+
+# --- Reading ---
 
 
 def read_curves(folder):
-    """All scalars of a run. Returns: tag without its prefix -> [steps, values]."""
+    """Reads all scalars of a run. Returns: tag without its prefix -> [steps, values]."""
     _, curves = plot.read_run(folder)
     return {
         # 0.9213, not the 0.9212999939918518 that this float32 is as a float.
@@ -43,15 +59,18 @@ def read_curves(folder):
     }
 
 
-class Unusable(Exception):
-    """A file is not what it should be; the message is one sentence for the user."""
-
-
 def read_records(folder):
-    """Returns: study -> (images, setting) -> seed -> record, in the order of the seeds.
+    """Reads the records of all studies.
 
-    `images` is the number of training images; settings are named as in reproduce.py,
-    without that number. Raises: Unusable.
+    Args:
+      folder: path of the records, which has a folder for each study.
+
+    Returns:
+      study -> (images, setting) -> seed -> record, sorted by seed. `images` is the
+      number of training images. Settings are named as in reproduce.py, without it.
+
+    Raises:
+      Unusable: a record is damaged.
     """
     records = {}
     for path in sorted(folder.glob("*/*.json")):
@@ -60,8 +79,8 @@ def read_records(folder):
             images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
             seed, _ = record["seed"], record["command"]
         except (ValueError, KeyError, TypeError):
-            raise Unusable(f"{path}: damaged. Delete it, to make it again.") from None
-        key = int(images or 60000), setting
+            raise Unusable(f"{path}: damaged. Delete it to run it again.") from None
+        key = int(images or ALL_IMAGES), setting
         records.setdefault(path.parent.name, {}).setdefault(key, {})[seed] = record
     for groups in records.values():
         for key, by_seed in groups.items():
@@ -69,7 +88,20 @@ def read_records(folder):
     return records
 
 
-# --- Tables ---
+def read_single_runs(folder):
+    """Reads the results.json files of runs that belong to no study. Returns: a list."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("fashion_mnist-*.json"))]
+
+
+def without_diverged(groups):
+    """Groups without the runs that diverged."""
+    return {
+        key: {seed: r for seed, r in by_seed.items() if "diverged" not in r}
+        for key, by_seed in groups.items()
+    }
+
+
+# --- Figures ---
 
 
 def half_width(values):
@@ -80,117 +112,381 @@ def half_width(values):
     return quantile * np.std(values, ddof=1) / np.sqrt(len(values))
 
 
-def interval(values, sign=""):
-    """Mean and interval of shares of 1, in percent."""
-    if not len(values):
+def number(value, sign=""):
+    """Two decimals, and never -0.00."""
+    return f"{round(value, 2) + 0.0:{sign}.2f}"
+
+
+def interval(shares, sign=""):
+    """Mean and interval in percent, of shares of 1."""
+    if not len(shares):
         return "–"
-    mean, half = round(100 * np.mean(values), 2) + 0.0, 100 * half_width(values)  # no -0.00
-    return f"{mean:{sign}.2f}" + ("" if np.isnan(half) else f" ± {half:.2f}")
+    half = 100 * half_width(shares)
+    return number(100 * np.mean(shares), sign) + ("" if np.isnan(half) else f" ± {half:.2f}")
+
+
+def mean_and_range(values):
+    return f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})"
 
 
 def accuracy(record, task):
-    """A run's accuracy_test_last; of what the article's tower says of a task, too."""
+    """A run's accuracy_test_last, also of what the article's tower implies for a task."""
     if task in record["accuracy_test_last"]:
         return record["accuracy_test_last"][task]
-    return float(np.mean(record["curves"][f"accuracy_test_{task}"][1][-LAST:]))
+    return float(np.mean(record["curves"][f"accuracy_test_{task}"][1][-LAST_EVALUATIONS:]))
 
 
-def paired(by_seed, others, task="mean"):
-    """Differences between runs of one seed, for the seeds that both have."""
-    return [
-        accuracy(by_seed[seed], task) - accuracy(others[seed], task)
+def gains(by_seed, baseline, task="mean"):
+    """Differences between runs of one seed. Returns: seed -> gain, for seeds that both have."""
+    return {
+        seed: accuracy(by_seed[seed], task) - accuracy(baseline[seed], task)
         for seed in by_seed
-        if seed in others
-    ]
-
-
-def those_that_ended(groups):
-    """Groups without the runs that diverged."""
-    return {
-        key: {seed: r for seed, r in by_seed.items() if "diverged" not in r}
-        for key, by_seed in groups.items()
+        if seed in baseline
     }
 
 
-def table(groups, baselines):
-    """A study's table in Markdown: percent, mean over seeds ± 95 % interval.
+def numerics(record):
+    """The number of the program's numerics; the first records do not name it."""
+    return record.get("numerics", 1)
 
-    Args: groups, (images, setting) -> seed -> record; baselines, settings.
-    """
-    ended = those_that_ended(groups)
-    first = next(iter(record for by_seed in ended.values() for record in by_seed.values()))
-    tasks = list(first["accuracy_test_last"])
-    by_article = [t for t in tasks if f"accuracy_test_{t}_by_article" in first["curves"]]
-    held_out = " (held-out)" if first.get("flags", {}).get("holdout") else ""
-    header = ["training images", "setting", "seeds", *(task + held_out for task in tasks)]
-    # Of the first baseline, every task's gain.
-    compared = [(name, task) for name in baselines[:1] for task in tasks]
-    compared += [(name, "mean") for name in baselines[1:]]
-    header += [f"{task}, against {name}" for name, task in compared]
-    header += [f"{t} read off article, against {t}" for t in by_article]
-    lines = [header, ["---"] * len(header)]
+
+# --- Tables ---
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+def details(summary, text):
+    """A block that the reader opens."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def made_with(records):
+    """The line under a table: with what its runs were made, and on what they were evaluated."""
+    records = [record for record in records if "diverged" not in record]
+    versions = sorted({record["versions"]["tensorflow"] for record in records})
+    numbers = sorted({str(numerics(record)) for record in records})
+    made = f"Made with TensorFlow {' and '.join(versions)}, numerics {' and '.join(numbers)}."
+    held_out = {record.get("flags", {}).get("holdout", 0) for record in records} - {0}
+    if held_out:
+        made = f"Accuracy on {min(held_out):,} held-out training images. {made}"
+    return f"*{made}*"
+
+
+def every_record(groups):
+    return [record for by_seed in groups.values() for record in by_seed.values()]
+
+
+def sorted_keys(groups):
+    """(images, setting), fewest images first, settings as in COLOURS and then by name."""
     order = list(COLOURS)
-    for key in sorted(groups, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else 99, k)):
-        images, setting = key
-        by_seed, lost = ended[key], len(groups[key]) - len(ended[key])
-        row = [f"{images:,}", setting, f"{len(by_seed)}" + (f", {lost} diverged" if lost else "")]
+    return sorted(
+        groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else 99, key)
+    )
+
+
+def tasks_of(groups):
+    """The tasks' names and "mean"."""
+    return list(every_record(without_diverged(groups))[0]["accuracy_test_last"])
+
+
+def accuracy_table(groups, baselines):
+    """Accuracies in percent, and the gain over the first baseline: mean ± 95 % interval.
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+      baselines: settings that the others are compared with.
+
+    Returns:
+      A table in Markdown.
+    """
+    ended, tasks = without_diverged(groups), tasks_of(groups)
+    header = ["images", "setting", "seeds", *tasks, *(["gain (mean)"] if baselines else [])]
+    rows = []
+    for images, setting in sorted_keys(groups):
+        by_seed = ended[images, setting]
+        diverged = len(groups[images, setting]) - len(by_seed)
+        row = [f"{images:,}", setting, str(len(by_seed))]
+        row[-1] += f", {diverged} diverged" if diverged else ""
         row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
-        for name, task in compared:
-            gains = paired(by_seed, ended.get((images, name), {}), task)
-            fewer = f" ({len(gains)} seeds)" if 0 < len(gains) < len(by_seed) else ""
-            row.append("" if name == setting else interval(gains, "+") + fewer)
-        for task in by_article:
-            gains = [
-                accuracy(r, f"{task}_by_article") - accuracy(r, task) for r in by_seed.values()
+        if baselines:
+            row.append(gain_cell(ended, images, setting, baselines[0], "mean"))
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def gain_cell(ended, images, setting, baseline, task):
+    """A gain with its interval; empty for the baseline itself."""
+    if setting == baseline:
+        return ""
+    by_seed = ended[images, setting]
+    paired = list(gains(by_seed, ended.get((images, baseline), {}), task).values())
+    fewer = f" ({len(paired)} seeds)" if 0 < len(paired) < len(by_seed) else ""
+    return interval(paired, "+") + fewer
+
+
+def gains_table(groups, baselines):
+    """Each task's gain over the first baseline, the mean's over the second, and what the
+    group gains if it is read off the article's prediction.
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+      baselines: settings that the others are compared with.
+
+    Returns:
+      A table in Markdown.
+    """
+    ended, tasks = without_diverged(groups), tasks_of(groups)[:-1]
+    curves = every_record(ended)[0]["curves"]
+    implied = [task for task in tasks if f"accuracy_test_{task}_by_article" in curves]
+    header = ["images", "setting", *(f"gain ({task})" for task in tasks)]
+    header += [f"over {baseline} (mean)" for baseline in baselines[1:]]
+    header += [f"{task} by article" for task in implied]
+    rows = []
+    for images, setting in sorted_keys(groups):
+        row = [f"{images:,}", setting]
+        row += [gain_cell(ended, images, setting, baselines[0], task) for task in tasks]
+        row += [gain_cell(ended, images, setting, other, "mean") for other in baselines[1:]]
+        for task in implied:
+            by_article = [
+                accuracy(record, f"{task}_by_article") - accuracy(record, task)
+                for record in ended[images, setting].values()
             ]
-            row.append(interval(gains, "+"))
-        lines.append(row)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+            row.append(interval(by_article, "+"))
+        rows.append(row)
+    return markdown(header, rows)
 
 
-def study_tables(records):
-    """Returns: study -> its table, for studies that have a run."""
+def seeds_table(groups):
+    """The gain in mean accuracy over none, in points, for each seed."""
+    ended = without_diverged(groups)
+    keys = [key for key in sorted_keys(groups) if key[1] != "none"]
+    by_key = {key: gains(ended[key], ended.get((key[0], "none"), {})) for key in keys}
+    seeds = sorted({seed for by_seed in by_key.values() for seed in by_seed})
+    rows = [
+        [seed, *(number(100 * by_key[k][seed], "+") if seed in by_key[k] else "–" for k in keys)]
+        for seed in seeds
+    ]
+    return markdown(["seed", *(setting for _, setting in keys)], rows)
+
+
+def study_table(study, groups):
+    """A study's table, with what its text cites in blocks that the reader opens."""
+    baselines = BASELINES[study]
+    parts = [accuracy_table(groups, baselines), made_with(every_record(groups))]
+    parts.append(details("Gains of each task", gains_table(groups, baselines)))
+    if study == "full":
+        parts.append(details("Gain of each seed", seeds_table(groups)))
+    return "\n\n".join(parts)
+
+
+def results_table(full):
+    """The study "full" in short: kinds of sharing, without other start weights."""
+    groups = {key: by_seed for key, by_seed in full.items() if key[1] in COLOURS}
+    tasks = tasks_of(groups)
+    ended, rows = without_diverged(groups), []
+    for images, setting in sorted_keys(groups):
+        by_seed = ended[images, setting]
+        row = [setting, len(by_seed)]
+        row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
+        rows.append([*row, gain_cell(ended, images, setting, "none", "mean")])
+    table = markdown(["setting", "seeds", *tasks, "gain over none (mean, points)"], rows)
+    return f"{table}\n\n{made_with(every_record(groups))}"
+
+
+def weights_table(full):
+    """The units' mean weights at the end: mean over seeds, lowest and highest seed."""
+    ended = without_diverged(full)
+    keys = [
+        key for key in sorted_keys(ended) if any(r["cross_stitch"] for r in ended[key].values())
+    ]
+    tasks = tasks_of(full)[:-1]
+    rows = []
+    for key in keys:
+        runs = [record["cross_stitch"] for record in ended[key].values()]
+        for scope in runs[0]:
+            weights = np.array([run[scope] for run in runs])  # (runs, to, from)
+            cells = [mean_and_range(column) for column in weights.reshape(len(runs), -1).T]
+            rows.append([key[1], scope[-1], *cells])
+    header = [f"{to} from {source}" for to in tasks for source in tasks]
+    used = [record for key in keys for record in ended[key].values()]
+    return f"{markdown(['setting', 'unit', *header], rows)}\n\n{made_with(used)}"
+
+
+def weights_of_channels_table(by_seed):
+    """How the weights from the other tower are spread over the channels, all seeds together."""
+    tasks, counts = spread_of_weights(by_seed)
+    rows = []
+    for scope, of_unit in counts.items():
+        for i, to in enumerate(tasks):
+            for j, source in enumerate(tasks):
+                if i != j:
+                    bins, used = of_unit[i, j], np.flatnonzero(of_unit[i, j])
+                    negative = bins[WEIGHT_BINS[1:] < 1e-9].sum() / bins.sum()
+                    low, high = WEIGHT_BINS[used[0]], WEIGHT_BINS[used[-1] + 1]
+                    rows.append([scope[-1], f"{to} from {source}", f"{100 * negative:.0f} %",
+                                 f"{number(low)} to {number(high)}"])  # fmt: skip
+    table = markdown(["unit", "weight", "negative", "all lie in"], rows)
+    return f"{table}\n\n{made_with(by_seed.values())}"
+
+
+def decay_table(records):
+    """Settings on all images that were run with different decays of batch norm."""
+    runs = {}  # (decay, setting) -> seed -> record
+    for study in ("best_lever", "full"):
+        for (images, setting), by_seed in without_diverged(records.get(study, {})).items():
+            for seed, record in by_seed.items():
+                if images == ALL_IMAGES:
+                    key = record["flags"]["batch_norm_decay"], setting
+                    runs.setdefault(key, {})[seed] = record
+    settings = [setting for _, setting in runs]
+    runs = {key: by_seed for key, by_seed in runs.items() if settings.count(key[1]) > 1}
+    if not runs:
+        return None
+    rows = []
+    for decay, setting in sorted(runs, key=lambda key: (-key[0], key[1])):
+        by_seed = runs[decay, setting]
+        means = [accuracy(record, "mean") for record in by_seed.values()]
+        changes = [
+            np.abs(np.diff(record["curves"]["accuracy_test"][1][-LAST_EVALUATIONS:])).mean()
+            for record in by_seed.values()
+        ]
+        first, baseline = next(iter(by_seed.values())), runs.get((decay, "none"), {})
+        row = [f"{decay}, {first['flags']['num_epochs']} epochs", setting, len(by_seed)]
+        row += [interval(means), f"{number(100 * min(means))} to {number(100 * max(means))}"]
+        row.append(number(100 * np.mean(changes)))
+        row += [
+            interval(list(gains(by_seed, baseline, task).values()), "+")
+            if setting != "none"
+            else ""
+            for task in ("article", "mean")
+        ]
+        rows.append(row)
+    header = [
+        "decay",
+        "setting",
+        "seeds",
+        "mean",
+        "runs",
+        "change",
+        "gain (article)",
+        "gain (mean)",
+    ]
+    return f"{markdown(header, rows)}\n\n{made_with(every_record(runs))}"
+
+
+def epochs_table(epochs, few_images):
+    """Long runs on few images, and how near accuracy is to their end after the chosen epochs."""
+    ended, tasks = without_diverged(epochs), tasks_of(epochs)
+    chosen = {n: record for (n, _), by_seed in few_images.items() for record in by_seed.values()}
+    rows = []
+    for images, setting in sorted_keys(epochs):
+        for record in ended[images, setting].values():
+            row = [f"{images:,}", setting, *(interval([accuracy(record, t)]) for t in tasks)]
+            row.append(record["flags"]["num_epochs"])
+            if images in chosen:
+                end = chosen[images]["global_step"]
+                steps, values = map(np.array, record["curves"]["accuracy_test"])
+                later = np.abs(values[steps >= end] - accuracy(record, "mean"))
+                row += [chosen[images]["flags"]["num_epochs"]]
+                row += [f"{100 * later.max():.1f}" if len(later) else "–"]
+            else:
+                row += ["–", "–"]
+            rows.append(row)
+    table = markdown(["images", "setting", *tasks, "epochs", "chosen", "within"], rows)
+    return f"{table}\n\n{made_with(every_record(ended))}"
+
+
+def single_runs_table(runs):
+    """The table of the single runs of 30 epochs, one row for each value of the flag."""
+    rows = []
+    for record in sorted(runs, key=lambda record: record["flags"]["cross_stitch"]):
+        shares = [f"{record['accuracy_test_last'][t]:.4f}" for t in ("article", "group", "mean")]
+        last = [f"{record['accuracy_test']['mean']:.4f}", f"{record['loss_total']:.3f}"]
+        rows.append([f"`--cross_stitch={record['flags']['cross_stitch']}`", *shares, *last])
+    header = ["flag", "article", "group", "mean", "mean, last", "total loss, last"]
+    return f"{markdown(header, rows)}\n\n{made_with(runs)}"
+
+
+def all_tables(records, single_runs=()):
+    """Makes every table for which there are runs.
+
+    Args:
+      records: as `read_records` returns them.
+      single_runs: as `read_single_runs` returns them.
+
+    Returns:
+      name -> text in Markdown, names out of STUDY_TABLES and SUMMARY_TABLES.
+    """
     groups = {study: dict(keys) for study, keys in records.items()}
-    # Five evaluations in all, so that their mean is not that of an end: it lends its towers.
-    groups["C"] = {key: g for key, g in groups.get("C", {}).items() if key[1] != "alone half"}
-    if "D" in groups:  # its units are compared with those of B
-        images = {n for n, _ in groups["D"]}
-        groups["D"] |= {
-            key: by_seed for key, by_seed in groups.get("B", {}).items()
+    groups = {study: keys for study, keys in groups.items() if every_record(without_diverged(keys))}
+    if "levers" in groups:
+        # Half as many epochs: these runs only lend their towers to "alone first".
+        groups["levers"] = {k: g for k, g in groups["levers"].items() if k[1] != "alone half"}
+    if "best_lever" in groups:
+        # The table "decay" has those on all images.
+        few = {k: g for k, g in groups["best_lever"].items() if k[0] != ALL_IMAGES}
+        groups["best_lever"] = few or groups["best_lever"]
+    if "units_without_sharing" in groups:
+        # Their baselines are runs of "few_images".
+        images = {n for n, _ in groups["units_without_sharing"]}
+        groups["units_without_sharing"] |= {
+            key: by_seed
+            for key, by_seed in groups.get("few_images", {}).items()
             if key[0] in images and key[1] in ("none", "channel")
-        }  # fmt: skip
-    return {
-        study: table(groups[study], baselines)
-        for study, baselines in BASELINES.items()
-        if study in groups
-        and any("curves" in r for g in groups[study].values() for r in g.values())
-    }
+        }
+    tables = {s: study_table(s, groups[s]) for s in BASELINES if s in groups}
+    if "full" in groups:
+        tables["results"] = results_table(groups["full"])
+        tables["weights"] = weights_table(groups["full"])
+    channel = without_diverged(records.get("full", {})).get((ALL_IMAGES, "channel"))
+    if channel:
+        tables["weights_of_channels"] = weights_of_channels_table(channel)
+    decay = decay_table(records)
+    if decay:
+        tables["decay"] = decay
+    if "epochs" in groups:
+        few_images = without_diverged(records.get("few_images", {}))
+        tables["epochs"] = epochs_table(groups["epochs"], few_images)
+    if single_runs:
+        tables["single_runs"] = single_runs_table(single_runs)
+    return tables
 
 
-def tables(records):
-    """All tables as one text."""
-    return "\n\n".join(f"{study}\n\n{text}" for study, text in study_tables(records).items())
+def as_text(tables):
+    """All tables as one text, each under its name."""
+    return "\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items())
 
 
-def places(page, studies):
-    """Where a page has two marks around each study's table. Raises: Unusable, it has not.
+def find_places(page, names):
+    """Finds the two marks around each table's place in a page.
 
-    Returns: study -> the match, whose groups are mark, table and mark.
+    Args:
+      page: path of the page.
+      names: names of tables.
+
+    Returns:
+      name -> the match, whose groups are the mark, the old table and the other mark.
+
+    Raises:
+      Unusable: a mark is missing.
     """
     text, found = page.read_text(), {}
-    for study in studies:
-        marks = f"<!-- table {study} -->", "<!-- end of table -->"
-        found[study] = re.search(f"({marks[0]}\n)(.*?)({marks[1]})", text, re.S)
-        if not found[study]:
-            raise Unusable(f"{page}: no place for a table; put {' and '.join(marks)} in it.")
+    for name in names:
+        marks = f"<!-- table {name} -->", "<!-- end of table -->"
+        found[name] = re.search(f"({marks[0]}\n)(.*?)({marks[1]})", text, re.S)
+        if not found[name]:
+            raise Unusable(f"{page}: has no place for a table; add {' and '.join(marks)}.")
     return found
 
 
-def write_tables(records, page):
-    """Puts each study's table in its place in a page. Raises: Unusable, it has none."""
-    tables, text = study_tables(records), page.read_text()
-    for study, place in places(page, tables).items():
-        text = text.replace(place[0], f"{place[1]}{tables[study]}\n{place[3]}")
+def write_tables(tables, page):
+    """Writes each table into its place in a page. Raises: Unusable, a mark is missing."""
+    text = page.read_text()
+    for name, place in find_places(page, tables).items():
+        text = text.replace(place[0], f"{place[1]}{tables[name]}\n{place[3]}")
     draft = page.with_suffix(".part")
     draft.write_text(text)
     draft.replace(page)
@@ -198,156 +494,187 @@ def write_tables(records, page):
 
 # --- Pictures ---
 
-
-def curve(record, tag):
-    steps, values = record["curves"][tag]
-    return np.array(steps), np.array(values)
+PANELS = {"figsize": (11, 4.6), "dpi": 120, "layout": "constrained"}  # side by side
+LEGEND_BELOW = {"loc": "outside lower center", "ncols": 4, "fontsize": 9, "frameon": False}
 
 
-def band(axes, by_seed, tag, colour, label, smoothing=0.6):
-    """Single runs faint and raw; their smoothed mean, and one deviation to both sides."""
-    runs = [curve(record, tag) for record in by_seed.values()]
-    for steps, values in runs:
+def label_of(setting):
+    """What a picture's legend calls a setting."""
+    if setting in COLOURS:
+        return LABELS.get(setting, setting)
+    return f"channel units, {setting}"
+
+
+def number_of_seeds(by_seed):
+    return f"{len(by_seed)} seeds" if len(by_seed) > 1 else "1 seed"
+
+
+def draw_band(axes, by_seed, tag, colour, label, smoothing=0.6):
+    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs.
+
+    Returns: all values that were drawn.
+    """
+    curves = [record["curves"][tag] for record in by_seed.values()]
+    steps = curves[0][0]
+    for _, values in curves:
         axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
-    steps = runs[0][0]
-    smoothing *= len(steps) > MANY  # over few points, it would lag behind all the runs
-    smoothed = np.array([plot.smooth(values, smoothing) for _, values in runs])
+    if len(steps) <= SMOOTHED_ABOVE:
+        smoothing = 0  # over few points, the smoothed curve would lag behind
+    smoothed = np.array([plot.smooth(values, smoothing) for _, values in curves])
     mean = smoothed.mean(axis=0)
-    axes.plot(steps, mean, color=colour, linewidth=1.8, label=f"{label} ({len(runs)} seeds)")
-    if len(runs) > 1:
+    axes.plot(steps, mean, color=colour, linewidth=1.8, label=label)
+    if len(curves) > 1:
         deviation = smoothed.std(axis=0, ddof=1)
         axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
-    return np.concatenate([values for _, values in runs])
+    return np.concatenate([values for _, values in curves])
 
 
-def finished(figure, axes, path):
-    for one in np.ravel(axes):
-        one.grid(alpha=0.3)
-        one.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+def draw_curves(groups, path, tag, label, corner, outside):
+    """Draws one scalar over training, for each setting.
 
+    Args:
+      groups: setting -> seed -> record.
+      path: the file to write.
+      tag: the scalar.
+      label, corner, outside: as in plot.PICTURES.
 
-def draw_curves(groups, path, tag, label, corner, beyond):
-    """With and without units over training."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    seen = [
-        band(axes, by_seed, tag, *(
-            (COLOURS["none"], "without") if setting == "none"
-            else (COLOURS["channel"], f"with units: {setting}")
-        ))
+    Returns:
+      The path.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    drawn = [
+        draw_band(axes, by_seed, tag, COLOURS[setting],
+                  f"{label_of(setting)} ({number_of_seeds(by_seed)})")
         for setting, by_seed in groups.items()
     ]  # fmt: skip
-    # The first evaluations lie far off and would flatten all the rest.
-    low, high = (np.percentile(np.concatenate(seen), q) for q in (beyond[0], 100 - beyond[1]))
-    margin = 0.05 * (high - low) or 0.01
-    axes.set(xlabel="step", ylabel=label, ylim=(low - margin, high + margin))
+    limits = plot.axis_limits(np.concatenate(drawn), outside)
+    axes.set(xlabel="step", ylabel=label, ylim=limits)
     axes.legend(loc=corner, fontsize=9)
-    return finished(figure, axes, path)
+    return plot.save(figure, axes, path)
 
 
-def draw_few(records, path):
-    """Accuracy, and the paired gain over none, against the number of training images."""
-    # All images are those with B's decay of batch norm; its seeds are others than B's.
-    steady = records.get("steady", {})
-    groups = {key: runs for key, runs in {**steady, **records.get("B", {})}.items() if runs}
+def draw_few_images(records, path):
+    """Draws accuracy, and the gain over none, against the number of training images."""
+    # Runs on all images have other seeds than those on few.
+    full = records.get("full", {})
+    groups = {key: runs for key, runs in (full | records.get("few_images", {})).items() if runs}
+    # Those of the best lever on few images have other seeds, too: only their gains compare.
+    others = {k: runs for k, runs in records.get("best_lever", {}).items() if k[0] < ALL_IMAGES}
+    others |= full
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 7), dpi=120, sharex=True, height_ratios=[3, 2]
+        2, 1, figsize=(8, 8), dpi=120, sharex=True, height_ratios=[2, 3], layout="constrained"
     )
 
-    def bars(axes, groups, name, values, place, **style):
-        images = sorted(n for n, setting in groups if setting == name)
-        points = [values(n) for n in images]
+    def draw_points(axes, values_of, position, **style):
+        """Points with intervals, at each number of images; `position` keeps them apart."""
+        images = np.array(list(values_of))
         axes.errorbar(
-            np.array(images) * 1.04 ** (place - 2),  # side by side, that bars can be told apart
-            [100 * np.mean(p) if p else np.nan for p in points],
-            [100 * half_width(p) for p in points],
-            capsize=3, **style,
+            images * 1.04 ** (position - 2),
+            [100 * np.mean(values) if values else np.nan for values in values_of.values()],
+            [100 * half_width(values) for values in values_of.values()],
+            fmt="o", capsize=3, **style,
         )  # fmt: skip
 
-    def gains(groups, name):
-        return lambda n: paired(groups[n, name], groups.get((n, "none"), {}))
+    def gains_of(groups, setting):
+        return {
+            n: list(gains(runs, groups.get((n, "none"), {})).values())
+            for (n, name), runs in sorted(groups.items())
+            if name == setting
+        }
 
-    settings = [name for name in COLOURS if name != "dense" and any(k[1] == name for k in groups)]
-    for place, name in enumerate(settings):
-
-        def shares(n):
-            return [accuracy(r, "mean") for r in groups[n, name].values()]
-
-        style = {"color": COLOURS[name], "fmt": "o"}
-        bars(above, groups, name, shares, place, label=name, **style)
-        if name != "none":
-            bars(below, groups, name, gains(groups, name), place, **style)
-    # On seeds of its own, and so on other images: its accuracies stand for themselves.
-    chosen = {key: runs for key, runs in records.get("best", {}).items() if key[0] < 60000}
-    chosen |= steady
-    for name in sorted({setting for _, setting in chosen} - {*COLOURS}):
-        style = {"color": STARTS, "fmt": "o", "label": f"channel, {name}"}
-        bars(below, chosen, name, gains(chosen, name), len(settings), **style)
-        below.legend(loc="upper left", fontsize=9)
-    above.set(xscale="log", ylabel="test accuracy (mean), %")
+    settings = [s for s in COLOURS if s != "dense" and any(key[1] == s for key in groups)]
+    for position, setting in enumerate(settings):
+        accuracies = {
+            n: [accuracy(record, "mean") for record in runs.values()]
+            for (n, name), runs in sorted(groups.items())
+            if name == setting
+        }
+        style = {"color": COLOURS[setting]}
+        draw_points(above, accuracies, position, label=label_of(setting), **style)
+        if setting != "none":
+            draw_points(below, gains_of(groups, setting), position, **style)
+    for setting in sorted({name for _, name in others} - {*COLOURS}):
+        style = {"color": COLOUR_OF_OTHERS, "label": label_of(setting)}
+        draw_points(below, gains_of(others, setting), len(settings), **style)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
-    ticks = sorted({n for n, _ in {**groups, **chosen}})
+    ticks = sorted({n for n, _ in {**groups, **others}})
+    above.set(xscale="log", ylabel="test accuracy, mean of the tasks, %")
     below.set_xticks(ticks, [f"{n:,}" for n in ticks])
     below.minorticks_off()
-    below.set(xlabel="training images", ylabel="gain over none, points")
-    above.legend(loc="lower right", fontsize=9)
-    return finished(figure, (above, below), path)
+    below.set(xlabel="training images", ylabel="gain over no units, points")
+    handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, **LEGEND_BELOW | {"ncols": len(handles)})
+    return plot.save(figure, (above, below), path)
 
 
-def draw_weights(by_seed, path):
-    """The units' T x T mean weights over training."""
+def draw_weights(by_seed, path, setting):
+    """Draws the units' mean weights over training, a panel for each unit."""
     tags = [tag for tag in next(iter(by_seed.values()))["curves"] if "_from_" in tag]
-    units = sorted({tag.split("/")[0] for tag in tags})
-    figure, axes = plt.subplots(1, len(units), figsize=(11, 4), dpi=120, sharey=True)
-    colours = dict(zip(sorted({tag.split("/")[1] for tag in tags}), plt.cm.tab10.colors))
-    for one, unit in zip(axes, units):
-        for pair, colour in colours.items():
-            band(one, by_seed, f"{unit}/{pair}", colour, pair.replace("_", " "), smoothing=0)
-        one.set(title=unit, xlabel="step")
+    scopes = sorted({tag.split("/")[0] for tag in tags})
+    pairs = sorted({tag.split("/")[1] for tag in tags})
+    figure, axes = plt.subplots(1, len(scopes), sharey=True, **PANELS)
+    for panel, scope in zip(axes, scopes):
+        for pair, colour in zip(pairs, plt.cm.tab10.colors):
+            draw_band(panel, by_seed, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
+        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
     axes[0].set_ylabel("mean weight")
-    axes[0].legend(fontsize=8, loc="center right")
-    return finished(figure, axes, path)
+    figure.suptitle(f"{label_of(setting).capitalize()}, {number_of_seeds(by_seed)}")
+    figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(figure, axes, path)
 
 
-def draw_spread(by_seed, path):
-    """How the weights of the channels are spread at the end, all seeds together."""
-    tasks = [t for t in next(iter(by_seed.values()))["accuracy_test_last"] if t != "mean"]
-    counts = {
-        unit: sum(np.array(record["weights"][unit]) for record in by_seed.values())
-        for unit in next(iter(by_seed.values()))["weights"]
-    }  # [T, T, bins]
-    figure, axes = plt.subplots(1, len(counts), figsize=(11, 4), dpi=120, sharex=True)
-    for one, (unit, of_unit) in zip(axes, counts.items()):
+def spread_of_weights(by_seed):
+    """Adds up the seeds' histograms of channel weights. Returns: tasks, scope -> [T, T, bins]."""
+    first = next(iter(by_seed.values()))
+    tasks = [task for task in first["accuracy_test_last"] if task != "mean"]
+    return tasks, {
+        scope: sum(np.array(record["weights"][scope]) for record in by_seed.values())
+        for scope in first["weights"]
+    }
+
+
+def draw_spread_of_weights(by_seed, path):
+    """Draws how the weights of the channels are spread at the end, all seeds together."""
+    tasks, counts = spread_of_weights(by_seed)
+    figure, axes = plt.subplots(1, len(counts), sharex=True, **PANELS)
+    for panel, (scope, of_unit) in zip(axes, counts.items()):
         for i, to in enumerate(tasks):
             for j, source in enumerate(tasks):
                 shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
-                one.stairs(shares, BINS, label=f"{to} from {source}", linewidth=1.5)
-        one.set(title=unit, xlabel="weight")
+                panel.stairs(shares, WEIGHT_BINS, label=f"{to} from {source}", linewidth=1.5)
+        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
-    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # the legend covers no peak
-    axes[0].legend(fontsize=8)
-    return finished(figure, axes, path)
+    figure.suptitle(f"Channel units, {number_of_seeds(by_seed)} together")
+    figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(figure, axes, path)
 
 
-def all_images(records):
-    """Runs on all images, of the first study that has some without units and with.
+def runs_on_all_images(records):
+    """Runs of "full", or else of "full_30_epochs", with and without units.
 
-    Returns: setting -> seed -> record; empty where there is no such study.
+    Returns: setting -> seed -> record; empty if neither study has both.
     """
-    for study in ("A", "steady"):
-        groups = {s: runs for (n, s), runs in records.get(study, {}).items() if n == 60000 and runs}
+    for study in ("full", "full_30_epochs"):
+        groups = records.get(study, {})
+        groups = {s: runs for (n, s), runs in groups.items() if n == ALL_IMAGES and runs}
         if {"none", "channel"} <= groups.keys():
             return groups
     return {}
 
 
 def draw(records, out):
-    """Draws all pictures for which there are records. Returns: their paths."""
-    records = {study: those_that_ended(groups) for study, groups in records.items()}
-    full, pictures, out = all_images(records), [], pathlib.Path(out)
+    """Draws every picture for which there are records.
+
+    Args:
+      records: as `read_records` returns them.
+      out: the folder for the pictures.
+
+    Returns:
+      The paths of the pictures.
+    """
+    out = pathlib.Path(out)
+    records = {study: without_diverged(groups) for study, groups in records.items()}
+    full, pictures = runs_on_all_images(records), []
     if full:
         pair = {setting: full[setting] for setting in ("none", "channel")}
         pictures += [
@@ -355,11 +682,11 @@ def draw(records, out):
             for file, tag, *rest in plot.PICTURES
         ]
         pictures += [
-            draw_weights(full[setting], out / f"weights_of_{setting}_units.png")
+            draw_weights(full[setting], out / f"weights_of_{setting}_units.png", setting)
             for setting in ("channel", "layer")
             if setting in full
         ]
-        pictures.append(draw_spread(full["channel"], out / "weights_at_the_end.png"))
-    if len({n for study in ("B", "steady") for n, _ in records.get(study, {})}) > 1:
-        pictures.append(draw_few(records, out / "few_examples.png"))
+        pictures.append(draw_spread_of_weights(full["channel"], out / "weights_at_the_end.png"))
+    if len({n for study in ("few_images", "full") for n, _ in records.get(study, {})}) > 1:
+        pictures.append(draw_few_images(records, out / "few_images.png"))
     return pictures

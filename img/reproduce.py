@@ -1,15 +1,15 @@
-"""Makes every number and picture of the README's results again.
+"""Makes every number and picture of the study in img/README.md again.
 
-    python img/reproduce.py                # all of it: days on two cores
-    python img/reproduce.py --only=A,B     # some of its studies
-    python img/reproduce.py --seeds=3      # fewer seeds of each setting
-    python img/reproduce.py --quick        # the same in minutes, on few images
-    python img/reproduce.py --draw         # tables and pictures alone, from the records
-    python img/reproduce.py --verify       # repeats three records, compares the bits
+    python img/reproduce.py                      # everything: days on two cores
+    python img/reproduce.py --only=full,levers   # some of its studies
+    python img/reproduce.py --seeds=3            # at most three seeds of each setting
+    python img/reproduce.py --quick              # the same on few images, in minutes
+    python img/reproduce.py --draw               # only tables and pictures, from the records
+    python img/reproduce.py --verify             # repeats three records, compares the bits
 
-Each run is one of train.py, on a core of its own. Its record is a small text
-file in img/records/; a run that has one is not made again, and one that was
-stopped goes on where it was. So this may be killed at any time.
+Each run is one of train.py, on a core of its own. Its record is a small text file in
+img/records/. A run that has a record is skipped, and a run that was stopped resumes,
+so you can kill this program at any time.
 """
 
 import concurrent.futures
@@ -37,43 +37,50 @@ from absl import app, flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
+PAGES = {HERE / "README.md": report.STUDY_TABLES, ROOT / "README.md": report.SUMMARY_TABLES}
+FLAGS = flags.FLAGS
+
 STUDIES = {
-    "epochs": "how many epochs few images take, on held-out images",
-    "A": "all images: what sharing brings",
-    "B": "few images: what sharing brings",
-    "C": "the paper's levers, on held-out images",
-    "best": "the best lever on fresh seeds, on the test images",
-    "steady": "all images: what sharing brings, batch norm's statistics of few steps as in B",
-    "D": "what units bring that share nothing",
-    "E": "two tasks that have nothing to do with each other",
+    "full": "all images, five epochs: what sharing brings",
+    "full_30_epochs": "all images, 30 epochs: what sharing brings",
+    "few_images": "300 to 10,000 images: what sharing brings",
+    "levers": "the paper's levers, on held-out images",
+    "best_lever": "the best of them on fresh seeds, on the test images",
+    "units_without_sharing": "what units bring that share nothing",
+    "unrelated_tasks": "what units bring to two tasks that are not related",
+    "epochs": "how many epochs few images need, on held-out images",
 }
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list("only", list(STUDIES), f"Studies to make, of {', '.join(STUDIES)}.")
-flags.DEFINE_integer("seeds", None, "Make at most so many seeds of each setting.", 1)
-flags.DEFINE_boolean("quick", False, "The same on few images: minutes, and no result.")
-flags.DEFINE_boolean("draw", False, "Make no runs: draw and write from the records.")
-flags.DEFINE_boolean("show", False, "Make nothing: print the tables.")
-flags.DEFINE_boolean("verify", False, "Repeat some records, which the commit's hash chooses.")
-flags.DEFINE_integer("records_to_verify", 3, "How many.", 1)
-flags.DEFINE_integer(
-    "verify_images", 0, "Of runs of at most so many images in all they do; 0 for any.", 0
-)
-flags.DEFINE_integer("jobs", None, "Runs at a time, a core each; by default as many as cores.", 1)
-flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
-flags.DEFINE_string("records", str(HERE / "records"), "Folder for their records.")
-flags.register_validator(
-    "only", lambda names: set(names) <= set(STUDIES), f"must be some of {', '.join(STUDIES)}"
-)
 
-# --- What is run ---
+def define_flags():
+    """Defines this program's flags."""
+    names = ", ".join(STUDIES)
+    flags.DEFINE_list("only", list(STUDIES), f"Studies to run, out of {names}.")
+    flags.DEFINE_integer("seeds", None, "Run at most this many seeds of each setting.", 1)
+    flags.DEFINE_boolean("quick", False, "Run the same on few images: minutes, and no result.")
+    flags.DEFINE_boolean("draw", False, "Run nothing: write tables and pictures.")
+    flags.DEFINE_boolean("show", False, "Run nothing: print the tables.")
+    flags.DEFINE_boolean("verify", False, "Repeat some records, chosen by the commit's hash.")
+    flags.DEFINE_integer("records_to_verify", 3, "How many records to repeat.", 1)
+    flags.DEFINE_integer(
+        "verify_images", 0, "Repeat only runs that process at most this many images; 0 for any.", 0
+    )
+    flags.DEFINE_integer("jobs", None, "Runs at a time; by default one for each core.", 1)
+    flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
+    flags.DEFINE_string("records", str(HERE / "records"), "Folder for the records.")
+    flags.register_validator(
+        "only", lambda studies: set(studies) <= set(STUDIES), f"must be some of {names}"
+    )
+
+
+# --- The runs of the study ---
 
 
 class Run(typing.NamedTuple):
     """One run of train.py."""
 
     study: str
-    setting: str
+    setting: str  # begins with the number of training images, if not all
     seed: int
     flags: dict  # of train.py, besides the seed
     source: typing.Any = None  # the Run whose towers it starts with
@@ -91,20 +98,25 @@ class Run(typing.NamedTuple):
         return pathlib.Path(FLAGS.logdir) / self.study / self.name
 
     @property
-    def whole(self):
-        """Has ended, and still has its weights."""
+    def number_of_seed(self):
+        """0 for the first seed of its study, 1 for the next."""
+        return self.seed - FIRST_SEEDS.get(self.study, 0)
+
+    @property
+    def has_weights(self):
+        """Whether it has finished and its checkpoint is still there."""
         return (self.folder / "results.json").exists() and any(self.folder.glob("model.ckpt-*"))
 
     @property
-    def images(self):
-        """How many images it trains on, and about what its evaluations cost in such."""
-        examples = self.flags.get("train_examples") or 60000
-        steps = self.flags.get("num_epochs", 30) * -(-examples // 128)
-        evaluations = steps / self.flags.get("eval_every", 100)
+    def images_processed(self):
+        """Images that it trains on, plus a third of those that it evaluates, by their cost."""
+        examples = self.flags.get("train_examples") or report.ALL_IMAGES
+        steps = self.flags["num_epochs"] * -(-examples // 128)
+        evaluations = steps / self.flags["eval_every"]
         return int(steps * 128 + evaluations * 10000 / 3)
 
     def command(self):
-        """Arguments of train.py."""
+        """The arguments of train.py."""
         given = {**self.flags, "seed": self.seed, "dataset": "fashion_mnist"}
         if self.source:
             given["init_from"] = self.source.folder
@@ -112,146 +124,214 @@ class Run(typing.NamedTuple):
         return [f"--{name}={value}" for name, value in given.items()]
 
 
-NONE = {"cross_stitch": False}
-SHARING = {
-    "none": NONE,
+NO_UNITS = {"cross_stitch": False}
+DENSE = {"cross_stitch_unit": "dense"}
+KINDS_OF_SHARING = {
+    "none": NO_UNITS,
     "channel": {"cross_stitch_unit": "channel"},
     "layer": {"cross_stitch_unit": "layer"},
-    "hard sharing": {**NONE, "hard_sharing": True},
+    "hard sharing": {**NO_UNITS, "hard_sharing": True},
 }
-FEW_SEEDS, FULL_SEEDS, FRESH = range(10), range(5), 100
-STEADY_SEEDS = range(8)  # of units as they start by default: they bring little, but every time
-HOLDOUT = {"holdout": 10000}
-# Training images: epochs, steps between evaluations. Decided on held-out images
-# (study "epochs"), but for 10,000, which is a guess until its runs are made.
-FEW = {300: (60, 20), 1000: (50, 40), 3000: (30, 80), 10000: (20, 160)}
-LONG = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
-LEVERS_AT = 1000  # images of study C, and of D with channel units
 LEVERS = {
-    "none": NONE,
+    "none": NO_UNITS,
     "channel": {},
     **{f"start {w}": {"cross_stitch_init": w} for w in (0.9, 0.7, 0.5)},
     **{f"rate x{s}": {"cross_stitch_learning_rate_scale": s} for s in (10, 100, 1000)},
 }
-BEST = "start 0.7"  # first of study C by its seeds 0 to 2, little before "rate x1000"
-# All images in a third of the time. Evaluated twice an epoch: the last five
-# evaluations then are less alike, and their mean is a steadier figure.
-TEN_EPOCHS = {"num_epochs": 10, "eval_every": 235}
+BEST_LEVER = "start 0.7"  # first of study "levers" by its seeds 0 to 2, just before "rate x1000"
+BEST_AND_NONE = {"none": NO_UNITS, BEST_LEVER: LEVERS[BEST_LEVER]}
+
+# A choice that was made with some seeds is tested with others.
+FIRST_SEEDS = {"full": 200, "best_lever": 200, "epochs": 100}
+SEEDS = 10  # of each setting with few images
+SEEDS_ON_ALL_IMAGES = 5
+SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
+SEEDS_OF_DENSE_UNITS = 3  # a run takes as long as ten others
+
+# Training images: epochs, and steps between evaluations. The study "epochs" decided
+# them on held-out images; 10,000 has not been run, so its epochs are a guess.
+SCHEDULES = {300: (60, 20), 1000: (50, 40), 3000: (30, 80), 10000: (20, 160)}
+LONG_SCHEDULES = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
+IMAGES_OF_LEVERS = 1000
+HELD_OUT = {"holdout": 10000}
+# Two evaluations in an epoch: their last five differ more than five in a row of 100
+# steps would, so that their mean is a steadier figure.
+FIVE_EPOCHS = {"num_epochs": 5, "eval_every": 235, "batch_norm_decay": 0.9}
+TEN_EPOCHS = {"num_epochs": 10, "eval_every": 235, "batch_norm_decay": 0.999}
+THIRTY_EPOCHS = {"num_epochs": 30, "eval_every": 469, "batch_norm_decay": 0.9}
 
 
-def few(examples, epochs=None, every=None):
-    """Flags of a run on so many images."""
-    most, steps = FEW[examples]
+def few_images(num_images, schedules=SCHEDULES):
+    """The flags of a run on this many training images."""
+    num_epochs, eval_every = schedules[num_images]
     return {
-        "train_examples": examples,
-        "batch_norm_decay": 0.9,  # at 0.999 the statistics of so few steps are those of the start
-        "num_epochs": epochs or most,
-        "eval_every": every or steps,
+        "train_examples": num_images,
+        "batch_norm_decay": 0.9,  # at 0.999, the statistics would still be those of the start
+        "num_epochs": num_epochs,
+        "eval_every": eval_every,
     }
 
 
-def all_runs():
-    """Every run of every study, the ones that matter most first."""
-    runs = [
-        Run("epochs", f"{examples} {setting}", FRESH, {**SHARING[setting], **few(examples, *long), **HOLDOUT})
-        for examples, long in LONG.items()
+def seeds_of(study, count=SEEDS):
+    first = FIRST_SEEDS.get(study, 0)
+    return range(first, first + count)
+
+
+def runs_of_epochs():
+    return [
+        Run("epochs", f"{num_images} {setting}", seed,
+            {**KINDS_OF_SHARING[setting], **few_images(num_images, LONG_SCHEDULES), **HELD_OUT})
+        for seed in seeds_of("epochs", 1)
+        for num_images in LONG_SCHEDULES
         for setting in ("none", "channel")
     ]  # fmt: skip
-    runs += [
-        Run("A", setting, seed, given) for seed in FULL_SEEDS for setting, given in SHARING.items()
-    ]
-    runs += [
-        Run("B", f"{examples} {setting}", seed, {**given, **few(examples)})
-        for examples in (1000, 300, 3000, 10000)
-        for seed in FEW_SEEDS
-        for setting, given in SHARING.items()
-    ]
-    at = {**few(LEVERS_AT), **HOLDOUT}
-    half = {**at, "num_epochs": at["num_epochs"] // 2}
-    for seed in FEW_SEEDS:
-        alone = Run("C", f"{LEVERS_AT} alone half", seed, {**NONE, **half})
-        runs.append(alone)
-        runs += [
-            Run("C", f"{LEVERS_AT} {setting}", seed, {**given, **at})
-            for setting, given in LEVERS.items()
-        ]
-        runs.append(Run("C", f"{LEVERS_AT} alone first", seed, half, alone))
-    chosen = {"none": NONE, BEST: LEVERS[BEST]}
-    runs += [
-        Run("best", f"{examples} {setting}", 2 * FRESH + seed, {**given, **few(examples)})
-        for examples in (LEVERS_AT, 300, 3000)
-        for seed in FEW_SEEDS
-        for setting, given in chosen.items()
-    ]
-    runs += [
-        Run("best", setting, 2 * FRESH + seed, {**given, **TEN_EPOCHS})
-        for seed in FULL_SEEDS
-        for setting, given in chosen.items()
-    ]
-    runs += [
-        Run("best", "channel", 2 * FRESH + seed, {**LEVERS["channel"], **TEN_EPOCHS})
-        for seed in FULL_SEEDS
-    ]
-    # At the default decay, test accuracy swings by a point and more: the statistics
-    # lag behind weights that still move fast.
-    five_epochs = {**TEN_EPOCHS, "num_epochs": 5, "batch_norm_decay": 0.9}
-    runs += [
-        Run("steady", setting, 2 * FRESH + seed, {**given, **five_epochs})
-        for seed in STEADY_SEEDS
-        for setting, given in (SHARING | chosen).items()
-        if seed in FULL_SEEDS or setting in ("none", "channel", "layer")
-    ]
-    own = {"cross_stitch_own_only": True}
-    runs += [
-        Run("D", f"{LEVERS_AT} channel own only", seed, {**own, **few(LEVERS_AT)}) for seed in FEW_SEEDS
-    ]  # fmt: skip
-    tasks = {"tasks": "article,rotation"}
-    runs += [
-        Run("E", f"3000 {setting}", seed, {**tasks, **SHARING[setting], **few(3000)})
-        for seed in FEW_SEEDS
-        for setting in ("none", "channel")
-    ]
-    runs += [
-        Run("E", f"60000 {setting}", seed, {**tasks, **SHARING[setting], **five_epochs})
-        for seed in FULL_SEEDS
-        for setting in ("none", "channel")
-    ]
-    dense = {"cross_stitch_unit": "dense"}
-    runs += [
-        Run("D", "300 dense own only", seed, {**own, **dense, **few(300)}) for seed in range(3)
-    ]  # fmt: skip
-    runs.append(Run("A", "dense", 0, dense))
+
+
+def runs_of_full():
+    runs = []
+    for seed in seeds_of("full", SEEDS_OF_SMALL_GAINS):
+        for setting, given in (KINDS_OF_SHARING | BEST_AND_NONE).items():
+            run = Run("full", setting, seed, {**given, **FIVE_EPOCHS})
+            if run.number_of_seed < SEEDS_ON_ALL_IMAGES or setting in ("none", "channel", "layer"):
+                runs.append(run)
     return runs
 
 
-QUICK_SAYS = (
-    "These runs took a few steps on 256 images, whatever the tables call them: they show that"
+def runs_of_full_30_epochs():
+    return [
+        Run("full_30_epochs", setting, seed, {**given, **THIRTY_EPOCHS})
+        for seed in seeds_of("full_30_epochs", SEEDS_ON_ALL_IMAGES)
+        for setting, given in KINDS_OF_SHARING.items()
+    ]
+
+
+def runs_of_few_images():
+    return [
+        Run("few_images", f"{num_images} {setting}", seed, {**given, **few_images(num_images)})
+        for num_images in (1000, 300, 3000, 10000)
+        for seed in seeds_of("few_images")
+        for setting, given in KINDS_OF_SHARING.items()
+    ]
+
+
+def runs_of_levers():
+    common = {**few_images(IMAGES_OF_LEVERS), **HELD_OUT}
+    half = {**common, "num_epochs": common["num_epochs"] // 2}
+    runs = []
+    for seed in seeds_of("levers"):
+        alone = Run("levers", f"{IMAGES_OF_LEVERS} alone half", seed, {**NO_UNITS, **half})
+        runs.append(alone)
+        runs += [
+            Run("levers", f"{IMAGES_OF_LEVERS} {setting}", seed, {**given, **common})
+            for setting, given in LEVERS.items()
+        ]
+        runs.append(Run("levers", f"{IMAGES_OF_LEVERS} alone first", seed, half, alone))
+    return runs
+
+
+def runs_of_best_lever():
+    runs = [
+        Run("best_lever", f"{num_images} {setting}", seed, {**given, **few_images(num_images)})
+        for num_images in (IMAGES_OF_LEVERS, 300, 3000)
+        for seed in seeds_of("best_lever")
+        for setting, given in BEST_AND_NONE.items()
+    ]
+    runs += [
+        Run("best_lever", setting, seed, {**given, **TEN_EPOCHS})
+        for seed in seeds_of("best_lever", SEEDS_ON_ALL_IMAGES)
+        for setting, given in (BEST_AND_NONE | {"channel": LEVERS["channel"]}).items()
+    ]
+    return runs
+
+
+def runs_of_units_without_sharing():
+    own_only = {"cross_stitch_own_only": True, **few_images(IMAGES_OF_LEVERS)}
+    return [
+        Run("units_without_sharing", f"{IMAGES_OF_LEVERS} channel own only", seed, own_only)
+        for seed in seeds_of("units_without_sharing")
+    ]
+
+
+def runs_of_unrelated_tasks():
+    tasks = {"tasks": "article,rotation"}
+    settings = {name: KINDS_OF_SHARING[name] for name in ("none", "channel")}
+    runs = [
+        Run("unrelated_tasks", f"3000 {setting}", seed, {**tasks, **given, **few_images(3000)})
+        for seed in seeds_of("unrelated_tasks")
+        for setting, given in settings.items()
+    ]
+    runs += [
+        Run("unrelated_tasks", f"60000 {setting}", seed, {**tasks, **given, **FIVE_EPOCHS})
+        for seed in seeds_of("unrelated_tasks", SEEDS_ON_ALL_IMAGES)
+        for setting, given in settings.items()
+    ]
+    return runs
+
+
+def runs_of_dense_units():
+    """Of several studies. A run needs 6 GB of memory and as long as ten others."""
+    own_only = {"cross_stitch_own_only": True, **DENSE, **few_images(300)}
+    runs = [
+        Run("full", "dense", seed, {**DENSE, **FIVE_EPOCHS})
+        for seed in seeds_of("full", SEEDS_OF_DENSE_UNITS)
+    ]
+    runs += [
+        Run("units_without_sharing", "300 dense own only", seed, own_only)
+        for seed in seeds_of("units_without_sharing", SEEDS_OF_DENSE_UNITS)
+    ]
+    runs.append(Run("full_30_epochs", "dense", 0, {**DENSE, **THIRTY_EPOCHS}))
+    return runs
+
+
+def all_runs():
+    """Every run of every study, in the order in which they are made."""
+    return [
+        *runs_of_epochs(),
+        *runs_of_full(),
+        *runs_of_few_images(),
+        *runs_of_levers(),
+        *runs_of_best_lever(),
+        *runs_of_units_without_sharing(),
+        *runs_of_unrelated_tasks(),
+        *runs_of_full_30_epochs(),
+        *runs_of_dense_units(),
+    ]
+
+
+QUICK_NOTICE = (
+    "These runs took a few steps on 256 images, whatever the tables call them. They show that"
     " everything works, and nothing else.\n\n"
 )
 
 
 def quick(runs):
-    """Two seeds of each setting, a few steps long. They say nothing but that all works."""
-    small = {"train_examples": 256, "batch_norm_decay": 0.5, "num_epochs": 3, "eval_every": 2}
-    small["holdout"] = 1000  # the whole test set would take longer than all the rest
+    """Two seeds of each setting, a few steps long. They only show that everything works."""
+    # The whole test set would take longer than all the rest.
+    short = {"train_examples": 256, "num_epochs": 3, "eval_every": 2, "holdout": 1000}
+    short["batch_norm_decay"] = 0.5
 
     def shortened(run):
         source = run.source and shortened(run.source)
-        return run._replace(flags={**run.flags, **small}, source=source)
+        return run._replace(flags={**run.flags, **short}, source=source)
 
-    few_enough = [run for run in runs if run.seed % FRESH < 2 and "dense" not in run.setting]
-    return [shortened(run) for run in few_enough if not run.setting.startswith(("3000", "10000"))]
+    return [
+        shortened(run)
+        for run in runs
+        if run.number_of_seed < 2
+        and "dense" not in run.setting
+        and not run.setting.startswith(("3000", "10000"))
+    ]
 
 
 # --- Running ---
 
 
 class Failed(Exception):
-    """A run could not be made; the message is for the user."""
+    """A run or a record is not what it should be; the message is for the user."""
 
 
 def import_tensorflow_quietly():
-    """Once, before there are threads: it greets the terminal, whatever its log level."""
+    """Imports it once, before threads start: it writes to stderr, whatever the log level."""
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -263,7 +343,7 @@ def import_tensorflow_quietly():
 
 
 def checksum(folder):
-    """SHA-256 over every value of a run's last checkpoint, Adam's moments included."""
+    """SHA-256 of every value in a run's last checkpoint, Adam's moments included."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(folder))
@@ -273,41 +353,48 @@ def checksum(folder):
     return digest.hexdigest()
 
 
-def spread_of_weights(folder):
-    """How channel units' weights are spread at the end.
+def histograms_of_weights(folder):
+    """Histograms of the channel units' weights at the end of a run.
 
-    Returns: unit -> [T][T] lists of how many lie in each bin of `report.BINS`, those
-    beyond counted in the outermost; empty for units of other kinds.
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      scope -> [T][T] lists with the number of channels in each of report.WEIGHT_BINS.
+      The outermost bins count everything beyond them. Empty for units of other kinds.
     """
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(folder))
-    spread = {}
+    histograms = {}
     for name, shape in reader.get_variable_to_shape_map().items():
         if name.endswith("/alpha") and name.startswith("network/") and len(shape) == 3:
-            inside = np.clip(reader.get_tensor(name), report.BINS[0], report.BINS[-1])
-            spread[name.split("/")[1]] = [
-                [np.histogram(weights, report.BINS)[0].tolist() for weights in row]
-                for row in inside
+            bins = report.WEIGHT_BINS
+            clipped = np.clip(reader.get_tensor(name), bins[0], bins[-1])
+            histograms[name.split("/")[1]] = [
+                [np.histogram(weights, bins)[0].tolist() for weights in row] for row in clipped
             ]
-    return dict(sorted(spread.items()))
+    return dict(sorted(histograms.items()))
+
+
+def command_text(run):
+    return shlex.join(["python", "train.py", *run.command()])
 
 
 def make_record(run):
-    """What is kept of a finished run. Returns: a dictionary, for JSON."""
-    results = json.loads((run.folder / "results.json").read_text())
+    """What is kept of a finished run, as a dictionary for JSON."""
     return {
-        "command": shlex.join(["python", "train.py", *run.command()]),
+        "command": command_text(run),
         "setting": run.setting,
-        **results,
+        **json.loads((run.folder / "results.json").read_text()),
         "sha256": checksum(run.folder),
         "curves": report.read_curves(run.folder),
-        "weights": spread_of_weights(run.folder),
+        "weights": histograms_of_weights(run.folder),
     }
 
 
 def write_record(path, record):
-    """A line for each entry, so that differences can be read."""
+    """Writes one line for each entry, so that differences can be read."""
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
@@ -316,16 +403,24 @@ def write_record(path, record):
 
 
 def train(run, stop):
-    """Runs train.py to the end. Returns: None, or the sentence with which it diverged.
+    """Runs train.py to the end.
 
-    Raises: Failed.
+    Args:
+      run: a `Run`.
+      stop: a `threading.Event` that ends it early.
+
+    Returns:
+      None, or train.py's message if the run diverged.
+
+    Raises:
+      Failed: train.py failed, or was stopped.
     """
-    if run.source and not run.source.whole:
+    if run.source and not run.source.has_weights:
         diverged = train(run.source, stop)
         if diverged:
             return diverged
-    if (run.folder / "results.json").exists() and not run.whole:
-        shutil.rmtree(run.folder)  # its record is lost, and cannot be had from what is left
+    if (run.folder / "results.json").exists() and not run.has_weights:
+        shutil.rmtree(run.folder)  # its record is missing, and cannot be made from what is left
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.parent / f"{run.name}.log"
     command = [sys.executable, "train.py", *run.command()]
@@ -338,27 +433,29 @@ def train(run, stop):
                 while process.poll() is None and not stop.wait(0.2):
                     pass
             finally:
-                process.terminate()  # where it has not ended
+                process.terminate()  # does nothing to a process that has ended
         if process.returncode == 0:
             return None
-        said = log.read_text(errors="replace").splitlines()
-        lines = [*said, "train.py: ended without a word"]
-        said = next(line for line in lines if line.startswith("train.py: "))
-        if "NaN or infinite" in said:
-            return said
-        # One that was started before this was killed, and still runs.
-        if "another process" not in said and not stop.is_set():
-            raise Failed(f"{run.study}/{run.name}: {said} ({log}) Or delete {run.folder}.")
+        lines = [*log.read_text(errors="replace").splitlines(), "train.py: ended without a message"]
+        message = next(line for line in lines if line.startswith("train.py: "))
+        if "NaN or infinite" in message:
+            return message
+        # An earlier reproduce.py that was killed may have left this run training.
+        if "another process" not in message and not stop.is_set():
+            raise Failed(
+                f"{run.study}/{run.name}: {message} Its log is {log}. If that does not help,"
+                f" delete {run.folder}."
+            )
         time.sleep(1)
     raise Failed("stopped")
 
 
 def make(run, stop):
-    """Makes a run's record. Returns: it."""
+    """Trains a run and writes its record. Returns: the record. Raises: Failed."""
     diverged = train(run, stop)
     if diverged:
         record = {
-            "command": shlex.join(["python", "train.py", *run.command()]),
+            "command": command_text(run),
             "setting": run.setting,
             "seed": run.seed,
             "diverged": diverged,
@@ -369,20 +466,20 @@ def make(run, stop):
     return record
 
 
-def with_a_core_each(function, runs):
-    """Calls function(run, stop) for each, as many at a time as there are cores.
+def on_a_core_each(function, runs):
+    """Calls function(run, stop) for each run, as many at a time as there are cores.
 
-    Yields: each run as its call ends. Where one fails, all others are stopped.
+    Yields: each run when its call ends. If one fails, the others are stopped.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
-    stop, free = threading.Event(), cores[: FLAGS.jobs]
+    stop, free_cores = threading.Event(), cores[: FLAGS.jobs]
 
-    def settle():
-        core = free.pop()
-        # Linux keeps this by thread, and children inherit it.
-        core is None or os.sched_setaffinity(0, {core})
+    def take_a_core():
+        core = free_cores.pop()
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # on Linux, of this thread and its children
 
-    with concurrent.futures.ThreadPoolExecutor(len(free), initializer=settle) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(free_cores), initializer=take_a_core) as pool:
         futures = {pool.submit(function, run, stop): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -393,22 +490,34 @@ def with_a_core_each(function, runs):
             pool.shutdown(cancel_futures=True)
 
 
+PLACES = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
+
+
+def is_record_of(run, record):
+    """Whether the record's command and flags are those of the run, apart from folders."""
+
+    def without_values_of_places(command):
+        prefixes = tuple(f"--{name}=" for name in PLACES)
+        return {a.partition("=")[0] if a.startswith(prefixes) else a for a in command}
+
+    recorded = without_values_of_places(shlex.split(record["command"])[2:])
+    if recorded != without_values_of_places(run.command()):
+        return False
+    given = {**run.flags, "seed": run.seed, "dataset": "fashion_mnist"}
+    # A run that diverged recorded no flags.
+    flags_recorded = record.get("flags", given if "diverged" in record else {})
+    return all(flags_recorded.get(name) == value for name, value in given.items())
+
+
 def check(runs):
-    """Raises: Failed, a record was made by another command than its run's."""
-
-    def bearing(command):
-        places = ("--logdir=", "--run_name=", "--init_from=")
-        return {a.partition("=")[0] if a.startswith(places) else a for a in command}
-
+    """Raises: Failed, a record is of another command or other flags than its run."""
     for run in runs:
-        if run.record.exists():
-            command = json.loads(run.record.read_text())["command"]
-            if bearing(shlex.split(command)[2:]) != bearing(run.command()):
-                raise Failed(f"{run.record}: made by other flags. Delete it, to make it again.")
+        if run.record.exists() and not is_record_of(run, json.loads(run.record.read_text())):
+            raise Failed(f"{run.record}: made with other flags. Delete it to run it again.")
 
 
 def prune(runs, kept):
-    """Deletes the checkpoints of runs that have their record, 78 MB each, but for some folders."""
+    """Deletes the checkpoints, 78 MB each, of runs that have a record, except folders in `kept`."""
     for run in runs:
         if run.record.exists() and run.folder not in kept:
             for path in run.folder.glob("model.ckpt-*"):
@@ -420,76 +529,91 @@ def make_all(runs):
     missing = [run for run in runs if not run.record.exists()]
     needed = {run.source.folder for run in missing if run.source}
     prune(runs, needed)
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs have their record.", flush=True)
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs have a record.", flush=True)
     bar = tqdm.tqdm(
-        total=sum(run.images for run in missing),
+        total=sum(run.images_processed for run in missing),
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,
     )
     with bar:
-        for run in with_a_core_each(make, missing):
+        for run in on_a_core_each(make, missing):
             prune([run], needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")
-            bar.update(run.images)
+            bar.update(run.images_processed)
 
 
 # --- Verifying ---
 
-
-ASIDE = {"command", "flags", "commit", "versions", "machine", "images_per_second", "wall_seconds"}
-
-
-def differences(record, again):
-    """Names of what differs between two records of the same run, times and place aside."""
-    names = (record.keys() | again.keys()) - ASIDE
-    return sorted(name for name in names if record.get(name) != again.get(name))
+# Entries of a record that may differ although the result is the same.
+NOT_COMPARED = {"command", "flags", "commit", "versions", "numerics", "machine"}
+NOT_COMPARED |= {"images_per_second", "wall_seconds"}
 
 
-def place_of(record):
-    """What decides how sums are added up; as far as a record tells."""
-    return record.get("machine"), record.get("versions", {}).get("tensorflow")
+def origin(record):
+    """What decides in which order sums are added up, as far as a record tells."""
+    return {
+        "machine": record.get("machine"),
+        "tensorflow": record.get("versions", {}).get("tensorflow"),
+        "numerics": report.numerics(record),
+    }
+
+
+def compare(record, again):
+    """Compares a record with a repetition of its run.
+
+    Bits are compared if machine, TensorFlow and numerics are the same, otherwise accuracy.
+
+    Args:
+      record: the record.
+      again: the record of the repetition.
+
+    Returns:
+      What was found, as a sentence.
+
+    Raises:
+      Failed: they do not agree.
+    """
+    names = (record.keys() | again.keys()) - NOT_COMPARED
+    different = sorted(name for name in names if record.get(name) != again.get(name))
+    if not different:
+        return "the same bits"
+    if origin(record) == origin(again) or "diverged" in {*record, *again}:
+        raise Failed(f"{', '.join(different)} not as recorded")
+    before, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
+    if abs(before - now) > 0.03:
+        raise Failed(f"accuracy {now:.4f} is far from the recorded {before:.4f}")
+    made, here = (
+        f"on {o['machine']['processor']} with TensorFlow {o['tensorflow']}, numerics {o['numerics']}"
+        for o in (origin(record), origin(again))
+    )
+    return (
+        f"made {made}, repeated {here}, so bits cannot be compared; accuracy was {before:.4f}, is"
+        f" {now:.4f}"
+    )
 
 
 def verify(runs):
     """Repeats some records. Raises: Failed, one does not come out as recorded."""
-    small = [
-        run for run in runs
-        if run.record.exists() and run.images <= (FLAGS.verify_images or run.images)
-    ]  # fmt: skip
-    if not small:
-        raise Failed("there is no record to verify: make some first")
+    recorded = [run for run in runs if run.record.exists()]
+    if FLAGS.verify_images:
+        recorded = [run for run in recorded if run.images_processed <= FLAGS.verify_images]
+    if not recorded:
+        raise Failed("there is no record to verify: run reproduce.py without --verify first")
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    chosen = random.Random(head.stdout.strip()).sample(
-        small, min(len(small), FLAGS.records_to_verify)
-    )
-    failed = []
-    for run in chosen:
-        record = json.loads(run.record.read_text())
-        again = repeated(run)
-        place = f"{run.study}/{run.name}"
-        different = differences(record, again)
-        same_place = place_of(record) == place_of(again)
-        if not different:
-            print(f"{place}: the same bits", flush=True)
-        elif same_place or "diverged" in {*record, *again}:
-            failed.append(f"{place}: {', '.join(different)} came out otherwise")
-        else:
-            # Elsewhere, sums are added up in another order.
-            was, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
-            print(
-                f"{place}: made on {record['machine']['processor']} with TensorFlow"
-                f" {record['versions']['tensorflow']}, so that bits cannot be compared here;"
-                f" accuracy was {was:.4f}, is {now:.4f}",
-                flush=True,
-            )
-            if abs(was - now) > 0.03:
-                failed.append(f"{place}: accuracy {now:.4f} is far from {was:.4f}")
-    if failed:
-        raise Failed("; ".join(failed))
+    count = min(len(recorded), FLAGS.records_to_verify)
+    failures = []
+    for run in random.Random(head.stdout.strip()).sample(recorded, count):
+        try:
+            found = compare(json.loads(run.record.read_text()), repeat(run))
+            print(f"{run.study}/{run.name}: {found}", flush=True)
+        except Failed as error:
+            failures.append(f"{run.study}/{run.name}: {error}")
+    if failures:
+        raise Failed("; ".join(failures))
 
 
-def repeated(run):
-    """Makes a run anew, in a folder of its own, on as many cores as for its record."""
+def repeat(run):
+    """Makes a run again in another folder, on as many cores as recorded. Returns: the record."""
     threads = json.loads(run.record.read_text()).get("machine", {}).get("threads", 1)
     logdir, records = FLAGS.logdir, FLAGS.records
     FLAGS.logdir = FLAGS.records = f"{logdir}/verify"
@@ -506,7 +630,7 @@ def repeated(run):
 
 @contextlib.contextmanager
 def restricted_to(threads):
-    """So many cores for this process and its children, where the system can do that."""
+    """Restricts this process and its children to so many cores, if the system can do that."""
     if not hasattr(os, "sched_getaffinity"):
         yield
         return
@@ -518,7 +642,11 @@ def restricted_to(threads):
         os.sched_setaffinity(0, cores)
 
 
+# --- The program ---
+
+
 def main(argv):
+    """Runs the program. Every expected error becomes one sentence and exit code 1."""
     if len(argv) > 1:
         sys.exit(f"reproduce.py: {argv[1]}: not a flag; see --help")
     for name in ("logdir", "records"):
@@ -532,29 +660,48 @@ def main(argv):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     runs = quick(all_runs()) if FLAGS.quick else all_runs()
-    most = FLAGS.seeds or len(runs)
-    runs = [run for run in runs if run.study in FLAGS.only and run.seed % FRESH < most]
+    runs = [run for run in runs if run.study in FLAGS.only]
+    if FLAGS.seeds:
+        runs = [run for run in runs if run.number_of_seed < FLAGS.seeds]
     try:
         act(runs, out)
     except (Failed, report.Unusable) as error:
         sys.exit(f"reproduce.py: {error}")
     except filelock.Timeout:
-        sys.exit(f"reproduce.py: {FLAGS.logdir}: another process is at it. Wait, or end that one.")
+        sys.exit(
+            f"reproduce.py: {FLAGS.logdir}: another process is using this folder. Wait for it, or"
+            " choose another --logdir."
+        )
     except OSError as error:
         sys.exit(f"reproduce.py: {error.filename or FLAGS.records}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on from here.")
+        sys.exit("\nStopped. Run the same command to resume.")
+
+
+def read_tables():
+    """Reads the records. Returns: them, and all tables. Raises: report.Unusable."""
+    folder = pathlib.Path(FLAGS.records)
+    records = report.read_records(folder)
+    return records, report.all_tables(records, report.read_single_runs(folder))
 
 
 def act(runs, out):
-    """Does what the flags ask. Raises: Failed; report.Unusable; filelock.Timeout; OSError."""
-    records = report.read_records(pathlib.Path(FLAGS.records))
+    """Does what the flags ask.
+
+    Args:
+      runs: the runs that the flags choose.
+      out: the folder for pictures.
+
+    Raises:
+      Failed, report.Unusable, filelock.Timeout, OSError: it cannot.
+    """
+    _, tables = read_tables()
     check(runs)
     if FLAGS.show:
-        return print(report.tables(records))
-    page = out / "tables.md" if FLAGS.quick else ROOT / "README.md"
+        return print(report.as_text(tables))
     if not (FLAGS.quick or FLAGS.verify):
-        report.places(page, {*records, *FLAGS.only})  # rather than after days
+        for page, names in PAGES.items():
+            report.find_places(page, names)  # before days of running, not after
     if not FLAGS.draw:
         pathlib.Path(FLAGS.logdir).mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
@@ -562,15 +709,18 @@ def act(runs, out):
             if FLAGS.verify:
                 return verify(runs)
             make_all(runs)
-        records = report.read_records(pathlib.Path(FLAGS.records))
+    records, tables = read_tables()
     for path in report.draw(records, out):
         print(path)
     if FLAGS.quick:
-        page.write_text(QUICK_SAYS + report.tables(records) + "\n")
-    else:
-        report.write_tables(records, page)
-    print(page)
+        page = out / "tables.md"
+        page.write_text(QUICK_NOTICE + report.as_text(tables) + "\n")
+        return print(page)
+    for page, names in PAGES.items():
+        report.write_tables({name: tables[name] for name in names if name in tables}, page)
+        print(page)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -1,11 +1,12 @@
 """Takes the README's pictures of TensorBoard in a headless browser.
 
-    pip install -r img/requirements.txt   # and Chromium with its driver, from the system
+    pip install -r img/requirements.txt   # install Chromium and its driver from your system
     python img/screenshots.py WITHOUT WITH
 
-WITHOUT and WITH are the folders of two runs of train.py, without units and with.
-Writes network_without.png, network_with.png, scalars.png and heat_maps.png. It
-waits for what is to be seen, never for a time.
+WITHOUT and WITH are the folders of two runs of train.py, without units and with units;
+img/README.md names the runs of the pictures here. Writes network_without.png,
+network_with.png, scalars.png and heat_maps.png. It waits until everything that a
+picture needs is on the page, not for a fixed time.
 """
 
 import base64
@@ -26,15 +27,18 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
-flags.DEFINE_string("browser", shutil.which("chromium") or "", "Chromium's program.")
-flags.DEFINE_string("driver", shutil.which("chromedriver") or "", "Its driver's program.")
+flags.DEFINE_string("browser", shutil.which("chromium") or "", "Path of Chromium.")
+flags.DEFINE_string("driver", shutil.which("chromedriver") or "", "Path of its driver.")
 
-SECONDS = 60  # to wait for a page at most
-RUNS = ("cross_stitch=False", "cross_stitch=True")  # TensorBoard's colours, too: orange, blue
-QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
-    --disable-background-networking --disable-component-update --disable-sync""".split()
+TIMEOUT = 60  # seconds to wait for a page
+RUN_NAMES = ("cross_stitch=False", "cross_stitch=True")  # TensorBoard draws them orange, blue
+BROWSER_ARGUMENTS = """
+    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
+    --disable-background-networking --disable-component-update --disable-sync
+""".split()
 
-# TensorBoard's elements lie in shadow trees, into which no selector reaches.
+# Each script below runs in the page. TensorBoard's elements are in shadow trees, which
+# selectors do not reach.
 ELEMENTS = """
 function elements(root = document) {
   return [...root.querySelectorAll('*')].flatMap(
@@ -55,18 +59,18 @@ function box(found, margin) {
           height: Math.max(...boxes.map((b) => b.bottom)) + margin - top};
 }
 """
-# Where it is, or nothing as long as it moves or something else is missing.
-RESTING = """
+# The rectangle to take, or null while it still moves.
+AT_REST = """
 const place = JSON.stringify(box(found, margin));
-window.resting = window.last == place ? window.resting + 1 : 0;
+window.unchanged = window.last == place ? window.unchanged + 1 : 0;
 window.last = place;
-return window.resting < 4 ? null : JSON.parse(place);
+return window.unchanged < 4 ? null : JSON.parse(place);
 """
 NETWORK = "const found = [node('network')].filter((e) => e), margin = 8;"
 OPENED = f"""
 {NETWORK}
 if (!node('network/conv1_1') || !node('network/output_2')) return null;
-// Opened, it is selected, too, which draws a red frame and a table over it.
+// Opening a node also selects it, which draws a red frame and a table over it.
 if (nodes().some((e) => e.matches('.selected'))) {{
   const scene = elements().find((e) => e.localName == 'svg' && e.contains(node('network')));
   scene.dispatchEvent(new MouseEvent('click', {{bubbles: true, composed: true}}));
@@ -77,7 +81,7 @@ if (!window.fitted) {{
   window.fitted.click();
   return null;
 }}
-{RESTING}
+{AT_REST}
 """
 OPEN = """
 const plus = node('network') && node('network').querySelector('.buttoncontainer > *');
@@ -91,7 +95,7 @@ if (found.length < 2 || !lines.length) return null;
 found.push(document.querySelector('app-header'));
 found.push(elements().find((e) => e.localName == 'tf-runs-selector'));
 const margin = 0;
-{RESTING}
+{AT_REST}
 """
 IMAGES = f"""
 const images = elements().filter((e) => e.localName == 'img' && e.closest('#main-image-container'));
@@ -99,13 +103,20 @@ const found = elements().filter((e) => e.localName == 'tf-image-loader');
 if (found.length < 3 || images.some((e) => !e.complete || !e.naturalWidth)) return null;
 found.push(document.querySelector('app-header'));
 const margin = 0;
-{RESTING}
+{AT_REST}
 """
 
 
 @contextlib.contextmanager
 def served(**runs):
-    """A TensorBoard on some runs, folders by the names they get. Yields: its address."""
+    """Serves runs with TensorBoard.
+
+    Args:
+      runs: name in TensorBoard -> the run's folder.
+
+    Yields:
+      TensorBoard's address.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name, run in runs.items():
             (pathlib.Path(folder) / "logs" / name).mkdir(parents=True)
@@ -117,12 +128,14 @@ def served(**runs):
             try:
                 address = next((line for line in process.stderr if "http://" in line), None)
                 if not address:
-                    sys.exit("screenshots.py: TensorBoard does not start: try it by hand")
+                    sys.exit(
+                        "screenshots.py: TensorBoard does not start. Start it by hand to see why."
+                    )
                 address = "http:" + address.partition("http:")[2].split()[0]
-                # Its data come a little later than its pages.
-                last, patience = list(runs)[-1].encode(), time.monotonic() + SECONDS
+                # TensorBoard serves its pages before it has read the runs.
+                last, deadline = list(runs)[-1].encode(), time.monotonic() + TIMEOUT
                 while last not in urllib.request.urlopen(f"{address}data/runs").read():
-                    if time.monotonic() > patience:
+                    if time.monotonic() > deadline:
                         sys.exit("screenshots.py: TensorBoard does not find the runs")
                     time.sleep(0.2)
                 yield address
@@ -131,12 +144,16 @@ def served(**runs):
 
 
 @contextlib.contextmanager
-def browsing(width, height):
-    """A browser with a window of so many pixels. Yields: its driver."""
+def browser(width, height):
+    """Opens a browser with a window of this size in pixels. Yields: its driver."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = FLAGS.browser
-        for argument in (*QUIET, f"--window-size={width},{height}", f"--user-data-dir={profile}"):
+        for argument in (
+            *BROWSER_ARGUMENTS,
+            f"--window-size={width},{height}",
+            f"--user-data-dir={profile}",
+        ):
             options.add_argument(argument)
         driver = webdriver.Chrome(options, webdriver.ChromeService(FLAGS.driver))
         try:
@@ -146,18 +163,27 @@ def browsing(width, height):
 
 
 def take(driver, address, page, script, path, first=None):
-    """Opens a page, waits until the script returns a rectangle, and takes what is in it."""
+    """Takes a picture of a part of a page.
 
-    def until(code):
-        return WebDriverWait(driver, SECONDS, 0.5).until(
-            lambda _: driver.execute_script(ELEMENTS + code), f"{page}: not to be seen"
+    Args:
+      driver: the browser's driver.
+      address: TensorBoard's address.
+      page: the part of the address that follows it.
+      script: JavaScript that returns the rectangle to take, or null until it is there.
+      path: the file to write.
+      first: JavaScript to repeat before that until it returns true.
+    """
+
+    def wait_for(code):
+        return WebDriverWait(driver, TIMEOUT, 0.5).until(
+            lambda _: driver.execute_script(ELEMENTS + code), f"{page}: did not appear"
         )
 
-    driver.get("about:blank")  # else a change of what follows # would not load anything
+    driver.get("about:blank")  # without it, a change after the # would load nothing
     driver.get(address + page)
     if first:
-        until(first)
-    clip = {**until(script), "scale": 1}
+        wait_for(first)
+    clip = {**wait_for(script), "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
     path.write_bytes(base64.b64decode(shot["data"]))
     print(path)
@@ -165,20 +191,20 @@ def take(driver, address, page, script, path, first=None):
 
 def main(argv):
     if len(argv) != 3 or not all(list(pathlib.Path(run).glob("events.*")) for run in argv[1:]):
-        sys.exit("screenshots.py: say two folders of runs: without units, with units")
+        sys.exit("screenshots.py: name two folders of runs: without units, with units")
     if not (FLAGS.browser and FLAGS.driver):
-        sys.exit("screenshots.py: install Chromium and its driver, or name --browser and --driver")
+        sys.exit("screenshots.py: install Chromium and its driver, or pass --browser and --driver")
     out = pathlib.Path(FLAGS.out)
     try:
         for name, run in zip(("without", "with"), argv[1:]):
-            with served(run=run) as address, browsing(1900, 1900) as driver:
+            with served(run=run) as address, browser(1900, 1900) as driver:
                 take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
-        with served(**dict(zip(RUNS, argv[1:]))) as address:
+        with served(**dict(zip(RUN_NAMES, argv[1:]))) as address:
             tags = urllib.parse.quote("accuracy_test$|loss_total")
             page = f"#scalars&tagFilter={tags}&_smoothingWeight=0.6"
-            with browsing(1100, 800) as driver:
+            with browser(1100, 800) as driver:
                 take(driver, address, page, CHARTS, out / "scalars.png")
-            with browsing(1560, 900) as driver:
+            with browser(1560, 900) as driver:
                 take(driver, address, "#images", IMAGES, out / "heat_maps.png")
     except exceptions.WebDriverException as error:
         sys.exit(f"screenshots.py: {error.msg}")

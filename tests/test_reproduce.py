@@ -1,4 +1,4 @@
-"""The study: its records, what is computed from them, and that they can be made again."""
+"""The study: its records, the tables and pictures made from them, and making them again."""
 
 import json
 import pathlib
@@ -15,114 +15,198 @@ from conftest import ROOT, command_of, run_script
 
 sys.path.insert(0, str(ROOT / "img"))
 import report  # noqa: E402
+import reproduce  # noqa: E402
 
-RECORDS = report.read_records(ROOT / "img" / "records")
+RECORDS_FOLDER = ROOT / "img" / "records"
+RECORDS = report.read_records(RECORDS_FOLDER)
+PAGE = ROOT / "img" / "README.md"
+
+
+def all_tables():
+    return report.all_tables(RECORDS, report.read_single_runs(RECORDS_FOLDER))
 
 
 def made_record(seed, article, group):
     means = {"article": article, "group": group, "mean": (article + group) / 2}
     points = [[1, 2, 3], [0.0, group + 0.01, group + 0.03]]
-    return {"seed": seed, "accuracy_test_last": means,
+    return {"seed": seed, "accuracy_test_last": means, "versions": {"tensorflow": "2.21.0"},
             "curves": {"accuracy_test_group_by_article": points}}  # fmt: skip
 
 
-def study(**settings):
-    """A study's groups, of hand-made records."""
+def made_groups(**settings):
+    """A study's groups on 1,000 images: setting -> seed -> accuracies of article and group."""
     return {
         (1000, name): {seed: made_record(seed, *shares) for seed, shares in runs.items()}
         for name, runs in settings.items()
     }
 
 
+def rows_of(table):
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
+
+
 def cells(table, setting):
     """The cells of a setting's row, by the column's title."""
-    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()]
+    rows = rows_of(table)
     (row,) = [row for row in rows if row[1] == setting]
     return dict(zip(rows[0], row))
 
 
+# --- Tables ---
+
+
 def test_a_row_is_the_mean_over_seeds_with_students_interval():
-    groups = study(none={0: (0.8, 0.9), 1: (0.9, 0.9)})
-    row = cells(report.table(groups, ["none"]), "none")
+    groups = made_groups(none={0: (0.8, 0.9), 1: (0.9, 0.9)})
+    row = cells(report.accuracy_table(groups, ["none"]), "none")
     # Two values 10 points apart: deviation 7.07, error 5, and t is 12.706 for one degree.
     assert row["article"] == "85.00 ± 63.53"
     assert row["group"] == "90.00 ± 0.00"
     assert row["mean"] == "87.50 ± 31.77"
-    assert row["seeds"] == "2" and row["training images"] == "1,000"
+    assert row["seeds"] == "2" and row["images"] == "1,000"
 
 
-def test_gains_are_paired_by_seed():
-    groups = study(none={0: (0.7, 0.7), 1: (0.9, 0.9), 2: (0.1, 0.1)},
-                   channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0)})  # fmt: skip
-    row = cells(report.table(groups, ["none"]), "channel")
-    # 1 and 3 points, of the two seeds that both have, however wide the seeds lie.
-    assert row["mean, against none"] == "+2.00 ± 12.71 (2 seeds)"
+def test_gains_compare_runs_of_one_seed():
+    groups = made_groups(none={0: (0.7, 0.7), 1: (0.9, 0.9), 2: (0.1, 0.1)},
+                         channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0)})  # fmt: skip
+    # 1 and 3 points, of the two seeds that both have, however different the seeds are.
+    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    assert row["gain (mean)"] == "+2.00 ± 12.71 (2 seeds)"
+    row = cells(report.gains_table(groups, ["none"]), "channel")
+    assert row["gain (article)"] == row["gain (group)"] == "+2.00 ± 12.71 (2 seeds)"
+    by_seed = {row[0]: row[1:] for row in rows_of(report.seeds_table(groups))[2:]}
+    assert by_seed == {"0": ["+1.00"], "1": ["+3.00"]}
 
 
-def test_what_one_seed_says_has_no_interval_and_a_missing_run_no_figure():
-    groups = study(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8)})
-    row = cells(report.table(groups, ["none"]), "channel")
-    assert row["mean"] == "80.00" and row["mean, against none"] == "–"
+def test_the_gain_over_a_second_baseline_is_in_the_table_of_gains():
+    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)}, layer={0: (0.9, 0.9)})
+    row = cells(report.gains_table(groups, ["none", "channel"]), "layer")
+    assert row["gain (article)"] == "+20.00" and row["over channel (mean)"] == "+10.00"
+
+
+def test_one_seed_has_no_interval_and_a_missing_run_no_figure():
+    groups = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8)})
+    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    assert row["mean"] == "80.00" and row["gain (mean)"] == "–"
 
 
 def test_a_run_that_diverged_is_counted_and_not_averaged():
-    groups = study(none={0: (0.7, 0.7), 1: (0.8, 0.8)})
+    groups = made_groups(none={0: (0.7, 0.7), 1: (0.8, 0.8)})
     groups[1000, "none"][2] = {"seed": 2, "diverged": "the loss became NaN"}
-    row = cells(report.table(groups, []), "none")
+    row = cells(report.accuracy_table(groups, []), "none")
     assert row["seeds"] == "2, 1 diverged" and row["article"].startswith("75.00")
 
 
-def test_no_loss_is_written_as_minus_nothing():
-    groups = study(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
-    assert cells(report.table(groups, ["none"]), "channel")["mean, against none"] == "+0.00"
+def test_a_tiny_loss_is_not_written_as_minus_zero():
+    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
+    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    assert row["gain (mean)"] == "+0.00"
 
 
-def test_pictures_leave_out_what_diverged(tmp_path):
-    groups = study(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)})
-    more = {(300, setting): dict(runs) for (_, setting), runs in groups.items()}
-    for by_seed in more.values():
-        by_seed[1] = {"seed": 1, "diverged": "the loss became NaN"}
-    (picture,) = report.draw({"B": {**groups, **more}}, tmp_path)
-    assert picture.name == "few_examples.png" and picture.exists()
+def test_the_group_by_article_is_compared_with_the_groups_tower():
+    row = cells(report.gains_table(made_groups(none={0: (0.7, 0.9)}), ["none"]), "none")
+    assert row["group by article"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
 
 
-def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path):
-    page, records = tmp_path / "page.md", {"B": study(none={0: (0.7, 0.9)})}
-    page.write_text("Before\n<!-- table B -->\nold\n<!-- end of table -->\nAfter\n")
-    report.write_tables(records, page)
+def test_a_table_names_the_numerics_and_versions_it_was_made_with():
+    older, newer = made_record(0, 0.7, 0.7), made_record(1, 0.7, 0.7)
+    assert "TensorFlow 2.21.0, numerics 1." in report.made_with([older, newer])
+    newer |= {"numerics": 2, "versions": {"tensorflow": "2.20.0"}, "flags": {"holdout": 10000}}
+    line = report.made_with([older, newer])
+    assert "TensorFlow 2.20.0 and 2.21.0, numerics 1 and 2." in line
+    assert "10,000 held-out training images" in line
+
+
+def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
+    page = tmp_path / "page.md"
+    tables = report.all_tables({"few_images": made_groups(none={0: (0.7, 0.9)})})
+    page.write_text("Before\n<!-- table few_images -->\nold\n<!-- end of table -->\nAfter\n")
+    report.write_tables(tables, page)
     lines = page.read_text().splitlines()
-    assert lines[:2] == ["Before", "<!-- table B -->"] and lines[-2:] == [
-        "<!-- end of table -->",
-        "After",
-    ]
-    assert cells("\n".join(lines[2:-2]), "none")["mean"] == "80.00"
+    assert lines[:2] == ["Before", "<!-- table few_images -->"]
+    assert lines[-2:] == ["<!-- end of table -->", "After"]
+    table = "\n".join(lines[2:-2])
+    assert "old" not in table
+    assert cells(table.partition("<details>")[0], "none")["mean"] == "80.00"
     page.write_text("somebody's page")
-    with pytest.raises(report.Unusable, match="<!-- table B -->"):
-        report.write_tables(records, page)
+    with pytest.raises(report.Unusable, match="<!-- table few_images -->"):
+        report.write_tables(tables, page)
     assert page.read_text() == "somebody's page"
 
 
-def test_the_group_read_off_the_article_is_compared_with_the_groups_tower():
-    row = cells(report.table(study(none={0: (0.7, 0.9)}), []), "none")
-    assert row["group read off article, against group"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
+def test_pictures_leave_out_runs_that_diverged(tmp_path):
+    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)})
+    more = {(300, setting): dict(runs) for (_, setting), runs in groups.items()}
+    for by_seed in more.values():
+        by_seed[1] = {"seed": 1, "diverged": "the loss became NaN"}
+    (picture,) = report.draw({"few_images": {**groups, **more}}, tmp_path)
+    assert picture.name == "few_images.png" and picture.exists()
 
 
-def test_readmes_tables_are_those_of_the_records():
-    readme = (ROOT / "README.md").read_text()
-    tables = report.study_tables(RECORDS)
-    assert tables
-    for name, table in tables.items():
-        assert f"<!-- table {name} -->\n{table}\n<!-- end of table -->" in readme, name
+# --- The pages ---
 
 
-def test_intervals_in_readmes_words_stand_in_the_tables():
-    chapter = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
-    tables = report.tables(RECORDS)
-    words = re.sub(r"<!-- table .*?<!-- end of table -->", "", chapter, flags=re.S)
-    said = re.findall(r"[+-]?\d+\.\d+ ± \d+\.\d+", words)
-    assert len(said) >= 4
-    for interval in said:
+def assert_tables_are_on(page, names):
+    """All tables of these names, out of the records, stand between their marks."""
+    text, tables = page.read_text(), all_tables()
+    report.find_places(page, names)
+    for name in names:
+        if name in tables:
+            assert f"<!-- table {name} -->\n{tables[name]}\n<!-- end of table -->" in text, name
+
+
+def test_the_studys_tables_are_those_of_the_records():
+    assert set(all_tables()) >= {"full", "few_images", "levers", "decay", "single_runs"}
+    assert_tables_are_on(PAGE, report.STUDY_TABLES)
+
+
+def test_the_readmes_table_is_that_of_the_records():
+    assert "results" in all_tables()
+    assert_tables_are_on(ROOT / "README.md", report.SUMMARY_TABLES)
+
+
+def test_tables_fit_the_width_of_a_page_on_github():
+    for name, table in all_tables().items():
+        for row in rows_of(table):
+            assert len(row) <= 8, name
+            assert len("| " + " | ".join(row) + " |") <= 110, (name, row)
+
+
+def words_of(page):
+    return re.sub(r"<!-- table .*?<!-- end of table -->", "", page.read_text(), flags=re.S)
+
+
+@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
+def test_intervals_in_words_are_in_the_tables(page):
+    tables = report.as_text(all_tables())
+    found = re.findall(r"[+-]?\d+\.\d+ ± \d+\.\d+", words_of(page))
+    assert len(found) >= 4 or page != PAGE
+    for interval in found:
         assert f" {interval} |" in tables or f"+{interval} |" in tables, interval
+
+
+def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
+    tables = report.as_text(all_tables())
+    found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.])", words_of(PAGE))
+    assert len(found) >= 10
+    for figure in found:
+        assert re.search(rf"(?<![\d.-])\+?{re.escape(figure)}(?![\d.])", tables), figure
+
+
+def test_the_study_gives_the_results_of_the_single_runs():
+    page = PAGE.read_text()
+    for unit, flag in (("none", "False"), ("channel", "True")):
+        path = RECORDS_FOLDER / f"fashion_mnist-{unit}-seed0.json"
+        record = json.loads(path.read_text())
+        accuracies = [
+            f"{record['accuracy_test_last'][name]:.4f}" for name in ("article", "group", "mean")
+        ]
+        accuracies += [f"{record['accuracy_test']['mean']:.4f}", f"{record['loss_total']:.3f}"]
+        assert f"| `--cross_stitch={flag}` | {' | '.join(accuracies)} |" in page
+        assert record["flags"]["batch_norm_decay"] == 0.999  # as the text says
 
 
 def test_every_picture_is_drawn_from_the_records(tmp_path):
@@ -130,35 +214,105 @@ def test_every_picture_is_drawn_from_the_records(tmp_path):
     assert pictures
     for path in pictures:
         assert path.stat().st_size > 10000 and (ROOT / "img" / path.name).exists()
-        assert f"](img/{path.name})" in (ROOT / "README.md").read_text()
+        assert f"]({path.name})" in PAGE.read_text()
+
+
+def test_commands_of_the_study_name_studies_that_there_are():
+    named = re.findall(r"--only=([\w,]+)", PAGE.read_text())
+    assert named and set(",".join(named).split(",")) <= set(reproduce.STUDIES)
+
+
+# --- The records ---
 
 
 def test_records_say_how_they_were_made():
-    paths = [path for path in (ROOT / "img" / "records").glob("*/*.json")]
+    paths = list(RECORDS_FOLDER.glob("*/*.json"))
     assert paths
     for path in paths:
         record = json.loads(path.read_text())
         assert record["command"].startswith("python train.py ")
+        assert "--batch_norm_decay=" in record["command"], path
         if "diverged" in record:
             continue
         assert not record["commit"].endswith("-dirty"), path
         assert record["versions"].keys() >= {"python", "tensorflow", "tf-slim", "numpy"}
-        # What is told of the run agrees with its own curve.
+        # The accuracies agree with the record's own curves.
         for task, share in record["accuracy_test_last"].items():
             tag = "accuracy_test" + ("" if task == "mean" else f"_{task}")
             np.testing.assert_allclose(np.mean(record["curves"][tag][1][-5:]), share, atol=1e-6)
 
 
-# --- Made again ---
+def test_every_run_of_the_study_names_its_decay_and_is_there_once():
+    runs = reproduce.all_runs()
+    assert all("batch_norm_decay" in run.flags for run in runs)
+    assert len({(run.study, run.name) for run in runs}) == len(runs)
+    assert {run.study for run in runs} == set(reproduce.STUDIES)
+    assert all(run.number_of_seed in range(10) for run in runs)
 
 
-def reproduce(*arguments):
+def test_records_are_those_of_the_commands_and_flags_of_the_study(tmp_path):
+    shown = reproduce_script("--show")
+    assert shown.returncode == 0, shown.stderr
+    copied = pathlib.Path(shutil.copytree(RECORDS_FOLDER, tmp_path / "records"))
+    changed = sorted(copied.glob("few_images/*none-seed0.json"))[0]
+    original = changed.read_text()
+    for replaced in (
+        original.replace(" --num_epochs=", " --num_epochs=9"),
+        original.replace('"batch_norm_decay": 0.9,', '"batch_norm_decay": 0.999,'),
+    ):
+        assert replaced != original
+        changed.write_text(replaced)
+        refused = reproduce_script("--show", f"--records={copied}")
+        assert refused.returncode == 1 and f"{changed}: made with other flags" in refused.stderr
+    changed.write_text("{")
+    refused = reproduce_script("--show", f"--records={copied}")
+    assert refused.returncode == 1 and f"{changed}: damaged" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+# --- Making them again ---
+
+
+def made_result(accuracy, sha256, **others):
+    return {"accuracy_test_last": {"mean": accuracy}, "sha256": sha256,
+            "versions": {"tensorflow": "2.21.0"},
+            "machine": {"processor": "AMD EPYC", "threads": 1}, **others}  # fmt: skip
+
+
+def test_bits_are_compared_on_the_same_machine_with_the_same_numerics():
+    record = made_result(0.9, "ab")
+    assert reproduce.compare(record, made_result(0.9, "ab", numerics=1)) == "the same bits"
+    with pytest.raises(reproduce.Failed, match="sha256"):
+        reproduce.compare(record, made_result(0.9, "cd", numerics=1))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"numerics": 2},
+        {"versions": {"tensorflow": "2.20.0"}},
+        {"machine": {"processor": "Intel", "threads": 1}},
+    ],
+    ids=str,
+)
+def test_accuracy_is_compared_when_bits_cannot_be(other):
+    record = made_result(0.9, "ab")
+    assert "bits cannot be compared" in reproduce.compare(record, made_result(0.9, "cd", **other))
+    with pytest.raises(reproduce.Failed, match="0.8000 is far from the recorded 0.9000"):
+        reproduce.compare(record, made_result(0.8, "cd", **other))
+
+
+def reproduce_script(*arguments):
     return run_script("img/reproduce.py", *arguments)
 
 
-def test_a_study_that_is_killed_goes_on_and_its_records_are_verified(fashion_mnist, tmp_path):
-    given = ("--quick", "--only=D", f"--logdir={tmp_path}", "--jobs=1")
-    records = tmp_path / "quick" / "records" / "D"
+@pytest.fixture(scope="module")
+def killed_study(fashion_mnist, tmp_path_factory):
+    """A quick study of two runs, killed when the first has a record. Returns: flags, records."""
+    logdir = tmp_path_factory.mktemp("study")
+    study = "units_without_sharing"
+    given = ("--quick", f"--only={study}", f"--logdir={logdir}", "--jobs=1")
+    records = logdir / "quick" / "records" / study
     process = subprocess.Popen(command_of("img/reproduce.py", *given), stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
     while not list(records.glob("*.json")):
@@ -166,67 +320,66 @@ def test_a_study_that_is_killed_goes_on_and_its_records_are_verified(fashion_mni
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (first,) = records.glob("*.json")
+    return given, records
+
+
+def test_a_study_that_is_killed_resumes(killed_study):
+    given, records = killed_study
+    first, *others = records.glob("*.json")
+    assert not others
     made = first.stat().st_mtime_ns
 
-    finished = reproduce(*given)
+    finished = reproduce_script(*given)
     assert finished.returncode == 0, finished.stderr
-    assert "1 of 2 runs have their record." in finished.stdout
+    assert "1 of 2 runs have a record." in finished.stdout
     assert first.stat().st_mtime_ns == made
     assert len(list(records.glob("*.json"))) == 2
-    assert "| 1,000 | channel own only | 2 |" in (tmp_path / "quick" / "tables.md").read_text()
-    # Weights of what is recorded are not kept.
-    assert not list(tmp_path.rglob("model.ckpt-*"))
+    tables = records.parents[1] / "tables.md"
+    assert "| 1,000 | channel own only | 2 |" in tables.read_text()
+    # Weights are not kept once a run has a record.
+    assert not list(records.parents[2].rglob("model.ckpt-*"))
 
+
+@pytest.mark.slow
+def test_a_changed_record_is_found_and_a_lost_one_is_made_again(killed_study):
+    given, records = killed_study
+    first = sorted(records.glob("*.json"))[0]
     original = json.loads(first.read_text())
     changed = json.loads(first.read_text())
     changed["curves"]["loss_total"][1][0] += 1e-6
     first.write_text(json.dumps(changed))
-    verified = reproduce(*given, "--seeds=1", "--verify")
+    verified = reproduce_script(*given, "--seeds=1", "--verify")
     assert verified.returncode == 1 and "Traceback" not in verified.stderr
-    assert f"{first.stem}: curves came out otherwise" in verified.stderr
+    assert f"{first.stem}: curves not as recorded" in verified.stderr
 
-    # A lost record is made again, though what is left of its run has no weights.
+    # What is left of its run has no weights.
     first.unlink()
-    finished = reproduce(*given, "--seeds=1")
+    finished = reproduce_script(*given, "--seeds=1")
     assert finished.returncode == 0, finished.stderr
     again = json.loads(first.read_text())
     times = {"images_per_second": 0, "wall_seconds": 0}
     assert again | times == original | times
 
 
+@pytest.mark.slow
 def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
-    verified = reproduce("--verify", "--records_to_verify=1", "--only=B", "--verify_images=60000",
-                         f"--logdir={tmp_path}")  # fmt: skip
+    verified = reproduce_script("--verify", "--records_to_verify=1", "--only=few_images",
+                                "--verify_images=60000", f"--logdir={tmp_path}")  # fmt: skip
     assert verified.returncode == 0, verified.stderr
     assert "the same bits" in verified.stdout or "bits cannot be compared" in verified.stdout
-    assert not verified.stderr  # none of TensorFlow's greetings
-
-
-def test_records_are_those_of_the_commands_of_the_study(tmp_path):
-    shown = reproduce("--show")
-    assert shown.returncode == 0, shown.stderr
-    copied = pathlib.Path(shutil.copytree(ROOT / "img" / "records", tmp_path / "records"))
-    other = sorted(copied.glob("B/*none-seed0.json"))[0]
-    other.write_text(other.read_text().replace(" --num_epochs=", " --num_epochs=9"))
-    refused = reproduce("--show", f"--records={copied}")
-    assert refused.returncode == 1 and f"{other}: made by other flags" in refused.stderr
-    other.write_text("{")
-    refused = reproduce("--show", f"--records={copied}")
-    assert refused.returncode == 1 and f"{other}: damaged" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert not verified.stderr  # nothing that TensorFlow writes when it is imported
 
 
 @pytest.mark.parametrize(
     "flag, word",
     [
-        ("--only=Z", "A, B, C"),
+        ("--only=Z", "full, full_30_epochs, few_images"),
         ("--jobs=0", "jobs"),
         ("--smoothing=0", "smoothing"),
         ("more", "more"),
     ],
 )
 def test_bad_flags_of_the_study_are_named(flag, word):
-    refused = reproduce(flag)
+    refused = reproduce_script(flag)
     assert refused.returncode != 0 and word in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
