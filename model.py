@@ -109,11 +109,15 @@ def cross_stitch(towers, scope, is_training, config):
             start = np.repeat(start[:, :, None], shape[-1], axis=2)  # [T, T, C]
         alpha = tf.get_variable("alpha", initializer=start)
         weights = with_fixed_others(alpha, num_towers) if config.cross_stitch_own_only else alpha
-        multiply = tf.multiply if is_training is False else scale_channels
-        outputs = [
-            tf.add_n([multiply(weights[i, j], x) for j, x in enumerate(towers)])
-            for i in range(num_towers)
-        ]
+        if is_training is False:
+            outputs = [
+                tf.add_n([weights[i, j] * x for j, x in enumerate(towers)])
+                for i in range(num_towers)
+            ]
+        else:
+            if config.cross_stitch_unit == "layer":
+                weights = tf.broadcast_to(weights[..., None], [num_towers, num_towers, shape[-1]])
+            outputs = linear_combinations(weights, *towers)
         return outputs, tf.reduce_mean(tf.reshape(alpha, [num_towers, num_towers, -1]), axis=2)
 
 
@@ -305,14 +309,16 @@ def standardisation(mean=0.0, scale=1.0):
     Returns:
       [28, 28] float32 variables, mean and scale.
     """
-    shape = [IMAGE_SIZE, IMAGE_SIZE]
     with (
         tf.variable_scope("placeholder", auxiliary_name_scope=False),
         tf.name_scope("placeholder/"),
     ):
         return [
             tf.get_variable(
-                name, initializer=np.broadcast_to(np.float32(value), shape).copy(), trainable=False
+                name,
+                [IMAGE_SIZE, IMAGE_SIZE],
+                initializer=tf.constant_initializer(value),
+                trainable=False,
             )
             for name, value in (("mean", mean), ("scale", scale))
         ]
@@ -615,22 +621,31 @@ def channel_sums(x, y):
 
 
 @tf.custom_gradient
-def scale_channels(weights, x):
-    """weights * x; the gradient of the weights is computed by `channel_sums`.
+def linear_combinations(alpha, *towers):
+    """[tf.add_n([alpha[i, j] * x for j, x in enumerate(towers)]) for i in range(T)].
 
     Args:
-      weights: [C], or [] for the same weight in all channels.
-      x: [B, H, W, C] or [B, C].
+      alpha: [T, T, C].
+      *towers: T tensors of one shape, [B, H, W, C] or [B, C].
 
     Returns:
-      A tensor of the shape of x.
+      T tensors of that shape.
     """
+    ids = range(len(towers))
 
-    def gradient(d_output):
-        d_weights = channel_sums(d_output, x)
-        return d_weights if weights.shape.rank else tf.reduce_sum(d_weights), weights * d_output
+    def gradient(*d_outputs):
+        # The towers receive the same sums with the weights transposed.
+        d_towers = [weighted_sum(d_outputs, alpha[:, j]) for j in ids]
+        d_alpha = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
+        return (d_alpha, *d_towers)
 
-    return weights * x, gradient
+    return [weighted_sum(towers, alpha[i]) for i in ids], gradient
+
+
+@one_pass
+def weighted_sum(tensors, weights):
+    """tf.add_n([weights[j] * x for j, x in enumerate(tensors)]), weights[j] of shape [C]."""
+    return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
 
 
 def batch_norm_relu_pool(y, is_training, decay, pool_scope, **_):
@@ -693,7 +708,7 @@ def batch_norm_relu_pool(y, is_training, decay, pool_scope, **_):
             through = tf.cast(is_training, tf.float32) * scale / count
             slope = -through * d_gamma * inverse
             offset = -through * d_beta - slope * mean
-            d_y = pool_gradient(y, extremes, scale * d_normal, slope, offset)
+            d_y = pool_gradient(y, extremes, d_normal, scale, slope, offset)
             return d_y, d_gamma, d_beta
 
         return outputs, gradient
@@ -726,15 +741,15 @@ def scaled_relu(x, scale, shift):
 
 
 @one_pass
-def pool_gradient(y, extremes, d_extremes, slope, offset):
-    """The gradient of `pool_extremes` by y, plus slope * y + offset.
+def pool_gradient(y, extremes, d_extremes, scale, slope, offset):
+    """The gradient of scale * pool_extremes(y) by y, plus slope * y + offset.
 
-    Where values of a window tie, the first one receives the gradient.
+    If values of a window tie, the first one receives the gradient.
 
     Args:
       y: [B, H, W, C].
       extremes, d_extremes: [B, H/2, W/2, C].
-      slope, offset: [C].
+      scale, slope, offset: [C].
 
     Returns:
       [B, H, W, C].
@@ -744,7 +759,7 @@ def pool_gradient(y, extremes, d_extremes, slope, offset):
     _, height, width, channels = y.shape.as_list()
     position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
     is_first = tf.equal(first[:, :, None, :, None], position)
-    spread = tf_v2.where(is_first, d_extremes[:, :, None, :, None], 0.0)
+    spread = tf_v2.where(is_first, (scale * d_extremes)[:, :, None, :, None], 0.0)
     return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
 
 

@@ -342,20 +342,26 @@ def cores():
 
 
 def thread_settings(num_tasks, sharing):
-    """Without units, towers wait for nothing: each gets an equal share of the cores, which
-    is faster than all cores on one op of one tower after the other.
+    """Gives every tower an equal share of the cores. That is faster than all cores on one
+    tower's op after the other, except for dense units: their matrix product is larger than
+    both towers.
 
     Call it before `model.build`: TensorFlow creates its threads once for the process, as
     early as it compiles a function.
 
-    Returns: a `tf.ConfigProto` for the session.
+    Args:
+      num_tasks: number of tasks.
+      sharing: as `kind_of_sharing` returns it.
+
+    Returns:
+      A `tf.ConfigProto` for the session.
     """
-    if sharing != "none" or num_tasks == 1:
-        return tf.ConfigProto()
-    towers = min(num_tasks, cores())
-    tf_v2.config.threading.set_intra_op_parallelism_threads(cores() // towers)
+    towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, cores())
+    threads = cores() // towers
+    tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
     return tf.ConfigProto(
-        intra_op_parallelism_threads=cores() // towers, inter_op_parallelism_threads=max(towers, 2)
+        intra_op_parallelism_threads=threads,
+        inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
     )
 
 
