@@ -501,8 +501,9 @@ def test_readme_gives_the_flags_and_defaults_that_hold():
     assert {alias: flag for flag, _, alias in readme_flags() if alias} == train.ALIASES
 
 
-def test_the_tests_readme_shows_the_figures_of_the_speed_record():
-    finished = run_script("tests/benchmark.py", "--show", ROOT / "tests" / "speed.json")
+@pytest.mark.parametrize("record", ["speed.json", "fast_forms.json", "against.json"])
+def test_the_tests_readme_shows_the_figures_of_the_speed_records(record):
+    finished = run_script("tests/benchmark.py", "--show", ROOT / "tests" / record)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() in (ROOT / "tests" / "README.md").read_text()
 
