@@ -196,7 +196,7 @@ def kind_of_sharing():
 
 # --- Training ---
 
-NUMERICS = 2  # a run of the same flags, data and machine ends with the same bits if this agrees
+NUMERICS = 1  # a run of the same flags, data and machine ends with the same bits if this agrees
 EVALUATION_BATCH_SIZE = 250
 
 
