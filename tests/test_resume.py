@@ -204,9 +204,8 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(tm
     assert run(tmp_path, "--max_steps=2", "--seed=1").returncode == 0
     before = tensors(tmp_path)
     refused = run(tmp_path, "--max_steps=4", "--seed=2", "--lr=0.01")
-    assert_one_sentence(
-        refused, "--learning_rate=0.001 --seed=1, not --learning_rate=0.01 --seed=2"
-    )
+    before_flags, now = "--learning_rate=0.001 --seed=1", "not --learning_rate=0.01 --seed=2"
+    assert_one_sentence(refused, before_flags, now)
     shorter = run(tmp_path, "--max_steps=1", "--seed=1")
     assert_one_sentence(shorter, "2 steps", "--overwrite")
     assert tensors(tmp_path) == before
