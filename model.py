@@ -17,6 +17,7 @@ the whole graph, serving. The last section holds faster forms of ordinary layers
 which the training graph uses; the served graph is built from the plain layers.
 """
 
+import contextlib
 import dataclasses
 import functools
 import typing
@@ -438,6 +439,15 @@ def heat_map(weights):
 # --- The whole graph ---
 
 
+@contextlib.contextmanager
+def new_graph():
+    """A graph with resource variables, which the optimizer needs, also where TensorFlow's
+    version 2 behaviour is off."""
+    with tf.Graph().as_default() as graph:
+        tf.get_variable_scope().set_use_resource(True)
+        yield graph
+
+
 class Model(typing.NamedTuple):
     """Tensors and operations of one graph. Dictionaries are keyed by task, in task order."""
 
@@ -486,7 +496,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
         raise ValueError("hard_sharing has one tower and no units: set cross_stitch to False")
     names = [name for name, _ in tasks]
 
-    with tf.Graph().as_default() as graph:
+    with new_graph() as graph:
         with tf.variable_scope("train") as train_scope:
             global_step = tf.train.create_global_step()
 
@@ -570,7 +580,7 @@ def build_server(tasks, config=Config()):
     Returns:
       A `Server`.
     """
-    with tf.Graph().as_default() as graph:
+    with new_graph() as graph:
         images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE], "images")
         mean, scale = standardisation()
         x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
