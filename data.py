@@ -8,14 +8,16 @@
 All arrays are numpy arrays; this file does not use TensorFlow.
 """
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import io
-import itertools
 import os
 import pathlib
+import re
 import socket
+import tempfile
 import textwrap
 import threading
 import typing
@@ -263,9 +265,7 @@ class Unreachable(DataError):
     """Fashion-MNIST is not on this machine, and no mirror can be reached or has it."""
 
 
-def load(
-    dataset="auto", data_dir=None, seed=0, tasks=("article", "group"), train_examples=0, holdout=0
-):
+def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, holdout=0):
     """Finds, reads and checks a data set.
 
     Args:
@@ -275,7 +275,8 @@ def load(
       data_dir: folder with the four files. By default FASHION_MNIST_DIR, or else the
         user's cache, into which missing files are downloaded.
       seed: determines the synthetic images, and which `train_examples` are chosen.
-      tasks: names of entries of `TASKS`.
+      tasks: names of entries of `TASKS`; by default article and group, or article alone if
+        the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
       holdout: evaluate on this many of the last training images instead of the test
         set; they are not used for training.
@@ -299,8 +300,36 @@ def load(
         )
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
+    return with_statistics(name, train, test, tasks_of(name, tasks))
+
+
+def tasks_of(dataset_name, names):
+    """The `Task`s of these names, or the default ones. Raises: DataError, one is wrong."""
+    custom = dataset_name.endswith(CUSTOM)
     by_name = {task.name: task for task in TASKS}
-    return with_statistics(name, train, test, tuple(by_name[t] for t in tasks))
+    chosen = [by_name[name] for name in names or (("article",) if custom else ("article", "group"))]
+    for task in chosen:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
+            problem = "its name must consist of letters, digits and _ . -"
+        elif task.name in ("mean", "total", "l2"):
+            problem = "the results use this name already: choose another one"
+        elif sum(other.name == task.name for other in TASKS) > 1:
+            problem = "there are two tasks of this name"
+        elif not task.classes or not all(isinstance(name, str) for name in task.classes):
+            problem = "its classes must be names, at least one"
+        elif task.from_article is not None and len(task.from_article) != len(ARTICLES):
+            problem = f"it has {len(task.from_article)} labels for the {len(ARTICLES)} articles"
+        else:
+            labels = range(len(task.classes))
+            wrong = [label for label in task.from_article or () if label not in labels]
+            if not wrong:
+                continue
+            problem = f"its label {wrong[0]!r} is none of its {len(labels)} classes, 0 to {len(labels) - 1}"
+        raise DataError(f"task {task.name!r} in TASKS of data.py: {problem}")
+    if custom:  # these files do not show articles
+        numbers = tuple(str(label) for label in range(len(ARTICLES)))
+        chosen = [t._replace(classes=numbers) if t.name == "article" else t for t in chosen]
+    return tuple(chosen)
 
 
 def read(dataset, data_dir, seed):
@@ -319,20 +348,35 @@ def read(dataset, data_dir, seed):
             f" nothing about Fashion-MNIST. ({error})"
         )
         return synthetic(seed)
-    return "fashion_mnist", parse_split(contents, "train"), parse_split(contents, "t10k")
+    name = "fashion_mnist"
+    if not all(is_official(name, array) for name, (_, array) in contents.items()):
+        if dataset == "fashion_mnist":
+            raise DataError(
+                f"{folder}: not the official Fashion-MNIST. To use these files, leave out"
+                " --dataset=fashion_mnist."
+            )
+        name = re.sub(r"[^\w.-]+", "_", pathlib.Path(folder).resolve().name) + CUSTOM
+    return name, split_of(contents, "train"), split_of(contents, "t10k")
 
 
 # --- Finding and reading the files ---
 
 FOLDER_VARIABLE = "FASHION_MNIST_DIR"
+CUSTOM = "-custom"  # end of the name of a data set that is not Fashion-MNIST
 FILES = {  # name: SHA-256 of the official release
     "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
     "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
     "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
     "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
+VALUES = {  # name: SHA-256 of the values in it, however they are packed
+    "train-images-idx3-ubyte.gz": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+    "train-labels-idx1-ubyte.gz": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    "t10k-images-idx3-ubyte.gz": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+    "t10k-labels-idx1-ubyte.gz": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
 WHAT_TO_DO = (
-    f"Name a folder that holds the four .gz files with --data_dir or {FOLDER_VARIABLE},"
+    f"Name a folder that holds the four files with --data_dir or {FOLDER_VARIABLE},"
     " or try the program on drawn images with --dataset=synthetic."
 )
 
@@ -340,12 +384,24 @@ WHAT_TO_DO = (
 def cache_folder():
     """Returns the path of the folder for downloaded files."""
     # pooch.os_cache ignores a relative XDG_CACHE_HOME, and names another folder on a Mac.
-    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(os.path.expanduser(parent)) / "fashion-mnist"
+    parent = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if parent.startswith("~"):  # a user without a home, as in some containers
+        parent = tempfile.gettempdir()
+    return pathlib.Path(parent) / "fashion-mnist"
+
+
+def keras_folder():
+    """Returns the path of the folder into which Keras downloads the same files."""
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    return pathlib.Path(home) / "datasets" / "fashion-mnist"
 
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+def is_official(name, array):
+    return sha256(np.ascontiguousarray(array)) == VALUES[name]
 
 
 def read_file(path):
@@ -358,42 +414,72 @@ def read_file(path):
 def read_folder(folder):
     """Reads the four files of the folder that the user named; they may be unofficial ones.
 
-    Returns a dict of file name -> (path, content), as `read_cache` does.
+    Returns a dict of file name -> (path, array), as `read_cache` does.
     """
-    contents = {name: (folder / name, read_file(folder / name)) for name in FILES}
-    checksums = {name: sha256(content) for name, (_, content) in contents.items()}
-    for name, other in itertools.permutations(FILES, 2):
-        if checksums[name] == FILES[other]:
-            raise DataError(f"{folder / name}: this is the official {other} under a wrong name")
-    different = [name for name in FILES if checksums[name] != FILES[name]]
+    contents = {}
+    for name in FILES:
+        paths = paths_in(folder, name)
+        arrays = [parse_idx(read_file(path), path) for path in paths]
+        for path, array in zip(paths, arrays):
+            if not np.array_equal(array, arrays[0]):
+                raise DataError(f"{paths[0]} and {path} differ. Delete the wrong one.")
+        contents[name] = paths[0], arrays[0]
+    for name, (path, array) in contents.items():
+        for other in FILES:
+            if other != name and is_official(other, array):
+                raise DataError(f"{path}: this is the official {other} under a wrong name")
+    different = [name for name, (_, array) in contents.items() if not is_official(name, array)]
     if different:
         warnings.warn(
-            f"{folder}: not the official Fashion-MNIST (different checksum: {', '.join(different)});"
+            f"{folder}: not the official Fashion-MNIST (different content: {', '.join(different)});"
             " these files are used anyway"
         )
     return contents
 
 
+def paths_in(folder, name):
+    """Finds one of `FILES` in a folder: packed or unpacked, with a dot or a hyphen before "idx".
+
+    torchvision keeps the files in a folder FashionMNIST/raw, of which any part may be named.
+
+    Returns the paths that there are, or the one where the file is missing.
+    """
+    hyphen = name.removesuffix(".gz")
+    dot = hyphen.replace("-idx", ".idx")
+    for below in (".", "raw", "FashionMNIST/raw"):
+        names = (name, hyphen, f"{dot}.gz", dot)
+        paths = [folder / below / n for n in names if os.path.lexists(folder / below / n)]
+        if paths:
+            return paths
+    return [folder / name]
+
+
 def read_cache():
-    """Reads the official files from the user's cache; downloads missing and damaged ones."""
+    """Reads the official files from the user's cache, or that of Keras; downloads the others."""
     contents = {}
     for name in FILES:
         path = cache_folder() / name
-        # os.path.exists, not path.exists: it never raises. `download` reports a bad folder.
-        content = read_file(path) if os.path.exists(path) else None
-        if content is None or sha256(content) != FILES[name]:
+        for candidate in (path, keras_folder() / name):
+            # os.path.exists, not path.exists: it never raises. `download` reports a bad folder.
+            if os.path.exists(candidate):
+                with contextlib.suppress(DataError):
+                    array = parse_idx(read_file(candidate), candidate)
+                    if is_official(name, array):
+                        contents[name] = candidate, array
+                        break
+        else:
             download(name, path)
-            content = read_file(path)
-        contents[name] = (path, content)
+            contents[name] = path, parse_idx(read_file(path), path)
     return contents
 
 
-def parse_split(contents, prefix):
-    """Parses and checks one `Split`: its prefix is "train" or "t10k"."""
+def split_of(contents, prefix):
+    """Checks one `Split`: its prefix is "train" or "t10k"."""
     images_path, images = contents[f"{prefix}-images-idx3-ubyte.gz"]
     labels_path, labels = contents[f"{prefix}-labels-idx1-ubyte.gz"]
-    images = parse_idx(images, 3, images_path)
-    labels = parse_idx(labels, 1, labels_path)
+    for path, array, dimensions in ((images_path, images, 3), (labels_path, labels, 1)):
+        if array.ndim != dimensions:
+            raise DataError(f"{path}: not an IDX file of bytes with {dimensions} dimension(s)")
     _, height, width = images.shape
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise DataError(f"{images_path}: the images are {height}x{width} pixels, not 28x28")
@@ -409,28 +495,29 @@ def parse_split(contents, prefix):
 # --- IDX files, and protection against damaged ones ---
 
 
-def parse_idx(content, dimensions, path):
-    """Unpacks one gzipped IDX file of bytes.
+def parse_idx(content, path):
+    """Reads one IDX file of bytes, gzipped or not.
 
     Args:
       content: the file's bytes.
-      dimensions: the number of dimensions that the array must have: 3 for images, 1 for labels.
       path: the file's name in error messages.
 
     Returns:
-      A read-only uint8 array that is not empty.
+      A read-only uint8 array of one or three dimensions that is not empty.
 
     Raises:
-      DataError: the file is damaged, is not gzip, is not IDX with this number of
-        dimensions, is empty, or would unpack to far more memory than its size explains.
+      DataError: the file is damaged, is not IDX, is empty, or would unpack to far more
+        memory than its size explains.
     """
-    header_size = 4 + 4 * dimensions
+    stream = io.BytesIO(content)
+    if content.startswith(b"\x1f\x8b"):
+        stream = gzip.GzipFile(fileobj=stream)
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            header = np.frombuffer(stream.read(header_size), ">u4")
-            if len(header) != dimensions + 1 or header[0] != 0x0800 + dimensions:
-                raise DataError(f"{path}: not an IDX file of bytes with {dimensions} dimension(s)")
-            shape = [int(n) for n in header[1:]]
+        with stream:
+            dimensions = {b"\0\0\x08\x01": 1, b"\0\0\x08\x03": 3}.get(stream.read(4), 0)
+            shape = [int(n) for n in np.frombuffer(stream.read(4 * dimensions), ">u4")]
+            if not dimensions or len(shape) != dimensions:
+                raise DataError(f"{path}: not an IDX file of images or labels, packed or unpacked")
             size = int(np.prod(shape, dtype=object))
             # Fashion-MNIST is compressed about 2 to 1, a zip bomb 1000 to 1. Size 0 must be
             # refused here: numpy cannot make an array of shape 0 x 2^32 x 2^32.
@@ -442,7 +529,7 @@ def parse_idx(content, dimensions, path):
             # Ask for one value more: gzip checks its CRC only when it reaches the end.
             values = stream.read(size + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path}: damaged, or not a gzip file ({error})") from error
+        raise DataError(f"{path}: damaged ({error})") from error
     if len(values) != size:
         raise DataError(
             f"{path}: its header announces {size:,} values, but the file holds more or fewer"

@@ -9,6 +9,7 @@ import os
 import pathlib
 import resource
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -289,7 +290,8 @@ def write(folder, contents):
 def test_files_that_are_not_official_are_used_with_a_warning(files, tmp_path):
     with pytest.warns(UserWarning, match="not the official Fashion-MNIST"):
         dataset = data.load("auto", write(tmp_path, files))
-    assert dataset.name == "fashion_mnist"
+    assert dataset.name == f"{tmp_path.name}-custom"
+    assert [(task.name, task.classes[:2]) for task in dataset.tasks] == [("article", ("0", "1"))]
     assert len(dataset.train.images) == 30 and len(dataset.test.images) == 20
     np.testing.assert_array_equal(dataset.test.articles, np.arange(20) % 10)
     np.testing.assert_array_equal(idx(dataset.train.images), files["train-images-idx3-ubyte.gz"])
@@ -389,8 +391,8 @@ def test_official_files_under_each_others_names_are_refused(other, official, tmp
 
 @pytest.mark.parametrize("name", data.FILES)
 def test_a_bit_flipped_anywhere_is_refused_or_changes_no_value(name, official):
-    content, dimensions = official[name].read_bytes(), 3 if "images" in name else 1
-    values = data.parse_idx(content, dimensions, name)
+    content = official[name].read_bytes()
+    values = data.parse_idx(content, name)
     # A changed bit does no harm in the time or the file name of gzip's header (RFC 1952),
     # and in the unused bits of the last byte before the checksum.
     assert content[3] == 8  # the header's only optional field is the file name
@@ -401,7 +403,7 @@ def test_a_bit_flipped_anywhere_is_refused_or_changes_no_value(name, official):
         damaged = bytearray(content)
         damaged[position] ^= 1 << i % 8
         try:
-            read = data.parse_idx(bytes(damaged), dimensions, name)
+            read = data.parse_idx(bytes(damaged), name)
         except data.DataError as error:
             assert name in str(error)
         else:
@@ -424,7 +426,7 @@ def test_a_bomb_is_not_unpacked(announced, members):
     tracemalloc.start()
     try:
         with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
-            data.parse_idx(bomb, 3, "bomb.gz")
+            data.parse_idx(bomb, "bomb.gz")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -437,7 +439,7 @@ def test_a_header_cannot_make_the_reader_use_more_memory_than_the_file_can_fill(
     tracemalloc.start()
     try:
         with pytest.raises(data.DataError):
-            data.parse_idx(content, 1, "labels.gz")
+            data.parse_idx(content, "labels.gz")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -446,10 +448,145 @@ def test_a_header_cannot_make_the_reader_use_more_memory_than_the_file_can_fill(
 
 def test_blank_images_that_compress_well_are_read():
     blank = np.zeros([20_000, 28, 28], np.uint8)
-    assert data.parse_idx(idx(blank), 3, "blank.gz").shape == blank.shape
+    assert data.parse_idx(idx(blank), "blank.gz").shape == blank.shape
+
+
+# --- Files as other programs leave them ---
+
+
+def plain_name(name):
+    return name.removesuffix(".gz")
+
+
+LAYOUTS = {  # how other programs leave the files: name -> path below the folder, content
+    "unpacked": lambda name, c: (plain_name(name), gzip.decompress(c)),
+    "unpacked, with a dot": lambda name, c: (
+        plain_name(name).replace("-idx", ".idx"),
+        gzip.decompress(c),
+    ),
+    "packed again": lambda name, c: (name, gzip.compress(gzip.decompress(c), 1)),
+    "torchvision's raw": lambda name, c: (f"raw/{plain_name(name)}", gzip.decompress(c)),
+    "torchvision's root": lambda name, c: (f"FashionMNIST/raw/{name}", c),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_as_other_programs_leave_them_are_official(layout, files, cache, tmp_path):
+    folder = tmp_path / "mine"
+    for name, content in files.items():
+        path, content = LAYOUTS[layout](name, content)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    dataset = data.load("fashion_mnist", folder)
+    assert dataset.name == "fashion_mnist"
+    np.testing.assert_array_equal(idx(dataset.train.images), files[IMAGES])
+
+
+def test_the_real_files_are_official_when_unpacked(fashion_mnist, official, tmp_path):
+    for name, path in official.items():
+        (tmp_path / plain_name(name)).write_bytes(gzip.decompress(path.read_bytes()))
+    assert data.load("fashion_mnist", tmp_path).fingerprint() == fashion_mnist.fingerprint()
+
+
+def test_a_packed_and_an_unpacked_file_that_differ_are_refused(files, tmp_path):
+    write(tmp_path, files)
+    unpacked = tmp_path / plain_name(LABELS)
+    unpacked.write_bytes(gzip.decompress(files[LABELS]))
+    with pytest.warns(UserWarning):
+        data.load("auto", tmp_path)
+    unpacked.write_bytes(gzip.decompress(files[LABELS])[:-1] + b"\0")
+    with pytest.raises(data.DataError, match="differ") as caught:
+        data.load("auto", tmp_path)
+    assert str(unpacked) in str(caught.value)
+
+
+def test_the_files_in_keras_cache_are_used_if_they_are_official(files, cache, tmp_path):
+    folder = tmp_path / "keras" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    write(folder, files)
+    assert len(data.load("fashion_mnist").train.images) == 30
+    assert not cache.exists()
+    (folder / LABELS).write_bytes(idx(np.zeros(30, np.uint8)))
+    with pytest.raises(data.DataError, match=f"{LABELS}: missing"):  # and the mirror is dead
+        data.load("fashion_mnist")
+
+
+# --- Another data set under the same names ---
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+@pytest.mark.parametrize("half", ["train", "t10k"])
+def test_one_half_of_another_data_set_makes_the_set_a_custom_one(half, files, official, tmp_path):
+    folder = tmp_path / "my digits"
+    folder.mkdir()
+    for name, path in official.items():
+        content = files[name] if name.startswith(half) else path.read_bytes()
+        (folder / name).write_bytes(content)
+    dataset = data.load("auto", folder, tasks=["article", "group"])
+    assert dataset.name == "my_digits-custom"
+    assert dataset.tasks[0].classes == tuple("0123456789")
+    assert dataset.tasks[1].name == "group"  # asked for
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_another_data_set_is_refused_where_fashion_mnist_is_asked_for(files, tmp_path):
+    with pytest.raises(data.DataError, match="not the official Fashion-MNIST") as caught:
+        data.load("fashion_mnist", write(tmp_path, files))
+    assert "leave out --dataset=fashion_mnist" in str(caught.value)
+
+
+# --- Tasks of one's own ---
+
+WRONG_TASKS = {
+    "a label beyond the classes": (("hands", ("two", "other"), (2, *[0] * 9)), "label 2"),
+    "a label below 0": (("hands", ("two", "other"), (-1, *[0] * 9)), "label -1"),
+    "a label that is no whole number": (("hands", ("two", "other"), (0.5, *[0] * 9)), "label 0.5"),
+    "nine labels": (("hands", ("two", "other"), (0,) * 9), "9 labels for the 10 articles"),
+    "no classes": (("hands", (), (0,) * 10), "classes"),
+    "classes that are no names": (("hands", (1, 2), (0,) * 10), "classes"),
+    "a name that is no scope": (("worn on hands", ("two", "other"), (0,) * 10), "letters"),
+    "a name with a slash": (("a/b", ("two", "other"), (0,) * 10), "letters"),
+    "the name of the mean": (("mean", ("two", "other"), (0,) * 10), "choose another"),
+    "a name that is taken": (("group", ("two", "other"), (0,) * 10), "two tasks"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_TASKS)
+def test_a_wrong_task_is_named_before_any_work(fault, monkeypatch):
+    (name, classes, labels), word = WRONG_TASKS[fault]
+    monkeypatch.setattr(data, "TASKS", (*data.TASKS, data.Task(name, classes, labels)))
+    with pytest.raises(data.DataError, match=word) as caught:
+        data.tasks_of("fashion_mnist", ["article", name])
+    assert repr(name) in str(caught.value)
 
 
 # --- Download ---
+
+
+def test_without_a_home_the_cache_is_in_the_systems_temporary_folder(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    # As os.path.expanduser does for an unknown user without HOME.
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert data.cache_folder() == pathlib.Path(tempfile.gettempdir(), "fashion-mnist")
+
+
+@pytest.mark.parametrize("error, reason", [
+    (socket.gaierror(-2, "Name or service not known"), "cannot resolve the name"),
+    (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate verify failed"),
+    (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+])  # fmt: skip
+def test_a_mirror_that_cannot_be_connected_gives_the_systems_reason(
+    error, reason, cache, monkeypatch
+):
+    """The lowest call, of the socket module, fails in the network's place."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(data.DataError, match=reason) as caught:
+        data.load("fashion_mnist")
+    assert "127.0.0.1:9:" in str(caught.value)
 
 
 def send_whole(answer, content):
@@ -549,7 +686,10 @@ def cache(files, tmp_path, monkeypatch):
     """Makes the cache empty and the small files official. Returns the cache's folder."""
     monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(data, "FILES", {name: data.sha256(c) for name, c in files.items()})
+    values = {name: data.sha256(data.parse_idx(c, name).tobytes()) for name, c in files.items()}
+    monkeypatch.setattr(data, "VALUES", values)
     monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
     return data.cache_folder()
 
@@ -665,7 +805,8 @@ def test_a_mirror_that_cannot_be_connected_in_time_is_given_up(step, cache, monk
 def start_download(server):
     """Starts a process that loads the set from one mirror and prints the number of images."""
     program = (
-        f"import data; data.FILES = {data.FILES!r}; data.MIRRORS = ({server.url!r},)\n"
+        f"import data; data.FILES, data.VALUES = {data.FILES!r}, {data.VALUES!r}\n"
+        f"data.MIRRORS = ({server.url!r},)\n"
         "data.MAX_SILENT_SECONDS = 60; print(len(data.load('fashion_mnist').train.images))"
     )
     return subprocess.Popen(

@@ -105,12 +105,12 @@ def test_mutated_files_are_refused_or_read_exactly(tmp_path):
             for name, content in mutate(VALID, changes).items()
         }
         packed = mutate(packed, changes_of_gzip)
-        contents = {
-            f"train-{name}-idx{dimensions}-ubyte.gz": (name, packed[name])
-            for name, dimensions in (("images", 3), ("labels", 1))
-        }
         try:
-            split = data.parse_split(contents, "train")
+            contents = {
+                f"train-{name}-idx{dimensions}-ubyte.gz": (name, data.parse_idx(packed[name], name))
+                for name, dimensions in (("images", 3), ("labels", 1))
+            }
+            split = data.split_of(contents, "train")
         except data.DataError as error:
             outcomes["refused"] += 1
             assert "images" in str(error) or "labels" in str(error)
