@@ -16,6 +16,7 @@ what protects a run against second processes, other flags and damaged files.
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -32,36 +33,53 @@ import threading
 import time
 import warnings
 
-import filelock
 from absl import app, flags
+
+
+@contextlib.contextmanager
+def stderr_held_back():
+    """Discards what is written to stderr, unless the process dies meanwhile."""
+    watch = 'said=$(cat); case $said in *done) ;; *) printf "%s\\n" "$said" >&2 ;; esac'
+    watcher = subprocess.Popen(["sh", "-c", watch], stdin=subprocess.PIPE)
+    terminal = os.dup(2)
+    os.dup2(watcher.stdin.fileno(), 2)
+    try:
+        yield
+        os.write(2, b"done")
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        watcher.communicate()
+
 
 if __name__ == "__main__":
     # Until there is something to save, Ctrl-C ends the program without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    interrupt_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    # TensorFlow's libraries write to stderr when they are imported, whatever the log level.
+    import_context = stderr_held_back()
+else:
+    import_context = contextlib.nullcontext()
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-# TensorFlow's libraries write to stderr when they are imported, whatever the log level.
-terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-os.dup2(nowhere, 2)
-try:
+with import_context:
     import numpy as np
     import tensorflow as tf_v2
     import tensorflow.compat.v1 as tf
     import tqdm
     from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
     from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` imports Keras
+    from tensorboard.plugins.hparams.summary import session_end_pb
     from tensorboard.summary.v1 import text_pb
 
     import data
     import model
-finally:
-    os.dup2(terminal, 2)
-    os.close(terminal)
-    os.close(nowhere)
 
 FLAGS = flags.FLAGS
+for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
+    delattr(FLAGS, flag.name)  # of an earlier run in the same process, as in a notebook
 
 # --- Flags ---
 
@@ -92,6 +110,9 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "holdout", 0, "Evaluate on this many training images, not on the test set.", lower_bound=0
 )
+flags.DEFINE_integer(
+    "threads", 0, "Cores to use; 0 for all. Results differ in rounding.", lower_bound=0
+)
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.", lower_bound=1)
 flags.DEFINE_integer(
     "seed", 0, "Start weights, choice and order of images, dropout.", 0, upper_bound=2**32 - 1
@@ -99,7 +120,7 @@ flags.DEFINE_integer(
 
 # Files
 flags.DEFINE_enum(
-    "dataset", "auto", data.DATASETS, "auto: Fashion-MNIST, or synthetic images if it is missing."
+    "dataset", "auto", data.DATASETS, "auto: the folder's files, or synthetic images without any."
 )
 flags.DEFINE_string("data_dir", None, f"Data folder; by default {data.FOLDER_VARIABLE} or a cache.")
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
@@ -147,10 +168,7 @@ VALIDATORS = {  # absl's own bounds on floats accept nan
     "save_checkpoint_secs": above_0,
     "data_dir": (lambda v: v != "", "must name a folder"),
     "init_from": (lambda v: v != "", "must name the folder of a finished run"),
-    "export_dir": (
-        lambda v: v is None or v != "" and not os.path.exists(os.path.expanduser(v)),
-        "must name a folder that does not exist yet",
-    ),
+    "export_dir": (lambda v: v != "", "must name a folder"),
     "run_name": (
         lambda v: v is None or bool(v.strip(".")) and "/" not in v,
         "must be the name of one folder below --logdir",
@@ -211,10 +229,11 @@ def run():
         FLAGS.dataset,
         FLAGS.data_dir,
         FLAGS.seed,
-        FLAGS.tasks.split(","),
+        FLAGS.tasks.split(",") if FLAGS["tasks"].present else None,
         FLAGS.train_examples,
         FLAGS.holdout,
     )
+    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise data.DataError(
@@ -224,17 +243,23 @@ def run():
     last_step = min(last_step, FLAGS.max_steps or last_step)
 
     run_dir = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / run_name(dataset.name)
+    check_path(run_dir)
     report = run_dir / RESULTS
     if FLAGS.eval_only and not report.exists():
         raise RunError(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
-    with claimed(run_dir):
-        check_settings(run_dir, dataset)
-        results = read_json(report) if report.exists() else None
-        session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
-        if results and (FLAGS.eval_only or results["global_step"] == last_step):
+    results = read_json(report) if report.exists() and not FLAGS.overwrite else None
+    finished = results and (FLAGS.eval_only or results["global_step"] == last_step)
+    session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
+    # A finished run is only read: it may be on a disk that cannot be written.
+    with contextlib.nullcontext() if finished else claimed(run_dir):
+        settings = check_settings(run_dir, dataset)
+        step = results["global_step"] if finished else last_step
+        exported = FLAGS.export_dir and is_exported(settings, step)
+        if finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.\n")
             print(table(results))
         else:
+            write_json(run_dir / SETTINGS, settings)
             print(
                 f"Writing to {run_dir}\nWatch it: tensorboard --logdir={FLAGS.logdir}", flush=True
             )
@@ -245,8 +270,10 @@ def run():
             with restored(net.graph, run_dir) as session:
                 shares = evaluate(session, net, dataset)
             print("\nEvaluated: " + ", ".join(f"{n} {share:.4f}" for n, share in shares.items()))
+        if FLAGS.export_dir and not exported:
+            export(dataset, run_dir, settings, step)
         if FLAGS.export_dir:
-            export(dataset, run_dir, os.path.expanduser(FLAGS.export_dir))
+            print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
 def build(dataset):
@@ -281,8 +308,9 @@ def train(net, dataset, run_dir, last_step, session_config):
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
 
+        keep_event_files_in_order(run_dir)
         writer = tf.summary.FileWriterCache.get(str(run_dir))
-        describe_run(net, writer, first_step, dataset.name)
+        describe_run(net, writer, first_step, dataset.name, run_dir.name)
         evaluation = EvaluationHook(net, last_step, writer, dataset, run_dir)
         progress = ProgressHook(net, dataset, evaluation, last_step)
         hooks = [
@@ -305,6 +333,8 @@ def train(net, dataset, run_dir, last_step, session_config):
                 session.run(net.train_op, feed(net, batch, training=True))
             # The raw session has no hooks, which would count this as a training step.
             step, stitches = session.raw_session().run([net.global_step, net.stitches])
+            if step == last_step:
+                describe_end(writer, last_step)
         tf.summary.FileWriterCache.clear()  # closes the event file
     stopped_by = signals[0] if step < last_step else None
     return int(step), stopped_by, progress.images_per_second, stitches
@@ -335,10 +365,19 @@ def evaluate(session, net, dataset):
     return {name: count / len(dataset.test.images) for name, count in correct.items()}
 
 
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
 def cores():
-    """How many cores this process may use."""
+    """How many cores this process may use: --threads, or what the system allows it."""
     affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count()
+    allowed = len(affinity(0)) if affinity else os.cpu_count()
+    try:  # a container's quota, in microseconds of processor time for each period
+        quota, period = pathlib.Path(CPU_QUOTA).read_text().split()
+        allowed = min(allowed, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max 100000"
+        pass
+    return FLAGS.threads or allowed
 
 
 def thread_settings(num_tasks, sharing):
@@ -358,7 +397,13 @@ def thread_settings(num_tasks, sharing):
     """
     towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, cores())
     threads = cores() // towers
-    tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
+    try:
+        tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError:
+        raise RunError(
+            "TensorFlow has already started its threads in this process. Start train.py in a new"
+            " process, or before any other use of TensorFlow."
+        ) from None
     return tf.ConfigProto(
         intra_op_parallelism_threads=threads,
         inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
@@ -413,7 +458,7 @@ class DivergenceHook(EvaluationStepHook):
             raise RunError(diverged("weights", self.step))
 
 
-def describe_run(net, writer, step, dataset_name):
+def describe_run(net, writer, step, dataset_name, run_name):
     """Writes what TensorBoard shows of the run as a whole: its graph, flags and HParams."""
     # TensorBoard drops earlier events of this step and later: a run that was killed
     # wrote some after its last checkpoint, and they are written again.
@@ -425,22 +470,34 @@ def describe_run(net, writer, step, dataset_name):
     writer.add_event(tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString()))
     if step > 0:
         return
-    settings = {**flag_values(), "dataset": dataset_name}
+    settings = {"sharing": kind_of_sharing(), **flag_values(), "dataset": dataset_name}
     text = "\n\n".join(f"**{name}** {value}" for name, value in settings.items())
-    compared = {
+    shown = {
         name: "" if value is None else value
         for name, value in settings.items()
         if name not in NO_EFFECT_ON_RESULT
     }
-    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in net.labels), "loss_total"]
-    metrics = [hparams.Metric(TAG + tag, display_name=tag) for tag in tags]
-    columns = [hparams.HParam(name) for name in compared]
-    for summary in (
-        text_pb("run", text),
-        hparams.hparams_config_pb(columns, metrics),
-        hparams.hparams_pb(compared),
-    ):
+    # TensorBoard takes the columns of one run for all of them.
+    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in TASK_NAMES), "loss_total"]
+    columns = hparams.hparams_config_pb(
+        [hparams.HParam(name) for name in shown],
+        [hparams.Metric(TAG + tag, display_name=tag) for tag in tags],
+    )
+    # It sorts by name, but those first that are said to differ: what people compare.
+    first = ("sharing", "cross_stitch_init", "seed", "num_epochs")
+    plugin_data = columns.value[0].metadata.plugin_data
+    content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name in first
+    plugin_data.content = content.SerializeToString()
+    for summary in (text_pb("run", text), columns, hparams.hparams_pb(shown, trial_id=run_name)):
         writer.add_summary(tf.Summary.FromString(summary.SerializeToString()), 0)
+
+
+def describe_end(writer, step):
+    """Writes the run's status for the HParams page."""
+    end = session_end_pb(api_pb2.STATUS_SUCCESS)
+    writer.add_summary(tf.Summary.FromString(end.SerializeToString()), step)
 
 
 class SummaryHook(EvaluationStepHook):
@@ -555,6 +612,12 @@ LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 def train_and_report(dataset, run_dir, last_step, session_config, started):
     """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
     version = commit()  # now: the user may commit while the run trains
+    versions = {
+        "python": platform.python_version(),
+        "tensorflow": tf_v2.__version__,  # its distribution has several names
+        "tf-slim": importlib.metadata.version("tf-slim"),
+        "numpy": np.__version__,
+    }
     net = build(dataset)
     step, stopped_by, images_per_second, stitches = train(
         net, dataset, run_dir, last_step, session_config
@@ -571,15 +634,11 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
     curves = read_scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
-    libraries = ("tensorflow", "tf-slim", "numpy")
     results = {
         "dataset": dataset.name,
         "seed": FLAGS.seed,
         "flags": flag_values(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in libraries},
-        },
+        "versions": versions,
         "numerics": NUMERICS,
         "machine": machine(),
         "commit": version,
@@ -677,22 +736,50 @@ def commit():
         return None
 
 
-def export(dataset, run_dir, export_dir):
+EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which step
+
+
+def export_folders():
+    """The folder --export_dir, and the one that gets its name when the export is whole."""
+    folder = pathlib.Path(os.path.expanduser(FLAGS.export_dir))
+    return folder, folder.with_name(f".{folder.name}.unfinished-export")
+
+
+def is_exported(settings, step):
+    """Whether --export_dir holds the network of this run at this step.
+
+    Raises: RunError, it holds something else; OSError, it cannot be written.
+    """
+    folder, draft = export_folders()
+    check_path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        record = folder / EXPORTED
+        if record.exists() and read_json(record) == {"settings": settings, "global_step": step}:
+            return True
+        raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
+    draft.mkdir(parents=True, exist_ok=True)  # now, and not after hours of training
+    return False
+
+
+def export(dataset, run_dir, settings, step):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
+    folder, draft = export_folders()
     server = model.build_server(
         [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
     )
     with restored(server.graph, run_dir) as session:
         signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
+        shutil.rmtree(draft)  # it may hold what a killed export left
         try:
-            builder = tf.saved_model.Builder(export_dir)
+            builder = tf.saved_model.Builder(str(draft))
             builder.add_meta_graph_and_variables(
                 session, [tf.saved_model.SERVING], {"serving_default": signature}
             )
             builder.save()
         except tf.errors.OpError as error:
-            raise RunError(f"{export_dir}: cannot be written ({brief(error.message)}).") from error
-    print(f"\nExported to {export_dir}")
+            raise RunError(f"{folder}: cannot be written ({brief(error.message)}).") from error
+    write_json(draft / EXPORTED, {"settings": settings, "global_step": step})
+    draft.replace(folder)
 
 
 @contextlib.contextmanager
@@ -710,9 +797,9 @@ def restored(graph, run_dir):
 
 LOCK = "lock"
 RUN_FILES = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
-# Flags that cannot change the result, and flags that only make a run longer.
+# Flags that cannot change the result beyond rounding, and flags that only make a run longer.
 NO_EFFECT_ON_RESULT = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
-NO_EFFECT_ON_RESULT |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints"}
+NO_EFFECT_ON_RESULT |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
 LENGTH_OF_RUN = {"num_epochs", "max_steps"}
 UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")}
 FORMER_DEFAULTS = {"batch_norm_decay": 0.999}  # of earlier versions, whose runs resume
@@ -746,26 +833,43 @@ def run_name(dataset_name):
     return name_for({})
 
 
+def check_path(folder):
+    """Raises: RunError, TensorFlow would take the name for a pattern or a remote address."""
+    if re.search(r"^~|[][*?\\]|:/", str(folder)):
+        raise RunError(
+            f"{folder}: cannot be used, because TensorFlow reads * ? [ ] \\ and :/ as more than"
+            " characters, and ~ stands for no known home. Choose another folder."
+        )
+
+
 @contextlib.contextmanager
 def claimed(run_dir):
     """Creates the folder and keeps other processes out of it. Raises: RunError, one is there."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    # The system releases the lock when the process ends, however it ends.
-    try:
-        lock = filelock.FileLock(run_dir / LOCK).acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(
-            f"{run_dir}: another process is using this run. Wait for it, or choose another"
-            " --run_name."
-        ) from None
-    with lock:
+    with open(run_dir / LOCK, "a") as lock:
+        try:
+            # The system releases the lock when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{run_dir}: another process is using this run. Wait for it, or choose another"
+                " --run_name."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"{run_dir}: its file system has no file locks ({error.strerror}), which keep"
+                " other processes out of a run. Choose a --logdir on another one."
+            ) from error
         yield
 
 
 def check_settings(run_dir, dataset):
     """Refuses to resume what other flags, other data or another program started.
 
-    With --overwrite it deletes that instead. Raises: RunError.
+    With --overwrite it deletes that instead.
+
+    Returns: what determines the result, by flag; the content of settings.json.
+    Raises: RunError.
     """
     left = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
     record = run_dir / SETTINGS
@@ -805,7 +909,7 @@ def check_settings(run_dir, dataset):
             f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
             " former, choose another --run_name, or start over with --overwrite."
         )
-    write_json(record, now)
+    return now
 
 
 def check_source(dataset):
@@ -814,6 +918,7 @@ def check_source(dataset):
     Raises: RunError, it is not finished, has units, or has other tasks or data.
     """
     source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
+    check_path(source)
     if not (source / RESULTS).exists():
         raise RunError(f"--init_from={source}: not the folder of a finished run.")
     if not any(source.glob("model.ckpt-*.index")):
@@ -938,6 +1043,21 @@ def delete_incomplete_checkpoints(run_dir):
             path.unlink()
 
 
+def keep_event_files_in_order(run_dir):
+    """Lets a new event file be the last by name: TensorBoard reads them in that order.
+
+    Names hold the second of their creation, which a clock that is set back repeats.
+    """
+    now = int(time.time())
+    paths = sorted(run_dir.glob("events.out.tfevents.*"))
+    if paths and int(paths[-1].name.split(".")[3]) >= now:
+        for index, path in enumerate(paths):
+            *start, _, rest = path.name.split(".", 4)
+            path.rename(
+                path.with_name(".".join([*start, f"{now - len(paths) + index:010d}", rest]))
+            )
+
+
 class CheckpointHook(tf.train.CheckpointSaverHook):
     """Saves every --save_checkpoint_secs and at the end, but never weights that are NaN."""
 
@@ -991,7 +1111,10 @@ def diverged(what, step):
 
 @contextlib.contextmanager
 def signals_noted():
-    """Lets a step end before SIGINT or SIGTERM stop the run. A second signal acts at once.
+    """Lets a step end before a signal stops the run. A second signal acts at once.
+
+    SIGHUP means a lost terminal; batch systems send SIGUSR1 before they stop a job. A
+    signal that was ignored from the start, as `nohup` arranges, stays ignored.
 
     Yields: a list that is empty until a signal arrives, and then holds its number.
     """
@@ -1001,7 +1124,11 @@ def signals_noted():
         noted.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield noted
     finally:
@@ -1020,8 +1147,22 @@ def format_warning(message, *_):
     return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78), rule, "", ""])
 
 
-def main(_):
+def check_command_line(arguments):
+    """Refuses what would have no effect. Args: arguments, those that are no flags."""
+    if arguments:
+        sys.exit(
+            f"train.py: {arguments[0]}: not a flag. Write every flag as --name=value, for example"
+            " --cross_stitch=False."
+        )
+    for flag in FLAGS.get_flags_for_module("absl.logging"):
+        if flag.present:
+            hint = " The folder for runs is --logdir." if flag.name == "log_dir" else ""
+            sys.exit(f"train.py: --{flag.name}: has no effect in this program. Leave it out.{hint}")
+
+
+def main(arguments):
     """Runs the program. Every expected error becomes one sentence and exit code 1."""
+    check_command_line(arguments[1:])
     warnings.formatwarning = format_warning
     warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
     # The event file's thread ends with a traceback if the disk is full; `flush` reports it.
@@ -1042,4 +1183,7 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        app.run(main)
+    finally:
+        signal.signal(signal.SIGINT, interrupt_handler)

@@ -13,6 +13,7 @@ import re
 import sys
 import types
 
+import command_line
 import matplotlib
 import numpy as np
 from absl import app, flags
@@ -119,6 +120,7 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
 
 
 def main(argv):
+    command_line.refuse_flags_without_effect("plot.py")
     if len(argv) != 2:
         sys.exit("plot.py: name one folder with runs, for example: python img/plot.py logs")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)

@@ -29,6 +29,7 @@ import threading
 import time
 import typing
 
+import command_line
 import filelock
 import numpy as np
 import report
@@ -647,6 +648,7 @@ def restricted_to(threads):
 
 def main(argv):
     """Runs the program. Every expected error becomes one sentence and exit code 1."""
+    command_line.refuse_flags_without_effect("reproduce.py")
     if len(argv) > 1:
         sys.exit(f"reproduce.py: {argv[1]}: not a flag; see --help")
     for name in ("logdir", "records"):

@@ -20,6 +20,7 @@ import time
 import urllib.parse
 import urllib.request
 
+import command_line
 from absl import app, flags
 from selenium import webdriver
 from selenium.common import exceptions
@@ -190,6 +191,7 @@ def take(driver, address, page, script, path, first=None):
 
 
 def main(argv):
+    command_line.refuse_flags_without_effect("screenshots.py")
     if len(argv) != 3 or not all(list(pathlib.Path(run).glob("events.*")) for run in argv[1:]):
         sys.exit("screenshots.py: name two folders of runs: without units, with units")
     if not (FLAGS.browser and FLAGS.driver):

@@ -1,5 +1,6 @@
 """A run is never lost and never in doubt: killed, stopped, doubled, or on a full disk."""
 
+import errno
 import gzip
 import json
 import os
@@ -172,6 +173,38 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, t
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_lost_terminal_and_a_batch_systems_warning_are_such_signals(number, tmp_path):
+    heard = (
+        f"{SMALL}; import signal; signal.signal({int(number)}, signal.SIG_DFL)"  # if under nohup
+    )
+    process = start_train(f"--logdir={tmp_path}", *GIVEN, "--num_epochs=1000", OFTEN, prelude=heard)
+    assert await_checkpoint_after(0, tmp_path, process)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number and "Stopped after step" in errors
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(tmp_path):
+    """As nohup arranges for SIGHUP."""
+    ignored = f"{SMALL}; import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    process = start_train(f"--logdir={tmp_path}", *GIVEN, LENGTH, OFTEN, prelude=ignored)
+    assert await_checkpoint_after(0, tmp_path, process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_a_clock_that_is_set_back_changes_no_result(undisturbed, tmp_path):
+    """The names of event files begin with the time: here the first file's is an hour ahead."""
+    assert run(tmp_path, UNITS["none"], "--max_steps=40").returncode == 0
+    (path,) = folder(tmp_path).glob("events.out.tfevents.*")
+    events, out, tfevents, then, rest = path.name.split(".", 4)
+    path.rename(path.with_name(".".join([events, out, tfevents, str(int(then) + 3600), rest])))
+    assert run(tmp_path, UNITS["none"], LENGTH).returncode == 0
+    assert_same_outcome(outcome(tmp_path), undisturbed("none"))
+
+
 def test_a_second_interrupt_ends_it_at_once(tmp_path):
     # Steps of a second, the first of which it would otherwise finish.
     process = begin(tmp_path, "--batch_size=1200", "--num_epochs=1000", OFTEN)
@@ -198,6 +231,23 @@ def test_a_second_process_is_refused_and_a_killed_ones_lock_is_none(tmp_path):
     step = steps_saved(tmp_path)[-1]
     third = run(tmp_path, f"--max_steps={step + 1}")
     assert third.returncode == 0 and f"Resuming after step {step}." in third.stdout, third.stderr
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named_as_such(error, tmp_path):
+    """The lowest call, fcntl.flock, fails as it does on such a file system."""
+    no_locks = (
+        f"{SMALL}\nimport fcntl, os\ndef flock(*_): raise OSError({error}, os.strerror({error}))\n"
+        "fcntl.flock = flock"
+    )
+    finished = run(tmp_path, LENGTH, prelude=no_locks)
+    assert_one_sentence(finished, "file locks", os.strerror(error), "--logdir")
+
+
+def test_a_lock_file_that_another_program_left_is_no_process(tmp_path):
+    folder(tmp_path).mkdir()
+    (folder(tmp_path) / train.LOCK).write_text("4711 somewhere")
+    assert run(tmp_path, "--max_steps=1").returncode == 0
 
 
 def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(tmp_path):

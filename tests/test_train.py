@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -317,8 +318,56 @@ def test_a_finished_run_is_exported_and_evaluated_by_the_same_command(runs, tmp_
         capture_output=True, text=True,
     )  # fmt: skip
     assert "Result for output key article_name" in ran.stdout, ran.stderr
+    before = {path: path.stat().st_mtime_ns for path in served.rglob("*")}
     again = run(runs[0], *given, f"--export_dir={served}", prelude=MEDIUM)
-    assert_one_sentence(again, "--export_dir", "does not exist yet")
+    assert again.returncode == 0 and f"{served}: holds this run's network" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in served.rglob("*")} == before
+    other = run(runs[0], *given, "--cross_stitch=False", f"--export_dir={served}", prelude=MEDIUM)
+    assert_one_sentence(other, str(served), "holds something else")
+
+
+def test_an_export_that_was_killed_is_made_again_whole(runs, tmp_path):
+    """The run is killed where TensorFlow writes the graph, after the variables."""
+    served = tmp_path / "served"
+    given = ("--dataset=synthetic", "--max_steps=25", "--eval_every=10", "--batch_norm_decay=0.8",
+             f"--export_dir={served}")  # fmt: skip
+    kill = (
+        "import os, signal, tensorflow.compat.v1 as tf\n"
+        "tf.saved_model.Builder.save = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = run(runs[0], *given, prelude=f"{MEDIUM}\n{kill}")
+    assert killed.returncode == -signal.SIGKILL and not served.exists()
+    assert run(runs[0], *given, prelude=MEDIUM).returncode == 0
+    assert {path.name for path in served.iterdir()} == {"run.json", "saved_model.pb", "variables"}
+    assert [path.name for path in tmp_path.iterdir()] == ["served"]
+
+
+def test_an_export_folder_in_use_is_refused_before_any_training(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    finished = run(tmp_path / "logs", "--dataset=synthetic", "--max_steps=2",
+                   f"--export_dir={mine}", prelude=SMALL)  # fmt: skip
+    assert_one_sentence(finished, str(mine), "holds something else")
+    assert not list(tmp_path.rglob("events*")) and (mine / "thesis.txt").exists()
+
+
+def test_a_finished_run_is_read_without_writing(runs, tmp_path):
+    """As on a read-only disk: root may write anywhere, so `open` and `mkdir` refuse to."""
+    read_only = (
+        "import builtins, errno, os, pathlib; reading = open\n"
+        "def refuse(path, *_, **__): raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))\n"
+        "def opened(path, mode='r', *a, **k):\n"
+        f"    inside = str(path).startswith({str(runs[0])!r}) and set(mode) & set('wax+')\n"
+        "    return refuse(path) if inside else reading(path, mode, *a, **k)\n"
+        "builtins.open = opened; pathlib.Path.mkdir = pathlib.Path.write_text = refuse"
+    )
+    given = ("--dataset=synthetic", "--max_steps=25", "--eval_every=10", "--batch_norm_decay=0.8")
+    finished = run(runs[0], *given, "--eval_only", prelude=f"{MEDIUM}\n{read_only}")
+    assert finished.returncode == 0, finished.stderr
+    assert "Evaluated: article" in finished.stdout
+    refused = run(runs[0], *given, "--seed=9", prelude=f"{MEDIUM}\n{read_only}")
+    assert_one_sentence(refused, "Read-only file system")  # the test itself refuses writing
 
 
 def test_only_a_finished_run_is_evaluated(tmp_path):
@@ -398,17 +447,169 @@ def test_tensorboard_shows_what_the_units_learn(tensorboard, runs):
     assert pixels[0, 0, 2] > pixels[0, 0, 0] + 50
 
 
-def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensorboard):
+def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensorboard, runs):
     experiment = tensorboard("hparams/experiment", posted={"experimentName": ""})
-    assert "cross_stitch" in {column["name"] for column in experiment["hparamInfos"]}
+    columns = [column["name"] for column in experiment["hparamInfos"]]
+    # What people compare comes first.
+    assert set(columns[:4]) == {"sharing", "cross_stitch_init", "seed", "num_epochs"}
     metrics = [{"metric": info["name"]} for info in experiment["metricInfos"]]
+    # Those of all tasks: a run with other tasks may be shown beside these.
+    assert {f"summary/accuracy_test_{task.name}" for task in data.TASKS} <= {
+        metric["metric"]["tag"] for metric in metrics
+    }
     asked = {"experimentName": "", "colParams": metrics, "startIndex": 0, "sliceSize": 9}
-    asked["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]
+    asked["allowedStatuses"] = ["STATUS_SUCCESS"]
     groups = tensorboard("hparams/session_groups", posted=asked)["sessionGroups"]
-    assert {group["hparams"]["cross_stitch"] for group in groups} == {True, False}
+    assert {group["hparams"]["sharing"] for group in groups} == {"none", "channel"}
+    assert {group["name"] for group in groups} == set(run_dirs(runs[0]))
     for group in groups:
         tags = {value["name"]["tag"] for value in group["metricValues"]}
         assert {"summary/accuracy_test", "summary/loss_total"} <= tags
+
+
+# --- The command line, the system, Python ---
+
+
+@pytest.mark.parametrize("argument, word", [
+    ("False", "--cross_stitch=False"), ("num_epochs=1", "--name=value"), ("-", "not a flag"),
+    ("--log_dir=X", "--logdir"), ("--verbosity=1", "no effect"), ("--alsologtostderr", "no effect"),
+    ("--cross_st=False", "cross_st"),
+])  # fmt: skip
+def test_what_is_no_flag_is_refused(argument, word, tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--cross_stitch", argument)
+    assert_one_sentence(finished, word)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["plot", "reproduce"])  # screenshots.py needs selenium
+def test_the_other_scripts_refuse_it_too(script, tmp_path):
+    finished = run_script(f"img/{script}.py", "--log_dir=X")
+    assert finished.returncode != 0 and "log_dir" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def in_python(program, **variables):
+    """Runs a program in a new process. Returns: what it prints, a JSON value."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_an_import_of_train_changes_neither_environment_nor_signals_nor_streams():
+    changed = in_python(
+        "import json, os, signal, sys, threading, warnings\n"
+        "def state(): return [dict(os.environ), os.fstat(2).st_ino, str(threading.excepthook),\n"
+        "    str([signal.getsignal(n) for n in sorted(signal.valid_signals()) if n not in (9, 19)])]\n"
+        "import tensorflow\n"
+        "before = state(); import train; print(json.dumps(before == state()))"
+    )
+    assert changed is True
+
+
+def test_two_runs_in_one_process_are_two_runs(tmp_path):
+    """As %run does in a notebook. Afterwards an interrupt is Python's again."""
+    program = (
+        "import json, runpy, signal, sys\n"
+        f"import data; data.SYNTHETIC_SIZES = (1200, 200); handler = signal.getsignal(signal.SIGINT)\n"
+        "for flags in (['--seed=3', '--max_steps=1'], ['--max_steps=2']):\n"
+        f"    sys.argv = ['train.py', '--dataset=synthetic', '--logdir={tmp_path}', *flags]\n"
+        "    try:\n"
+        f"        runpy.run_path('{ROOT}/train.py', run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code\n"
+        "print(json.dumps(signal.getsignal(signal.SIGINT) is handler))"
+    )
+    assert in_python(program) is True
+    assert run_dirs(tmp_path) == ["synthetic-channel-seed0-max_steps=2",
+                                  "synthetic-channel-seed3-max_steps=1"]  # fmt: skip
+
+
+def test_threads_that_tensorflow_has_already_started_give_one_sentence(tmp_path):
+    used = "import tensorflow as tf; tf.constant(1) + 1"
+    finished = run_script(
+        "train.py", "--dataset=synthetic", "--threads=3", f"--logdir={tmp_path}", prelude=used
+    )
+    assert finished.returncode == 1
+    assert "already started its threads" in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_what_tensorflow_says_before_it_dies_is_seen(tmp_path):
+    abort = (
+        "import sys, types\n"
+        "class Dies:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tensorflow':\n"
+        "            import os; os.write(2, b'no AVX here'); os.abort()\n"
+        "sys.meta_path.insert(0, Dies())"
+    )
+    finished = run_script("train.py", prelude=abort)
+    assert finished.returncode == -signal.SIGABRT and "no AVX here" in finished.stderr
+    wrong_flags = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--dataset=synthetic", f"--logdir={tmp_path}"],
+        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "--nonsense"},
+    )  # fmt: skip
+    assert "--nonsense" in wrong_flags.stderr
+
+
+def test_a_run_of_another_distribution_of_tensorflow_has_results(tmp_path):
+    """tensorflow-cpu has the module tensorflow, and no metadata of that name."""
+    no_metadata = (
+        "import importlib.metadata as m; version = m.version\n"
+        "def of(name):\n"
+        "    if name == 'tensorflow': raise m.PackageNotFoundError(name)\n"
+        "    return version(name)\n"
+        "m.version = of"
+    )
+    finished = run(
+        tmp_path, "--dataset=synthetic", "--max_steps=1", prelude=f"{SMALL}\n{no_metadata}"
+    )
+    _, results = only_run(finished, tmp_path)
+    assert results["versions"]["tensorflow"] == tf.__version__
+
+
+@pytest.mark.parametrize("quota, threads", [
+    ("max 100000\n", 64), ("150000 100000\n", 2), ("50000 100000\n", 1), (None, 64),
+])  # fmt: skip
+def test_a_containers_quota_counts_in_whole_cores(quota, threads, tmp_path, monkeypatch):
+    """No quota can be set here: a file takes the place of the system's."""
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(train, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    if not train.FLAGS.is_parsed():
+        train.FLAGS(["train.py"])
+    assert train.cores() == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_a_run_of_one_core_is_repeated_bit_by_bit_with_one_thread(tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=6", "--eval_every=3")
+    one_core = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
+    weights = []
+    for name, prelude, extra in (
+        ("core", f"{SMALL}; {one_core}", ()),
+        ("thread", SMALL, ("--threads=1",)),
+    ):
+        logdir = tmp_path / name
+        run_dir, results = only_run(run(logdir, *given, *extra, prelude=prelude), logdir)
+        assert results["machine"]["threads"] == 1
+        reader = tf.train.load_checkpoint(str(run_dir))
+        names = sorted(reader.get_variable_to_shape_map())
+        weights.append({name: reader.get_tensor(name).tobytes() for name in names})
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("name", ["r[1]", "r*", "r?", "gs:", "~nobody"])
+def test_a_folder_that_tensorflow_cannot_use_is_refused_at_once(name, tmp_path):
+    finished = run(tmp_path / name / "logs" if name != "gs:" else "gs://bucket",
+                   "--dataset=synthetic", prelude=SMALL)  # fmt: skip
+    if name == "~nobody":
+        finished = run("~nobody/logs", "--dataset=synthetic", prelude=SMALL)
+    assert_one_sentence(finished, "Choose another folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Without data ---
