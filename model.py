@@ -40,6 +40,7 @@ import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
 UNITS = ("channel", "layer", "dense")
+PLACES = ("pool_1", "pool_2", "fc_3")  # layers after which units may stand, or towers part
 
 
 # --- Hyper-parameters ---
@@ -66,7 +67,10 @@ class Config:
     cross_stitch_own_only: bool = option(
         False, "Fix the weights of other tasks' activations at 0: units that share nothing."
     )
-    hard_sharing: bool = option(False, "Use one tower for all tasks, with an output layer each.")
+    cross_stitch_at: str = option(",".join(PLACES), "Layers that a unit follows.")
+    share_until: str = option(
+        None, "Share the layers up to this one; towers and units come after it.", enum_values=PLACES
+    )
     keep_prob: float = option(0.8, "Share of the fc_3 activations that dropout keeps.")
     batch_norm_decay: float = option(
         0.9, "Decay of batch norm's moving mean and variance; the original used 0.999."
@@ -74,6 +78,13 @@ class Config:
     learning_rate: float = option(0.001, "Adam's learning rate.")
     l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
     seed: int = option(0, "Determines start weights, dropout, choice and order of the images.")
+
+    def stitched_places(self):
+        """The layers that a unit follows: units connect towers, which part after share_until."""
+        if not self.cross_stitch:
+            return []
+        first = PLACES.index(self.share_until) + 1 if self.share_until else 0
+        return [place for place in PLACES[first:] if place in self.cross_stitch_at.split(",")]
 
 
 # --- The cross-stitch unit ---
@@ -192,7 +203,6 @@ def network(x, classes, is_training, config):
     Returns:
       Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
     """
-    num_towers = 1 if config.hard_sharing else len(classes)
     mean_weights = {}
 
     def each(layer, towers, *args, **scopes):
@@ -202,25 +212,29 @@ def network(x, classes, is_training, config):
             for t, h in enumerate(towers, 1)
         ]
 
-    def stitch(towers, scope):
-        if not config.cross_stitch or num_towers == 1:
+    def stitch(towers, place):
+        """A unit after this layer, if the config asks for one."""
+        if len(towers) == 1 or place not in config.stitched_places():
             return towers
+        scope = f"cross_stitch_{PLACES.index(place) + 1}"
         towers, mean_weights[scope] = cross_stitch(towers, scope, is_training, config)
         return towers
 
+    def split(towers, place):
+        """A tower per task after this layer, if the tasks share the layers up to here."""
+        return towers * len(classes) if place == config.share_until else towers
+
     with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config)):
-        towers = [x] * num_towers  # [B, 28, 28, 1]
+        towers = [x] if config.share_until else [x] * len(classes)  # [B, 28, 28, 1]
         towers = each(conv_pool, towers, 32, is_training, scope="conv1", pool_scope="pool_1")
-        towers = stitch(towers, "cross_stitch_1")  # [B, 14, 14, 32]
+        towers = split(stitch(towers, "pool_1"), "pool_1")  # [B, 14, 14, 32]
         towers = each(conv_pool, towers, 64, is_training, scope="conv2", pool_scope="pool_2")
-        towers = stitch(towers, "cross_stitch_2")  # [B, 7, 7, 64]
+        towers = split(stitch(towers, "pool_2"), "pool_2")  # [B, 7, 7, 64]
         towers = each(slim.flatten, towers, scope="flatten")  # [B, 3136]
         towers = each(slim.fully_connected, towers, 1024, scope="fc_3")
-        towers = stitch(towers, "cross_stitch_3")  # [B, 1024]
-        towers = each(dropout, towers, is_training, config, scope="dropout")
+        towers = stitch(towers, "fc_3")  # [B, 1024]
+        towers = split(each(dropout, towers, is_training, config, scope="dropout"), "fc_3")
 
-        if config.hard_sharing:
-            towers = towers * len(classes)
         # The original's output layer has batch norm, too.
         logits = [
             slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
@@ -484,7 +498,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
       A `Model`.
 
     Raises:
-      ValueError: there is no task, the unit is unknown, or hard sharing has units.
+      ValueError: there is no task, or unit or places are unknown.
     """
     if not tasks:
         raise ValueError("a network needs at least one task")
@@ -492,8 +506,10 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
         raise ValueError(
             f"cross_stitch_unit={config.cross_stitch_unit!r}: must be one of {', '.join(UNITS)}"
         )
-    if config.cross_stitch and config.hard_sharing:
-        raise ValueError("hard_sharing has one tower and no units: set cross_stitch to False")
+    for name in ("cross_stitch_at", "share_until"):
+        unknown = set((getattr(config, name) or "").split(",")) - {"", *PLACES}
+        if unknown:
+            raise ValueError(f"{name}={unknown.pop()!r}: must be one of {', '.join(PLACES)}")
     names = [name for name, _ in tasks]
 
     with new_graph() as graph:

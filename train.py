@@ -97,7 +97,9 @@ flags.DEFINE_string("tasks", "article,group", "Names from TASKS in data.py, one 
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
 flags.DEFINE_string("init_from", None, "Folder of a finished run whose towers to start with.")
-define_hyper_parameters("hard_sharing", "keep_prob", "batch_norm_decay")
+define_hyper_parameters("cross_stitch_at", "share_until")
+flags.DEFINE_boolean("hard_sharing", False, "The same as --share_until=fc_3: one tower, no units.")
+define_hyper_parameters("keep_prob", "batch_norm_decay")
 
 # Training
 define_hyper_parameters("learning_rate", "l2_scale")
@@ -153,11 +155,20 @@ def are_tasks(value):
     return set(names) <= set(TASK_NAMES) and len(names) == len(set(names))
 
 
+def are_places(value):
+    names = value.split(",")
+    return set(names) <= set(model.PLACES) and len(names) == len(set(names))
+
+
 above_0 = (lambda v: 0 < v < float("inf"), "must be above 0")
 VALIDATORS = {  # absl's own bounds on floats accept nan
     "tasks": (
         are_tasks,
         f"must be some of {', '.join(TASK_NAMES)}, each once, with commas between",
+    ),
+    "cross_stitch_at": (
+        are_places,
+        f"must be some of {', '.join(model.PLACES)}, each once, with commas between",
     ),
     "cross_stitch_init": (lambda v: -10 <= v <= 10, "must be between -10 and 10"),
     "cross_stitch_learning_rate_scale": above_0,
@@ -178,6 +189,10 @@ for name, (is_valid, message) in VALIDATORS.items():
     flags.register_validator(name, is_valid, message)
 
 
+def is_given(name):
+    return FLAGS[name].present > 0
+
+
 def refuse(first, second, are_at_odds, message):
     """Refuses the values of two flags together."""
     flags.register_multi_flags_validator(
@@ -189,8 +204,13 @@ refuse("dataset", "data_dir", lambda dataset, folder: dataset == "synthetic" and
        "synthetic images are drawn, not read from a folder: leave out one of the two")  # fmt: skip
 refuse("overwrite", "eval_only", lambda overwrite, only: overwrite and only,
        "--overwrite deletes what --eval_only is to evaluate: leave out one of the two")  # fmt: skip
-refuse("hard_sharing", "cross_stitch", lambda hard, stitch: hard and stitch,
-       "hard sharing has one tower and so no units: add --cross_stitch=False")  # fmt: skip
+refuse("hard_sharing", "share_until", lambda hard, until: hard and until not in (None, "fc_3"),
+       "hard sharing is --share_until=fc_3: leave out one of the two")  # fmt: skip
+refuse("hard_sharing", "cross_stitch", lambda hard, stitch: is_given("cross_stitch") and hard and stitch,
+       "hard sharing has one tower and so no units: leave out one of the two")  # fmt: skip
+refuse("share_until", "cross_stitch_at", lambda until, at: is_given("cross_stitch_at") and until
+       and set(at.split(",")) & set(model.PLACES[: model.PLACES.index(until) + 1]),
+       "units connect towers, which begin after the shared layers: name later places")  # fmt: skip
 refuse("cross_stitch_own_only", "cross_stitch_init", lambda own, init: own and init != 1,
        "units that share nothing need --cross_stitch_init=1")  # fmt: skip
 
@@ -202,7 +222,8 @@ def flag_values():
 
 
 def config_from_flags():
-    return model.Config(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)})
+    values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
+    return model.Config(**values | ({"share_until": "fc_3"} if FLAGS.hard_sharing else {}))
 
 
 def kind_of_sharing():
@@ -225,6 +246,8 @@ class RunError(Exception):
 def run():
     """Does what the flags ask: trains or resumes a run, evaluates it, exports it."""
     started = time.perf_counter()
+    if FLAGS.hard_sharing or FLAGS.share_until == "fc_3":  # two names, but one run
+        FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
     dataset = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -923,7 +946,8 @@ def check_source(dataset):
         raise RunError(f"--init_from={source}: not the folder of a finished run.")
     if not any(source.glob("model.ckpt-*.index")):
         raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
-    wanted = {name: FLAGS[name].value for name in ("tasks", "hard_sharing", "holdout")}
+    same = ("tasks", "share_until", "hard_sharing", "holdout")
+    wanted = {name: FLAGS[name].value for name in same}
     wanted |= {"cross_stitch": False, "dataset": dataset.name}
     settings = {name: FLAGS[name].default for name in wanted} | read_json(source / SETTINGS)
     differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]

@@ -39,9 +39,14 @@ def stitch(towers, unit, scope):
         return [tf.add_n([alpha[i, j] * towers[j] for j in ids]) for i in ids]
 
 
-def towers(x, classes, unit, training, keep_prob, l2_scale):
+def towers(x, classes, unit, training, keep_prob, l2_scale, places, share_until):
     """Logits of every tower. `training` is a Python bool: one graph for each."""
-    ids = range(1, len(classes) + 1)
+
+    def after(place, h):
+        if place in places and len(h) > 1:
+            h = stitch(h, unit, "cross_stitch_" + place[-1])
+        return h * len(classes) if place == share_until else h
+
     with (
         tf.variable_scope("network", reuse=not training),
         slim.arg_scope(
@@ -52,29 +57,57 @@ def towers(x, classes, unit, training, keep_prob, l2_scale):
             weights_regularizer=slim.l2_regularizer(l2_scale),
         ),
     ):
-        h = [slim.conv2d(x, 32, 3, scope=f"conv1_{t}") for t in ids]
-        h = [slim.max_pool2d(y, 2, scope=f"pool_1_{t}") for t, y in zip(ids, h)]
-        h = stitch(h, unit, "cross_stitch_1") if unit else h
-        h = [slim.conv2d(y, 64, 3, scope=f"conv2_{t}") for t, y in zip(ids, h)]
-        h = [slim.max_pool2d(y, 2, scope=f"pool_2_{t}") for t, y in zip(ids, h)]
-        h = stitch(h, unit, "cross_stitch_2") if unit else h
-        h = [slim.fully_connected(slim.flatten(y), 1024, scope=f"fc_3_{t}") for t, y in zip(ids, h)]
-        h = stitch(h, unit, "cross_stitch_3") if unit else h
+        h = [x] * (1 if share_until else len(classes))
+        h = [slim.conv2d(y, 32, 3, scope=f"conv1_{t}") for t, y in enumerate(h, 1)]
+        h = after("pool_1", [slim.max_pool2d(y, 2) for y in h])
+        h = [slim.conv2d(y, 64, 3, scope=f"conv2_{t}") for t, y in enumerate(h, 1)]
+        h = after("pool_2", [slim.max_pool2d(y, 2) for y in h])
+        h = [slim.flatten(y) for y in h]
+        h = [slim.fully_connected(y, 1024, scope=f"fc_3_{t}") for t, y in enumerate(h, 1)]
+        h = after("fc_3", h)
         h = [slim.dropout(y, keep_prob, is_training=training) for y in h]
         return [
             slim.fully_connected(y, n, activation_fn=None, scope=f"output_{t}")
-            for t, y, n in zip(ids, h, classes)
+            for t, (y, n) in enumerate(zip(h, classes), 1)
         ]
 
 
-def build(tasks, unit=None, keep_prob=0.8, l2_scale=1e-5, learning_rate=0.001, image_size=28):
-    """Args as `model.build`. The units start at no particular weights. Returns: a `Plain`."""
+def build(
+    tasks,
+    unit=None,
+    keep_prob=0.8,
+    l2_scale=1e-5,
+    learning_rate=0.001,
+    image_size=28,
+    places=("pool_1", "pool_2", "fc_3"),
+    share_until=None,
+):
+    """The whole graph. The units start at no particular weights.
+
+    Args:
+      unit: kind of unit, or None for no units.
+      places: layers that a unit follows.
+      share_until: last layer that the tasks share, or None.
+      The others as in `model.Config` and `model.build`.
+
+    Returns:
+      A `Plain`.
+    """
     with tf.Graph().as_default() as graph:
         x = tf.placeholder(tf.float32, [None, image_size, image_size, 1])
         labels = {name: tf.placeholder(tf.int32, [None]) for name, _ in tasks}
         logits, losses = {}, {}
         for training in (True, False):
-            outputs = towers(x, [n for _, n in tasks], unit, training, keep_prob, l2_scale)
+            outputs = towers(
+                x,
+                [n for _, n in tasks],
+                unit,
+                training,
+                keep_prob,
+                l2_scale,
+                places if unit else (),
+                share_until,
+            )
             logits[training] = dict(zip(labels, outputs))
             losses[training] = tf.losses.get_regularization_loss() + tf.add_n(
                 [

@@ -56,12 +56,29 @@ def differences(fast, slow):
 @pytest.mark.parametrize("num_tasks", [2, 3])
 @pytest.mark.parametrize("unit", [None, *model.UNITS])
 def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, monkeypatch):
+    assert_the_graphs_agree(unit, num_tasks, monkeypatch)
+
+
+@pytest.mark.parametrize("unit, num_tasks, places, share_until", [
+    ("channel", 2, ("pool_1",), None), ("layer", 2, ("pool_2", "fc_3"), None),
+    ("channel", 3, ("fc_3",), "pool_1"), ("layer", 2, ("fc_3",), "pool_2"),
+    (None, 3, (), "pool_2"), (None, 2, (), "fc_3"),
+])  # fmt: skip
+def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
+    unit, num_tasks, places, share_until, monkeypatch
+):
+    assert_the_graphs_agree(unit, num_tasks, monkeypatch, places, share_until)
+
+
+def assert_the_graphs_agree(unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None):
     # Dense weights grow with the fourth power of the image's size, to gigabytes.
     image_size = 28 if unit != "dense" and num_tasks == 2 else 8
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     # Without dropout, whose masks differ, and with an L2 loss that weighs something.
     options = {"keep_prob": 1.0, "l2_scale": 1e-4}
-    fast = model.build(TASKS[:num_tasks], config_of(unit, **options))
+    config = config_of(unit, cross_stitch_at=",".join(places), share_until=share_until, **options)
+    fast = model.build(TASKS[:num_tasks], config)
+    options |= {"places": places, "share_until": share_until}
     slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size, **options)
     of_fast = {**fast.logits, "loss": fast.loss, **gradients_of(fast.graph, fast.loss)}
     with session_of(fast.graph) as fast_session, session_of(slow.graph) as slow_session:

@@ -335,13 +335,13 @@ def test_an_unknown_unit_or_no_task_is_refused():
 
 
 def test_hard_sharing_has_one_tower_and_an_output_for_each_task():
-    net = build(TASKS, unit=None, hard_sharing=True)
+    net = build(TASKS, unit=None, share_until="fc_3")
     layers = {name.split("/")[1] for name in tower_variables(net)}
     assert layers == {"conv1_1", "conv2_1", "fc_3_1", "output_1", "output_2", "output_3"}
 
 
 def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batch):
-    net = build(TASKS, unit=None, hard_sharing=True, keep_prob=1.0)
+    net = build(TASKS, unit=None, share_until="fc_3", keep_prob=1.0)
     variables = tower_variables(net)
     named = ["network/conv1_1/weights", *(f"network/output_{t}/weights" for t in (1, 2, 3))]
     with net.graph.as_default():
@@ -359,8 +359,8 @@ def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batc
 
 def test_hard_sharing_of_one_task_is_the_single_tower(batch):
     logits = []
-    for hard_sharing in (False, True):
-        net = build(TASKS[:1], unit=None, hard_sharing=hard_sharing)
+    for share_until in (None, "fc_3"):
+        net = build(TASKS[:1], unit=None, share_until=share_until)
         with initialised(net) as session:
             for _ in range(2):
                 session.run(net.train_op, feed(net, batch, training=True))
@@ -368,9 +368,51 @@ def test_hard_sharing_of_one_task_is_the_single_tower(batch):
     np.testing.assert_array_equal(*logits)
 
 
-def test_hard_sharing_takes_no_unit():
-    with pytest.raises(ValueError, match="hard_sharing"):
-        build(TASKS, unit="layer", hard_sharing=True)
+def units_of(net):
+    return {name.split("/")[1] for name in network_variables(net) if "/alpha" in name}
+
+
+@pytest.mark.parametrize("places, share_until, units", [
+    ("pool_1,pool_2,fc_3", None, {"cross_stitch_1", "cross_stitch_2", "cross_stitch_3"}),
+    ("fc_3", None, {"cross_stitch_3"}),
+    ("fc_3,pool_1", None, {"cross_stitch_1", "cross_stitch_3"}),
+    ("pool_1,pool_2,fc_3", "pool_1", {"cross_stitch_2", "cross_stitch_3"}),
+    ("pool_1,pool_2,fc_3", "fc_3", set()),
+    ("pool_1", "pool_1", set()),
+])  # fmt: skip
+def test_units_stand_where_they_are_asked_for_and_behind_the_shared_layers(
+    places, share_until, units
+):
+    net = build(TASKS[:2], unit="layer", cross_stitch_at=places, share_until=share_until)
+    assert units_of(net) == units == set(net.stitches)
+
+
+def test_layers_up_to_the_split_are_there_once_and_those_after_it_for_every_task():
+    net = build(TASKS, unit=None, share_until="pool_1")
+    layers = {name.split("/")[1] for name in tower_variables(net)}
+    assert layers == {"conv1_1"} | {
+        f"{layer}_{t}" for layer in ("conv2", "fc_3", "output") for t in (1, 2, 3)
+    }
+
+
+def test_with_no_place_left_a_training_step_ends_in_the_unstitched_bits(batch):
+    weights = []
+    for unit, options in ((None, {}), ("channel", {"cross_stitch_at": ""})):
+        net = build(TASKS[:2], unit=unit, **options)
+        with initialised(net) as session:
+            session.run(net.train_op, feed(net, batch, training=True))
+            weights.append(session.run(network_variables(net)))
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][name])
+
+
+@pytest.mark.parametrize(
+    "option, word", [({"cross_stitch_at": "conv1"}, "conv1"), ({"share_until": "pool_3"}, "pool_3")]
+)
+def test_an_unknown_place_is_refused(option, word):
+    with pytest.raises(ValueError, match=word):
+        build(TASKS, **option)
 
 
 # --- Loss ---
