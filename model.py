@@ -417,7 +417,7 @@ def batch_summary(losses, l2_loss, loss, accuracies, accuracy):
 
 
 def unit_summary(mean_weights, tasks):
-    """Mean weights of every unit as scalars and as a heat map, all weights as a histogram.
+    """Mean weights of every unit as scalars, all its weights as a histogram.
 
     Args:
       mean_weights: unit scope -> [T, T].
@@ -434,20 +434,10 @@ def unit_summary(mean_weights, tasks):
             for i, to in enumerate(tasks)
             for j, source in enumerate(tasks)
         ]
-        summaries.append(tf.summary.image(f"{scope}/mean_weights", heat_map(weights)))
         stride = alphas[scope].shape.num_elements() // HISTOGRAM_VALUES + 1
         values = tf.reshape(alphas[scope], [-1])[::stride]
         summaries.append(tf.summary.histogram(f"{scope}/weights", values))
     return tf.summary.merge(summaries) if summaries else None
-
-
-def heat_map(weights):
-    """Draws [T, T] weights: 0 is white, 1 blue, -1 red. Returns: [1, 64 T, 64 T, 3] uint8."""
-    weights = tf.clip_by_value(weights, -1.0, 1.0)[:, :, None]
-    blue, red = tf.constant([0.03, 0.19, 0.42]), tf.constant([0.40, 0.00, 0.05])
-    colours = 1 - tf.abs(weights) * (1 - tf_v2.where(weights > 0, blue, red))
-    pixels = tf.repeat(tf.repeat(colours, 64, axis=0), 64, axis=1)
-    return tf.cast(tf.round(255 * pixels), tf.uint8)[None]
 
 
 # --- The whole graph ---

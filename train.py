@@ -291,8 +291,10 @@ def run():
         if FLAGS.eval_only:
             net = build(dataset)
             with restored(net.graph, run_dir) as session:
-                shares = evaluate(session, net, dataset)
+                shares, confusions = evaluate(session, net, dataset)
             print("\nEvaluated: " + ", ".join(f"{n} {share:.4f}" for n, share in shares.items()))
+            for task in dataset.tasks:
+                print("\n" + confusion_table(task, confusions[task.name]))
         if FLAGS.export_dir and not exported:
             export(dataset, run_dir, settings, step)
         if FLAGS.export_dir:
@@ -317,8 +319,8 @@ def train(net, dataset, run_dir, last_step, session_config):
 
     Returns:
       The step reached; the number of the signal that stopped it before, or None;
-      training speed in images a second, or None for a single step; and the units'
-      mean weights, scope -> [T, T].
+      training speed in images a second, or None for a single step; the units' mean
+      weights, scope -> [T, T]; and the confusion matrices, as `evaluate` returns them.
 
     Raises:
       RunError: the run cannot be resumed, has diverged, or cannot be saved.
@@ -355,12 +357,17 @@ def train(net, dataset, run_dir, last_step, session_config):
                 batch = dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed)
                 session.run(net.train_op, feed(net, batch, training=True))
             # The raw session has no hooks, which would count this as a training step.
-            step, stitches = session.raw_session().run([net.global_step, net.stitches])
+            raw = session.raw_session()
+            step, stitches = raw.run([net.global_step, net.stitches])
+            confusions = evaluation.confusions
             if step == last_step:
+                # A run that was killed after its last checkpoint has no step left to evaluate at.
+                confusions = confusions or evaluate(raw, net, dataset)[1]
+                add_confusion_pictures(writer, dataset, confusions, last_step)
                 describe_end(writer, last_step)
         tf.summary.FileWriterCache.clear()  # closes the event file
     stopped_by = signals[0] if step < last_step else None
-    return int(step), stopped_by, progress.images_per_second, stitches
+    return int(step), stopped_by, progress.images_per_second, stitches, confusions
 
 
 def feed(net, batch, training):
@@ -370,22 +377,27 @@ def feed(net, batch, training):
 
 
 def evaluate(session, net, dataset):
-    """Accuracy on the whole test set.
+    """Predicts the whole test set.
 
     Returns:
       task -> share of the images that is predicted correctly. If a task's labels follow
       from the article, "<task>_by_article" is the accuracy of what the article's
       prediction implies.
+      task -> confusion matrix, [classes, classes]: row = label, column = prediction.
     """
-    correct = collections.Counter()
+    by_article = collections.Counter()
+    confusions = {
+        name: np.zeros([logits.shape[-1]] * 2, int) for name, logits in net.logits.items()
+    }
     for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
         predictions = session.run(net.predictions, feed(net, batch, training=False))
         implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
         for name, label in batch[1].items():
-            correct[name] += int(np.sum(predictions[name] == label))
+            np.add.at(confusions[name], (label, predictions[name]), 1)
             if name in implied:
-                correct[f"{name}_by_article"] += int(np.sum(implied[name] == label))
-    return {name: count / len(dataset.test.images) for name, count in correct.items()}
+                by_article[f"{name}_by_article"] += int(np.sum(implied[name] == label))
+    correct = {name: int(np.trace(matrix)) for name, matrix in confusions.items()} | by_article
+    return {name: count / len(dataset.test.images) for name, count in correct.items()}, confusions
 
 
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
@@ -541,6 +553,9 @@ class SummaryHook(EvaluationStepHook):
     def act(self, session, summary_of_batch):
         self._writer.add_summary(summary_of_batch, self.step)
         self._add_units(session)
+        if self.net.stitches:
+            stitches = session.run(self.net.stitches)
+            add_unit_picture(self._writer, stitches, list(self.net.labels), self.step)
 
     def _add_units(self, session):
         if self.net.stitches:
@@ -555,6 +570,7 @@ class EvaluationHook(EvaluationStepHook):
         self._writer, self._dataset, self._run_dir = writer, dataset, run_dir
         self._mark = None  # time and step since when speed is measured
         self.accuracies = {}  # task -> share of the test images, at the last evaluation
+        self.confusions = None  # as `evaluate` returns them
         self.seconds = 0.0  # spent on evaluation so far
 
     def after_run(self, run_context, run_values):
@@ -563,7 +579,7 @@ class EvaluationHook(EvaluationStepHook):
 
     def act(self, session, _):
         now = time.perf_counter()
-        shares = evaluate(session, self.net, self._dataset)
+        shares, self.confusions = evaluate(session, self.net, self._dataset)
         self.accuracies = {name: shares[name] for name in self.net.labels}
         values = {f"accuracy_test_{name}": share for name, share in shares.items()}
         values["accuracy_test"] = np.mean(list(self.accuracies.values()))
@@ -626,6 +642,31 @@ def images_between(dataset, first, last):
     return end - start
 
 
+def add_confusion_pictures(writer, dataset, confusions, step):
+    for task in dataset.tasks:
+        counts = confusions[task.name]
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        panels = {task.name: (shares, counts)}
+        add_picture(writer, f"confusion_{task.name}", step,
+                    panels, task.classes, ("label", "prediction"), 1, False)  # fmt: skip
+
+
+def add_unit_picture(writer, stitches, tasks, step):
+    limit = max(1.0, *(np.abs(weights).max() for weights in stitches.values()))
+    panels = {scope: (weights, np.round(weights, 3)) for scope, weights in stitches.items()}
+    add_picture(writer, "mean_weights", step, panels, tasks, ("to", "from"), limit, True)
+
+
+def add_picture(writer, tag, step, *matrices):
+    """Adds a picture for TensorBoard. Args: matrices, as `img.matrices.draw` takes them."""
+    from img import matrices as pictures  # matplotlib takes a second: not before the first step
+
+    png = pictures.draw(*matrices)
+    summary = tf.Summary()
+    summary.value.add(tag=TAG + tag, image=tf.Summary.Image(encoded_image_string=png))
+    writer.add_summary(summary, step)
+
+
 # --- Results ---
 
 SETTINGS, RESULTS = "settings.json", "results.json"  # files in the run's folder
@@ -642,7 +683,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "numpy": np.__version__,
     }
     net = build(dataset)
-    step, stopped_by, images_per_second, stitches = train(
+    step, stopped_by, images_per_second, stitches, confusions = train(
         net, dataset, run_dir, last_step, session_config
     )
     if stopped_by:
@@ -676,6 +717,11 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
             scope: np.round(weights.astype(float), 6).tolist()
             for scope, weights in stitches.items()
         },
+        "recall": {
+            task.name: dict(zip(task.classes, recalls(confusions[task.name])))
+            for task in dataset.tasks
+        },
+        "confusion": {name: matrix.tolist() for name, matrix in confusions.items()},
         "images_per_second": images_per_second and round(images_per_second, 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
@@ -714,6 +760,27 @@ def table(results):
         for name, row_weights in zip(names, weights):
             title = f"{scope if name == names[0] else '':<17}{name}"
             lines.append(row(title, [f"{round(w, 3) + 0.0:.3f}" for w in row_weights]))
+    return "\n".join(lines)
+
+
+def recalls(confusion):
+    """Share of each class's images that is predicted correctly; None for a class without images."""
+    return [
+        round(row[index] / row.sum(), 6) if row.sum() else None
+        for index, row in enumerate(confusion)
+    ]
+
+
+def confusion_table(task, confusion):
+    """Recall of every class and the confusion matrix, as text for the terminal."""
+    width = max(6, len(str(confusion.max())) + 2)
+    first = max(map(len, (*task.classes, task.name))) + 5
+    lines = [f"{task.name}: recall, and how many images of a class (row) are predicted as which"]
+    lines.append(" " * (first + 8) + "".join(f"{i:>{width}}" for i in range(len(task.classes))))
+    for index, (name, row, recall) in enumerate(zip(task.classes, confusion, recalls(confusion))):
+        share = "-" if recall is None else f"{recall:.3f}"
+        cells = "".join(f"{count:>{width}}" for count in row)
+        lines.append(f"{index:>3} {name:<{first - 4}}{share:>8}{cells}")
     return "\n".join(lines)
 
 
