@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
+from img import matrices
 
 TASK_NAMES = ["article", "group"]
 SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
@@ -163,6 +164,11 @@ def test_the_checkpoint_is_the_network_that_the_results_describe(runs, monkeypat
     results = json.loads((runs[0] / CHANNEL / "results.json").read_text())
     for name in right:
         assert np.mean(right[name] == labels[name]) == pytest.approx(results["accuracy_test"][name])
+        for index, recall in enumerate(results["recall"][name].values()):
+            of_class = labels[name] == index
+            assert np.mean(right[name][of_class] == index) == pytest.approx(recall, abs=1e-6)
+            for other, count in enumerate(results["confusion"][name][index]):
+                assert np.sum(right[name][of_class] == other) == count
     for scope, weights in stitches.items():
         np.testing.assert_allclose(weights, results["cross_stitch"][scope], atol=1e-6)
 
@@ -308,6 +314,11 @@ def test_a_finished_run_is_exported_and_evaluated_by_the_same_command(runs, tmp_
     results = json.loads((runs[0] / CHANNEL / "results.json").read_text())
     shares = [f"{name} {results['accuracy_test'][name]:.4f}" for name in TASK_NAMES]
     assert f"Evaluated: {', '.join(shares)}" in finished.stdout
+    for task in TASK_NAMES:
+        for name, recall in results["recall"][task].items():
+            counts = results["confusion"][task][list(results["recall"][task]).index(name)]
+            cells = r"\s+".join([f"{recall:.3f}", *map(str, counts)])
+            assert re.search(rf"{re.escape(name)}\s+{cells}$", finished.stdout, re.M)
     saved_model_cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     show = ["show", "--dir", served, "--tag_set=serve", "--signature_def=serving_default"]
     shown = subprocess.run([*saved_model_cli, *show], capture_output=True, text=True).stdout
@@ -431,20 +442,26 @@ def test_tensorboard_shows_what_the_units_learn(tensorboard, runs):
     histograms = tensorboard("histograms/histograms", tag=f"{units[0]}/weights", run=CHANNEL)
     counts = {step: sum(count for *_, count in bins) for _, step, bins in histograms}
     assert counts == dict.fromkeys((0, 10, 20, 25), 2 * 2 * 32)  # the entries of a unit
-    assert set(tensorboard("images/tags")[CHANNEL]) == {
-        f"{unit}/mean_weights/image/0" for unit in units
-    }
-    images = tensorboard(
-        "images/images", tag=f"{units[0]}/mean_weights/image/0", run=CHANNEL, sample=0, index=0
+    tags = {"mean_weights", "confusion_article", "confusion_group"}
+    shown = tensorboard("images/tags")[CHANNEL]
+    assert set(shown) == {f"summary/{tag}" for tag in tags}
+    for tag, steps in (("mean_weights", [10, 20, 25]), ("confusion_article", [25])):
+        images = tensorboard("images/images", tag=f"summary/{tag}", run=CHANNEL, sample=0, index=0)
+        assert [image["step"] for image in images] == steps
+        png = tensorboard("images/individualImage?" + images[-1]["query"])
+        assert matplotlib.image.imread(io.BytesIO(png)).shape[0] > 150
+
+
+def test_a_drawn_matrix_is_darkest_where_its_values_are_largest():
+    shares = np.array([[0.9, 0.1], [0.0, 1.0]])
+    pixels = matplotlib.image.imread(
+        io.BytesIO(matrices.draw({"t": (shares, shares)}, ("a", "b"), ("label", "guess"), 1, False))
     )
-    assert images[0]["step"] == 0 and images[-1]["step"] == 25
-    png = tensorboard("images/individualImage?" + images[0]["query"])
-    pixels = np.round(255 * matplotlib.image.imread(io.BytesIO(png)))[:, :, :3]
-    assert pixels.shape == (128, 128, 3)
-    # At the start it is the identity: white off the diagonal, one dark blue on it.
-    assert np.all(pixels[:64, 64:] == 255) and np.all(pixels[64:, :64] == 255)
-    assert len(np.unique(pixels[:64, :64].reshape(-1, 3), axis=0)) == 1
-    assert pixels[0, 0, 2] > pixels[0, 0, 0] + 50
+    dark = pixels[:, :, :3].mean(axis=2)
+    # Blue fields: the two on the diagonal, which lie from top left to bottom right.
+    blue = (pixels[:, :, 2] > pixels[:, :, 0] + 0.25) & (dark < 0.5)
+    rows, columns = np.nonzero(blue)
+    assert np.corrcoef(rows, columns)[0, 1] > 0.5
 
 
 def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensorboard, runs):
