@@ -47,7 +47,8 @@ class Task(typing.NamedTuple):
     name: str
     classes: tuple  # the names of the classes: label 0, label 1, ...
     # The label of each of the ten ARTICLES, in their order. If it is None, the images are
-    # turned, and the label is the number of quarter turns.
+    # turned, and the label is the number of quarter turns. If it is empty, label files in
+    # the data folder have the labels.
     from_article: tuple | None
 
 
@@ -72,6 +73,12 @@ class Split(typing.NamedTuple):
 
     images: np.ndarray  # [N, 28, 28] uint8
     articles: np.ndarray  # [N] uint8, 0 to 9
+    labels: dict = {}  # task -> [N] uint8, from label files
+
+    def take(self, indices):
+        """Returns a `Split` of these images."""
+        labels = {name: values[indices] for name, values in self.labels.items()}
+        return Split(self.images[indices], self.articles[indices], labels)
 
 
 class Dataset(typing.NamedTuple):
@@ -129,6 +136,8 @@ class Dataset(typing.NamedTuple):
         for task in self.tasks:
             if task.from_article:
                 labels[task.name] = np.array(task.from_article, np.int32)[articles]
+            elif task.name in split.labels:
+                labels[task.name] = split.labels[task.name][indices].astype(np.int32)
             else:
                 labels[task.name] = quarter_turns(len(split.images), *turn_seed)[indices]
                 images = turned(images, labels[task.name])
@@ -152,7 +161,7 @@ class Dataset(typing.NamedTuple):
           articles: [B] int, labels of the task article.
 
         Returns:
-          Dict of task name -> [B] int32, without article and without tasks that turn images.
+          Dict of task name -> [B] int32, of the tasks whose labels follow from the article.
         """
         return {
             task.name: np.array(task.from_article, np.int32)[articles]
@@ -163,8 +172,12 @@ class Dataset(typing.NamedTuple):
     def fingerprint(self):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for array in (*self.train, *self.test):
-            digest.update(np.ascontiguousarray(array))
+        for split in (self.train, self.test):
+            for array in (split.images, split.articles, *split.labels.values()):
+                digest.update(np.ascontiguousarray(array))
+        for task in self.tasks:
+            if task.name in self.train.labels:
+                digest.update("\n".join((task.name, *task.classes)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -221,7 +234,7 @@ def balanced_subset(split, size, seed):
     for article in range(len(ARTICLES)):
         rank[articles == article] = np.arange(np.sum(articles == article))
     chosen = np.sort(order[np.argsort(rank, kind="stable")[:size]])
-    return Split(split.images[chosen], split.articles[chosen])
+    return split.take(chosen)
 
 
 def with_statistics(name, train, test, tasks=TASKS[:2]):
@@ -240,7 +253,7 @@ def with_statistics(name, train, test, tasks=TASKS[:2]):
     chunks = np.array_split(train.images, 100)  # 64-bit copies of all images need much memory
     squares = sum((chunk.astype(np.int64) ** 2).sum(axis=0) for chunk in chunks)
     count = len(train.images)
-    if any(not task.from_article for task in tasks):
+    if any(task.from_article is None for task in tasks):
         # The margins of upright images hardly vary. With the statistics of upright images,
         # a turned image there would be up to a thousand standard deviations from the mean.
         total, squares = (sum(np.rot90(s, turns) for turns in range(4)) for s in (total, squares))
@@ -275,8 +288,8 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
       data_dir: folder with the four files. By default FASHION_MNIST_DIR, or else the
         user's cache, into which missing files are downloaded.
       seed: determines the synthetic images, and which `train_examples` are chosen.
-      tasks: names of entries of `TASKS`; by default article and group, or article alone if
-        the files in the folder are not Fashion-MNIST.
+      tasks: names of entries of `TASKS`, or of label files in the folder; by default article
+        and group, or article alone if the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
       holdout: evaluate on this many of the last training images instead of the test
         set; they are not used for training.
@@ -288,27 +301,34 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
       DataError: the data cannot be used; the message names the file and says what to do.
     """
     name, train, test = read(dataset, data_dir, seed)
+    tasks = tasks or (["article"] if name.endswith(CUSTOM) else ["article", "group"])
+    own = {
+        task: read_labels(task, name, data_dir, train, test)
+        for task in tasks
+        if task not in [known.name for known in TASKS]
+    }
     if holdout:
         left = len(train.images) - holdout
         if left <= 0:
             raise DataError(f"holdout={holdout}: there are {len(train.images):,} training images")
-        test = Split(train.images[left:], train.articles[left:])
-        train = Split(train.images[:left], train.articles[:left])
+        train, test = train.take(slice(left)), train.take(slice(left, None))
     if train_examples > len(train.images):
         raise DataError(
             f"train_examples={train_examples}: there are {len(train.images):,} training images"
         )
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
-    return with_statistics(name, train, test, tasks_of(name, tasks))
+    known = {task.name: task for task in TASKS}
+    chosen = checked([own.get(task) or known[task] for task in tasks])
+    if name.endswith(CUSTOM):  # these files do not show articles
+        numbers = tuple(map(str, range(len(ARTICLES))))
+        chosen = [t._replace(classes=numbers) if t.name == "article" else t for t in chosen]
+    return with_statistics(name, train, test, tuple(chosen))
 
 
-def tasks_of(dataset_name, names):
-    """The `Task`s of these names, or the default ones. Raises: DataError, one is wrong."""
-    custom = dataset_name.endswith(CUSTOM)
-    by_name = {task.name: task for task in TASKS}
-    chosen = [by_name[name] for name in names or (("article",) if custom else ("article", "group"))]
-    for task in chosen:
+def checked(tasks):
+    """Returns these `Task`s. Raises: DataError, one of them is wrong."""
+    for task in tasks:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
             problem = "its name must consist of letters, digits and _ . -"
         elif task.name in ("mean", "total", "l2"):
@@ -317,7 +337,7 @@ def tasks_of(dataset_name, names):
             problem = "there are two tasks of this name"
         elif not task.classes or not all(isinstance(name, str) for name in task.classes):
             problem = "its classes must be names, at least one"
-        elif task.from_article is not None and len(task.from_article) != len(ARTICLES):
+        elif task.from_article and len(task.from_article) != len(ARTICLES):
             problem = f"it has {len(task.from_article)} labels for the {len(ARTICLES)} articles"
         else:
             labels = range(len(task.classes))
@@ -326,10 +346,7 @@ def tasks_of(dataset_name, names):
                 continue
             problem = f"its label {wrong[0]!r} is none of its {len(labels)} classes, 0 to {len(labels) - 1}"
         raise DataError(f"task {task.name!r} in TASKS of data.py: {problem}")
-    if custom:  # these files do not show articles
-        numbers = tuple(str(label) for label in range(len(ARTICLES)))
-        chosen = [t._replace(classes=numbers) if t.name == "article" else t for t in chosen]
-    return tuple(chosen)
+    return tasks
 
 
 def read(dataset, data_dir, seed):
@@ -473,6 +490,49 @@ def read_cache():
     return contents
 
 
+def read_labels(task, dataset_name, data_dir, train, test):
+    """Reads the label files of a task that is not in `TASKS`, into both splits.
+
+    They are train-TASK-labels-idx1-ubyte.gz and t10k-TASK-labels-idx1-ubyte.gz, or unpacked.
+    TASK-classes.txt, if it is there, has the names of the classes, one a line.
+
+    Returns:
+      The `Task`. It has as many classes as the largest label of either file says.
+
+    Raises:
+      DataError: a file is missing or wrong, or the images are drawn.
+    """
+    if dataset_name == "synthetic":
+        raise DataError(f"task {task!r}: not in TASKS of data.py, and drawn images have no labels")
+    folder = data_dir or os.environ.get(FOLDER_VARIABLE) or cache_folder()
+    folder = pathlib.Path(os.path.expanduser(folder))
+    for prefix, split in (("train", train), ("t10k", test)):
+        path = paths_in(folder, f"{prefix}-{task}-labels-idx1-ubyte.gz")[0]
+        if not os.path.exists(path):
+            raise DataError(f"task {task!r}: not in TASKS of data.py, and {path} is missing")
+        labels = parse_idx(read_file(path), path)
+        if labels.shape != (len(split.images),):
+            raise DataError(
+                f"{path}: has shape {labels.shape}; it must have a label for each of the"
+                f" {len(split.images):,} images"
+            )
+        if labels.max() == 255:
+            raise DataError(f"{path}: has a label 255. Every image must have a label, at most 254.")
+        split.labels[task] = labels
+    count = 1 + max(int(split.labels[task].max()) for split in (train, test))
+    gaps = set(range(count)) - set(train.labels[task].tolist())
+    if gaps:
+        warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
+    path = folder / f"{task}-classes.txt"
+    if not os.path.exists(path):
+        return Task(task, tuple(map(str, range(count))), ())
+    names = read_file(path).decode("utf-8", "replace").split("\n")
+    names = tuple(name.strip() for name in names if name.strip())
+    if len(names) != count:
+        raise DataError(f"{path}: has {len(names)} names, but the labels have {count} classes")
+    return Task(task, names, ())
+
+
 def split_of(contents, prefix):
     """Checks one `Split`: its prefix is "train" or "t10k"."""
     images_path, images = contents[f"{prefix}-images-idx3-ubyte.gz"]
@@ -489,7 +549,7 @@ def split_of(contents, prefix):
         )
     if labels.max() >= len(ARTICLES):
         raise DataError(f"{labels_path}: has a label {labels.max()}; labels must be 0 to 9")
-    return Split(images, labels)
+    return Split(images, labels, {})
 
 
 # --- IDX files, and protection against damaged ones ---

@@ -93,7 +93,9 @@ def define_hyper_parameters(*names):
 
 
 # The network
-flags.DEFINE_string("tasks", "article,group", "Names from TASKS in data.py, one tower each.")
+flags.DEFINE_string(
+    "tasks", "article,group", "Tasks, one tower each: from TASKS in data.py, or label files."
+)
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
 flags.DEFINE_string("init_from", None, "Folder of a finished run whose towers to start with.")
@@ -150,9 +152,9 @@ for alias, name in ALIASES.items():
 TASK_NAMES = sorted(task.name for task in data.TASKS)
 
 
-def are_tasks(value):
+def are_different(value):
     names = value.split(",")
-    return set(names) <= set(TASK_NAMES) and len(names) == len(set(names))
+    return all(names) and len(names) == len(set(names))
 
 
 def are_places(value):
@@ -163,8 +165,9 @@ def are_places(value):
 above_0 = (lambda v: 0 < v < float("inf"), "must be above 0")
 VALIDATORS = {  # absl's own bounds on floats accept nan
     "tasks": (
-        are_tasks,
-        f"must be some of {', '.join(TASK_NAMES)}, each once, with commas between",
+        are_different,
+        f"must be some of {', '.join(TASK_NAMES)}, or names of label files, each once, with"
+        " commas between",
     ),
     "cross_stitch_at": (
         are_places,
@@ -513,7 +516,8 @@ def describe_run(net, writer, step, dataset_name, run_name):
         if name not in NO_EFFECT_ON_RESULT
     }
     # TensorBoard takes the columns of one run for all of them.
-    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in TASK_NAMES), "loss_total"]
+    tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
+    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in tasks), "loss_total"]
     columns = hparams.hparams_config_pb(
         [hparams.HParam(name) for name in shown],
         [hparams.Metric(TAG + tag, display_name=tag) for tag in tags],

@@ -96,7 +96,7 @@ def test_a_subset_is_balanced_and_the_seed_chooses_it():
     assert images_of(small) == images_of(data.balanced_subset(whole, 300, 0))
     assert len(images_of(small) & images_of(data.balanced_subset(whole, 300, 1))) < 50
     # Each image keeps its label.
-    place = {image.tobytes(): article for image, article in zip(*whole)}
+    place = {image.tobytes(): article for image, article in zip(whole.images, whole.articles)}
     assert [place[image.tobytes()] for image in small.images] == small.articles.tolist()
 
 
@@ -535,6 +535,108 @@ def test_another_data_set_is_refused_where_fashion_mnist_is_asked_for(files, tmp
     assert "leave out --dataset=fashion_mnist" in str(caught.value)
 
 
+# --- Label files ---
+
+
+def write_labels(folder, name, train, test, classes=None):
+    """Label files of a task, made as README shows it."""
+    for prefix, labels in (("train", train), ("t10k", test)):
+        (folder / f"{prefix}-{name}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 0x801, len(labels)) + np.array(labels, np.uint8).tobytes()
+        )
+    if classes:
+        (folder / f"{name}-classes.txt").write_text("\n".join(classes) + "\n")
+
+
+@pytest.fixture
+def labelled(files, cache, tmp_path):
+    """A folder with the small files, which count as official, and labels of a task "sleeves"."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_labels(write(folder, files), "sleeves", np.arange(30) % 3, np.arange(20) % 2)
+    return folder
+
+
+def test_label_files_are_a_task_with_a_class_for_every_label(labelled):
+    dataset = data.load("fashion_mnist", labelled, tasks=["article", "sleeves"])
+    assert dataset.tasks[1].classes == ("0", "1", "2")
+    _, labels = dataset.train_batch(0, 30, seed=0)
+    order = data.epoch_order(30, 0, 0)
+    np.testing.assert_array_equal(labels["sleeves"], order % 3)
+    assert [b["sleeves"].tolist() for _, b in dataset.test_batches(20)] == [[0, 1] * 10]
+    assert dataset.implied(np.arange(3)) == {}
+
+
+def test_classes_of_label_files_may_have_names(labelled):
+    write_labels(labelled, "sleeves", np.arange(30) % 3, np.arange(20) % 2, ["no", "short", "long"])
+    dataset = data.load("fashion_mnist", labelled, tasks=["sleeves"])
+    assert dataset.tasks[0].classes == ("no", "short", "long")
+
+
+def test_labels_follow_their_images_into_subsets_and_held_out_images(labelled):
+    write_labels(labelled, "number", np.arange(30), np.arange(20))
+    whole = data.load("fashion_mnist", labelled, tasks=["number"])
+    for options in ({"train_examples": 10}, {"holdout": 12}, {"train_examples": 9, "holdout": 5}):
+        dataset = data.load("fashion_mnist", labelled, tasks=["number"], **options)
+        splits = [dataset.train, *([dataset.test] if "holdout" in options else [])]
+        for split in splits:
+            numbers = split.labels["number"]
+            np.testing.assert_array_equal(split.images, whole.train.images[numbers])
+
+
+def test_the_fingerprint_covers_labels_and_names_of_classes(labelled):
+    def fingerprint():
+        return data.load("fashion_mnist", labelled, tasks=["article", "sleeves"]).fingerprint()
+
+    seen = [data.load("fashion_mnist", labelled).fingerprint(), fingerprint()]
+    write_labels(labelled, "sleeves", np.arange(30) % 3, np.arange(20) % 2, "abc")
+    seen.append(fingerprint())
+    write_labels(labelled, "sleeves", np.arange(1, 31) % 3, np.arange(20) % 2, "abc")
+    seen.append(fingerprint())
+    assert len(set(seen)) == 4
+
+
+WRONG_LABELS = {
+    "no file": (lambda folder: None, "train-hands-labels-idx1-ubyte"),
+    "too few": (
+        lambda folder: write_labels(folder, "hands", [0] * 29, [0] * 20),
+        "each of the 30 images",
+    ),
+    "missing labels": (
+        lambda folder: write_labels(folder, "hands", [0, 255] * 15, [0] * 20),
+        "Every image must have a label",
+    ),
+    "too few names": (
+        lambda folder: write_labels(folder, "hands", [0, 1, 2] * 10, [0] * 20, "ab"),
+        "2 names, but the labels have 3 classes",
+    ),
+    "too many names": (
+        lambda folder: write_labels(folder, "hands", [0, 1] * 15, [0] * 20, "abc"),
+        "3 names, but the labels have 2 classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_LABELS)
+def test_wrong_label_files_are_refused_in_a_sentence(fault, labelled):
+    make, words = WRONG_LABELS[fault]
+    make(labelled)
+    with pytest.raises(data.DataError, match=words):
+        data.load("fashion_mnist", labelled, tasks=["article", "hands"])
+
+
+def test_a_label_that_no_image_has_is_a_warning(labelled):
+    write_labels(labelled, "hands", [0, 2] * 15, [0] * 20)
+    with pytest.warns(UserWarning, match="no training image has label 1"):
+        dataset = data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert len(dataset.tasks[0].classes) == 3
+
+
+def test_drawn_images_have_no_label_files():
+    with pytest.raises(data.DataError, match="drawn images have no labels"):
+        data.load("synthetic", tasks=["article", "sleeves"])
+
+
 # --- Tasks of one's own ---
 
 WRONG_TASKS = {
@@ -556,7 +658,7 @@ def test_a_wrong_task_is_named_before_any_work(fault, monkeypatch):
     (name, classes, labels), word = WRONG_TASKS[fault]
     monkeypatch.setattr(data, "TASKS", (*data.TASKS, data.Task(name, classes, labels)))
     with pytest.raises(data.DataError, match=word) as caught:
-        data.tasks_of("fashion_mnist", ["article", name])
+        data.checked([data.TASKS[0], data.TASKS[-1]])
     assert repr(name) in str(caught.value)
 
 
