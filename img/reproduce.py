@@ -378,19 +378,55 @@ def histograms_of_weights(folder):
     return dict(sorted(histograms.items()))
 
 
+def distances_from_start(folder, flags):
+    """How far the units' weights are from their start at the end of a run.
+
+    Args:
+      folder: the run's folder.
+      flags: the flags of train.py, name -> value.
+
+    Returns:
+      scope -> [T][T], the root of the mean square distance over channels. For dense units,
+      it is the root of the sum over a block's D x D weights, divided by D.
+    """
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(folder))
+    num_towers, own = len(flags["tasks"].split(",")), flags["cross_stitch_init"]
+    start = np.full([num_towers] * 2, (1 - own) / max(num_towers - 1, 1), np.float32)
+    np.fill_diagonal(start, own)
+    distances = {}
+    for name, shape in reader.get_variable_to_shape_map().items():
+        if name.endswith("/alpha") and name.startswith("network/"):
+            alpha = reader.get_tensor(name)
+            size = shape[0] // num_towers  # D of dense units; 1 of the others
+            if size > 1:
+                blocks = alpha.reshape(num_towers, size, num_towers, size)
+                for index in range(size):
+                    blocks[:, index, :, index] -= start
+                squares = np.einsum("iajb,iajb->ij", blocks, blocks) / size
+            else:
+                moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
+                squares = np.mean(np.square(moved), axis=2)
+            distances[name.split("/")[1]] = np.sqrt(squares).round(6).tolist()
+    return dict(sorted(distances.items()))
+
+
 def command_text(run):
     return shlex.join(["python", "train.py", *run.command()])
 
 
 def make_record(run):
     """What is kept of a finished run, as a dictionary for JSON."""
+    results = json.loads((run.folder / "results.json").read_text())
     return {
         "command": command_text(run),
         "setting": run.setting,
-        **json.loads((run.folder / "results.json").read_text()),
+        **results,
         "sha256": checksum(run.folder),
         "curves": report.read_curves(run.folder),
         "weights": histograms_of_weights(run.folder),
+        "distances": distances_from_start(run.folder, results["flags"]),
     }
 
 
@@ -574,7 +610,7 @@ def compare(record, again):
     Raises:
       Failed: they do not agree.
     """
-    names = (record.keys() | again.keys()) - NOT_COMPARED
+    names = record.keys() - NOT_COMPARED  # older records have fewer entries
     different = sorted(name for name in names if record.get(name) != again.get(name))
     if not different:
         return "the same bits"

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
 
 sys.path.insert(0, str(ROOT / "img"))
@@ -277,6 +278,28 @@ def made_result(accuracy, sha256, **others):
     return {"accuracy_test_last": {"mean": accuracy}, "sha256": sha256,
             "versions": {"tensorflow": "2.21.0"},
             "machine": {"processor": "AMD EPYC", "threads": 1}, **others}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [[2, 2], [2, 2, 5], [6, 6]])  # layer, channel, dense
+def test_a_units_distance_from_its_start_is_the_size_of_its_change(shape, tmp_path):
+    start = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)
+    if shape == [6, 6]:
+        alpha = np.kron(start, np.eye(3))
+        alpha[0, 2] += 3.0  # one weight of nine, in the block to tower 1 from tower 1
+        expected = [[np.sqrt(9 / 3), 0], [0, 0]]
+    else:
+        alpha = np.broadcast_to(start if len(shape) == 2 else start[:, :, None], shape).copy()
+        alpha[0, 1] += 0.5
+        expected = [[0, 0.5], [0, 0]]
+    with tf.Graph().as_default(), tf.Session() as session:
+        variable = tf.get_variable(
+            "network/cross_stitch_1/alpha", initializer=alpha.astype(np.float32)
+        )
+        session.run(variable.initializer)
+        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), 1)
+    flags = {"tasks": "article,group", "cross_stitch_init": 0.9}
+    distances = reproduce.distances_from_start(tmp_path, flags)
+    np.testing.assert_allclose(distances["cross_stitch_1"], expected, atol=1e-5)
 
 
 def test_bits_are_compared_on_the_same_machine_with_the_same_numerics():
