@@ -2,7 +2,7 @@
 
     python train.py                                  # channel units, 30 epochs
     python train.py --cross_stitch=False             # the same towers, sharing nothing
-    python train.py --num_epochs=2                   # a first look, about two minutes
+    python train.py --num_epochs=2                   # a first look, a few minutes
     tensorboard --logdir=logs
 
 Each run has a folder of its own below --logdir, with event files, checkpoints and
@@ -86,10 +86,12 @@ for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
 
 def define_hyper_parameters(*names):
     """Defines flags for fields of model.Config, with the defaults and help given there."""
-    define = {bool: flags.DEFINE_boolean, float: flags.DEFINE_float, str: flags.DEFINE_enum}
+    define = {bool: flags.DEFINE_boolean, float: flags.DEFINE_float, str: flags.DEFINE_string}
     for field in dataclasses.fields(model.Config):
         if field.name in names:
-            define[field.type](field.name, field.default, **field.metadata)
+            is_choice = "enum_values" in field.metadata
+            define_flag = flags.DEFINE_enum if is_choice else define[field.type]
+            define_flag(field.name, field.default, **field.metadata)
 
 
 # The network
@@ -129,7 +131,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string("data_dir", None, f"Data folder; by default {data.FOLDER_VARIABLE} or a cache.")
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
 flags.DEFINE_string("run_name", None, "The run's folder; by default it follows from the flags.")
-flags.DEFINE_string("export_dir", None, "New folder for the trained network as a SavedModel.")
+flags.DEFINE_string("export_dir", None, "Folder for the trained network as a SavedModel.")
 flags.DEFINE_boolean("eval_only", False, "Evaluate a finished run; train nothing.")
 flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the folder.")
 flags.DEFINE_float("save_checkpoint_secs", 300, "Seconds between checkpoints.")
