@@ -211,8 +211,10 @@ refuse("overwrite", "eval_only", lambda overwrite, only: overwrite and only,
        "--overwrite deletes what --eval_only is to evaluate: leave out one of the two")  # fmt: skip
 refuse("hard_sharing", "share_until", lambda hard, until: hard and until not in (None, "fc_3"),
        "hard sharing is --share_until=fc_3: leave out one of the two")  # fmt: skip
-refuse("hard_sharing", "cross_stitch", lambda hard, stitch: is_given("cross_stitch") and hard and stitch,
-       "hard sharing has one tower and so no units: leave out one of the two")  # fmt: skip
+for name, one_tower in (("hard_sharing", True), ("share_until", "fc_3")):
+    refuse(name, "cross_stitch", lambda value, stitch, one_tower=one_tower: value == one_tower
+           and stitch and is_given("cross_stitch"),
+           "hard sharing has one tower and so no units: leave out one of the two")  # fmt: skip
 refuse("share_until", "cross_stitch_at", lambda until, at: is_given("cross_stitch_at") and until
        and set(at.split(",")) & set(model.PLACES[: model.PLACES.index(until) + 1]),
        "units connect towers, which begin after the shared layers: name later places")  # fmt: skip

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -245,6 +246,58 @@ def test_a_single_task_trains_too(tmp_path):
     _, results = only_run(finished, tmp_path)
     assert list(results["accuracy_test"]) == ["group", "mean"]
     assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
+
+
+def test_hard_sharing_and_share_until_fc_3_are_one_run(tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=2")
+    once, results = only_run(run(tmp_path, *given, "--share_until=fc_3", prelude=SMALL), tmp_path)
+    assert once.name.startswith("synthetic-hard_sharing-seed0") and results["cross_stitch"] == {}
+    again = run(tmp_path, *given, "--hard_sharing", "--cross_stitch=False", prelude=SMALL)
+    assert again.returncode == 0 and "this run is finished" in again.stdout
+    assert run_dirs(tmp_path) == [once.name]
+
+
+def test_units_at_one_place_behind_shared_layers_name_the_run_and_are_exported(tmp_path):
+    logdir, served = tmp_path / "logs", tmp_path / "served"
+    given = ("--dataset=synthetic", "--max_steps=2", "--share_until=pool_1",
+             "--cross_stitch_at=fc_3")  # fmt: skip
+    run_dir, results = only_run(
+        run(logdir, *given, f"--export_dir={served}", prelude=SMALL), logdir
+    )
+    assert run_dir.name.endswith("cross_stitch_at=fc_3-share_until=pool_1-max_steps=2")
+    assert list(results["cross_stitch"]) == ["cross_stitch_3"]
+    resumed = run(logdir, *given, "--run_name=" + run_dir.name, "--max_steps=3", prelude=SMALL)
+    assert resumed.returncode == 0 and "Resuming after step 2" in resumed.stdout
+    variables = [name for name, _ in tf.train.list_variables(str(served / "variables/variables"))]
+    assert "network/conv1_1/weights" in variables and "network/conv1_2/weights" not in variables
+
+
+def test_label_files_written_as_readme_shows_are_a_task(fashion_mnist, tmp_path):
+    """README's code, word for word, with labels that say whether an article has sleeves."""
+    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()).resolve()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in data.FILES:
+        (mine / name).symlink_to(folder / name)
+    sleeves = np.isin(np.arange(10), (0, 2, 3, 4, 6)).astype(int)
+    train_labels, test_labels = (
+        sleeves[split.articles] for split in (fashion_mnist.train, fashion_mnist.test)
+    )
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", README.read_text(), re.S)
+    here = os.getcwd()
+    os.chdir(mine)
+    try:
+        exec(code, {"train_labels": train_labels, "test_labels": test_labels})
+    finally:
+        os.chdir(here)
+    (mine / "sleeves-classes.txt").write_text("without\nwith\n")
+    logdir = tmp_path / "logs"
+    finished = run(logdir, f"--data_dir={mine}", "--tasks=article,sleeves", "--max_steps=15",
+                   "--train_examples=2000")  # fmt: skip
+    _, results = only_run(finished, logdir)
+    assert set(results["recall"]["sleeves"]) == {"without", "with"}
+    assert np.sum(results["confusion"]["sleeves"], axis=1).tolist() == [5000, 5000]
+    assert results["accuracy_test"]["sleeves"] > 0.7
 
 
 def test_hard_sharing_of_article_and_rotation(tmp_path):
@@ -675,7 +728,9 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--learning_rate=inf", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
-    "--tasks=", "--tasks=article,hat", "--tasks=group,group", "--hard_sharing", "--max_steps=many", "--dataset=mnist", "--data_dir=", "--no_such_flag=1",
+    "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
+    "--data_dir=", "--no_such_flag=1", "--threads=-1", "--share_until=conv1",
+    "--cross_stitch_at=", "--cross_stitch_at=pool_3", "--cross_stitch_at=fc_3,fc_3",
 ])  # fmt: skip
 def test_a_bad_flag_is_named(flag):
     name = flag[2:].split("=")[0]
@@ -684,8 +739,23 @@ def test_a_bad_flag_is_named(flag):
     train.FLAGS.unparse_flags()
 
 
+@pytest.mark.parametrize("given, word", [
+    (("--hard_sharing", "--cross_stitch=True"), "hard sharing has one tower"),
+    (("--share_until=fc_3", "--cross_stitch=True"), "hard sharing has one tower"),
+    (("--hard_sharing", "--share_until=pool_1"), "leave out one"),
+    (("--share_until=pool_2", "--cross_stitch_at=pool_1,fc_3"), "name later places"),
+    (("--dataset=synthetic", "--data_dir=here"), "leave out one"),
+])  # fmt: skip
+def test_flags_at_odds_are_refused_in_one_sentence(given, word):
+    with pytest.raises(flags.Error, match=word):
+        train.FLAGS(["train.py", *given])
+    train.FLAGS.unparse_flags()
+    for name in train.flag_values():
+        train.FLAGS[name].unparse()
+
+
 @pytest.mark.parametrize("flag, word", [
-    ("--keep_prob=0", "above 0"), ("--data_dir=here", "leave out one"),
+    ("--keep_prob=0", "above 0"), ("--tasks=article,hat", "'hat': not in TASKS"), ("--data_dir=here", "leave out one"),
     ("--no_such_flag=1", "no_such_flag"), ("--batch_size=1201", "1,200 training images"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_in_one_sentence_before_any_work(flag, word, tmp_path):
