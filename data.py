@@ -503,13 +503,15 @@ def read_labels(task, dataset_name, data_dir, train, test):
       DataError: a file is missing or wrong, or the images are drawn.
     """
     if dataset_name == "synthetic":
-        raise DataError(f"task {task!r}: not in TASKS of data.py, and drawn images have no labels")
+        raise DataError(
+            f"tasks: {task!r} is not in TASKS of data.py, and drawn images have no labels"
+        )
     folder = data_dir or os.environ.get(FOLDER_VARIABLE) or cache_folder()
     folder = pathlib.Path(os.path.expanduser(folder))
     for prefix, split in (("train", train), ("t10k", test)):
         path = paths_in(folder, f"{prefix}-{task}-labels-idx1-ubyte.gz")[0]
         if not os.path.exists(path):
-            raise DataError(f"task {task!r}: not in TASKS of data.py, and {path} is missing")
+            raise DataError(f"tasks: {task!r} is not in TASKS of data.py, and {path} is missing")
         labels = parse_idx(read_file(path), path)
         if labels.shape != (len(split.images),):
             raise DataError(

@@ -755,7 +755,7 @@ def test_flags_at_odds_are_refused_in_one_sentence(given, word):
 
 
 @pytest.mark.parametrize("flag, word", [
-    ("--keep_prob=0", "above 0"), ("--tasks=article,hat", "'hat': not in TASKS"), ("--data_dir=here", "leave out one"),
+    ("--keep_prob=0", "above 0"), ("--tasks=article,hat", "'hat' is not in TASKS"), ("--data_dir=here", "leave out one"),
     ("--no_such_flag=1", "no_such_flag"), ("--batch_size=1201", "1,200 training images"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_in_one_sentence_before_any_work(flag, word, tmp_path):
