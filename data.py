@@ -366,13 +366,15 @@ def read(dataset, data_dir, seed):
         )
         return synthetic(seed)
     name = "fashion_mnist"
-    if not all(is_official(name, array) for name, (_, array) in contents.items()):
+    different = [name for name, (_, array) in contents.items() if not is_official(name, array)]
+    if different:
+        problem = (
+            f"{folder}: not the official Fashion-MNIST (other content: {', '.join(different)})"
+        )
         if dataset == "fashion_mnist":
-            raise DataError(
-                f"{folder}: not the official Fashion-MNIST. To use these files, leave out"
-                " --dataset=fashion_mnist."
-            )
+            raise DataError(f"{problem}. To use these files, leave out --dataset=fashion_mnist.")
         name = re.sub(r"[^\w.-]+", "_", pathlib.Path(folder).resolve().name) + CUSTOM
+        warnings.warn(f"{problem}; this data set is called {name}")
     return name, split_of(contents, "train"), split_of(contents, "t10k")
 
 
@@ -445,12 +447,6 @@ def read_folder(folder):
         for other in FILES:
             if other != name and is_official(other, array):
                 raise DataError(f"{path}: this is the official {other} under a wrong name")
-    different = [name for name, (_, array) in contents.items() if not is_official(name, array)]
-    if different:
-        warnings.warn(
-            f"{folder}: not the official Fashion-MNIST (different content: {', '.join(different)});"
-            " these files are used anyway"
-        )
     return contents
 
 

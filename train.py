@@ -855,7 +855,9 @@ def is_exported(settings, step):
         if record.exists() and read_json(record) == {"settings": settings, "global_step": step}:
             return True
         raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
-    draft.mkdir(parents=True, exist_ok=True)  # now, and not after hours of training
+    shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
+    draft.mkdir(parents=True)  # finds out now, and not after hours of training
+    draft.rmdir()
     return False
 
 
@@ -867,7 +869,6 @@ def export(dataset, run_dir, settings, step):
     )
     with restored(server.graph, run_dir) as session:
         signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
-        shutil.rmtree(draft)  # it may hold what a killed export left
         try:
             builder = tf.saved_model.Builder(str(draft))
             builder.add_meta_graph_and_variables(

@@ -53,12 +53,13 @@ def differences(fast, slow):
     }
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3])
+@pytest.mark.parametrize("num_tasks", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("unit", [None, *model.UNITS])
 def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, monkeypatch):
     assert_the_graphs_agree(unit, num_tasks, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit, num_tasks, places, share_until", [
     ("channel", 2, ("pool_1",), None), ("layer", 2, ("pool_2", "fc_3"), None),
     ("channel", 3, ("fc_3",), "pool_1"), ("layer", 2, ("fc_3",), "pool_2"),

@@ -306,6 +306,7 @@ def test_swapping_the_towers_swaps_the_outputs(unit, batch):
     assert not np.allclose(before["one"], before["other"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_towers_reach_each_other_through_units_only(batch):
     # d logits of one task / d weights of the other's tower
     for unit in (None, "channel", "layer"):

@@ -346,6 +346,7 @@ def killed_study(fashion_mnist, tmp_path_factory):
     return given, records
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_resumes(killed_study):
     given, records = killed_study
     first, *others = records.glob("*.json")

@@ -139,6 +139,7 @@ def kill_on_the_way(logdir, unit, most, dice):
         kills, step = kills + 1, steps_saved(logdir)[-1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_in_the_same_bits(undisturbed, tmp_path):
     kills = kill_on_the_way(tmp_path, "channel", 3, random.Random())
     assert kills == 3
@@ -159,7 +160,9 @@ def test_soak_of_kills(unit, undisturbed, tmp_path):
         print(f"{unit}: {kills} kills", flush=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, tmp_path):
     process = begin(tmp_path, UNITS["none"], LENGTH, OFTEN)
     assert await_checkpoint_after(0, tmp_path, process)
@@ -173,7 +176,9 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, t
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGUSR1]
+)
 def test_a_lost_terminal_and_a_batch_systems_warning_are_such_signals(number, tmp_path):
     heard = (
         f"{SMALL}; import signal; signal.signal({int(number)}, signal.SIG_DFL)"  # if under nohup
@@ -185,6 +190,7 @@ def test_a_lost_terminal_and_a_batch_systems_warning_are_such_signals(number, tm
     assert process.returncode == 128 + number and "Stopped after step" in errors
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored(tmp_path):
     """As nohup arranges for SIGHUP."""
     ignored = f"{SMALL}; import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
@@ -195,6 +201,7 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(tmp_path):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_changes_no_result(undisturbed, tmp_path):
     """The names of event files begin with the time: here the first file's is an hour ahead."""
     assert run(tmp_path, UNITS["none"], "--max_steps=40").returncode == 0
@@ -205,6 +212,7 @@ def test_a_clock_that_is_set_back_changes_no_result(undisturbed, tmp_path):
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once(tmp_path):
     # Steps of a second, the first of which it would otherwise finish.
     process = begin(tmp_path, "--batch_size=1200", "--num_epochs=1000", OFTEN)
@@ -268,6 +276,7 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(tm
     assert tensors(tmp_path) != before
 
 
+@pytest.mark.slow
 def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_path):
     def trained(*arguments, **options):
         return run_train(f"--logdir={tmp_path}", "--run_name=run", "--batch_size=8",
@@ -284,8 +293,12 @@ def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_pat
     content[8] = (content[8] + 1) % 10
     labels.write_bytes(gzip.compress(bytes(content)))
     other = trained("--max_steps=3", f"--data_dir={here}")
-    assert other.returncode == 1 and "started with data " in other.stderr
-    assert "Traceback" not in other.stderr
+    assert_one_sentence(other, str(here), "not the official Fashion-MNIST")
+    given = ("--max_steps=3", f"--data_dir={here}", "--dataset=auto", "--tasks=article,group")
+    other = trained(*given)
+    assert other.returncode == 1 and "Traceback" not in other.stderr
+    assert "started with --dataset=fashion_mnist data" in other.stderr
+    assert "not --dataset=here-custom" in other.stderr
 
 
 # --- Faults ---

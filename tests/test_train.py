@@ -77,6 +77,7 @@ def run_dirs(logdir):
     return sorted(path.name for path in logdir.iterdir())
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
     # Held-out images are the faster ones to evaluate: there are only a thousand.
     finished = run(tmp_path, "--max_steps=120", "--eval_every=60", "--holdout=1000")
@@ -272,6 +273,7 @@ def test_units_at_one_place_behind_shared_layers_name_the_run_and_are_exported(t
     assert "network/conv1_1/weights" in variables and "network/conv1_2/weights" not in variables
 
 
+@pytest.mark.slow
 def test_label_files_written_as_readme_shows_are_a_task(fashion_mnist, tmp_path):
     """README's code, word for word, with labels that say whether an article has sleeves."""
     folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()).resolve()
@@ -580,6 +582,7 @@ def test_an_import_of_train_changes_neither_environment_nor_signals_nor_streams(
     assert changed is True
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_are_two_runs(tmp_path):
     """As %run does in a notebook. Afterwards an interrupt is Python's again."""
     program = (
@@ -655,6 +658,7 @@ def test_a_containers_quota_counts_in_whole_cores(quota, threads, tmp_path, monk
     assert train.cores() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 def test_a_run_of_one_core_is_repeated_bit_by_bit_with_one_thread(tmp_path):
     given = ("--dataset=synthetic", "--max_steps=6", "--eval_every=3")
@@ -673,12 +677,12 @@ def test_a_run_of_one_core_is_repeated_bit_by_bit_with_one_thread(tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("name", ["r[1]", "r*", "r?", "gs:", "~nobody"])
+@pytest.mark.parametrize("name", ["r[1]", "r*", "r?", "gs:", "~no_such_user"])
 def test_a_folder_that_tensorflow_cannot_use_is_refused_at_once(name, tmp_path):
     finished = run(tmp_path / name / "logs" if name != "gs:" else "gs://bucket",
                    "--dataset=synthetic", prelude=SMALL)  # fmt: skip
-    if name == "~nobody":
-        finished = run("~nobody/logs", "--dataset=synthetic", prelude=SMALL)
+    if name == "~no_such_user":
+        finished = run("~no_such_user/logs", "--dataset=synthetic", prelude=SMALL)
     assert_one_sentence(finished, "Choose another folder")
     assert list(tmp_path.iterdir()) == []
 
