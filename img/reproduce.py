@@ -6,6 +6,7 @@
     python img/reproduce.py --quick              # the same on few images, in minutes
     python img/reproduce.py --draw               # only tables and pictures, from the records
     python img/reproduce.py --verify             # repeats three records, compares the bits
+    python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
 Each run is one of train.py, on a core of its own. Its record is a small text file in
 img/records/. A run that has a record is skipped, and a run that was stopped resumes,
@@ -20,6 +21,7 @@ import logging
 import os
 import pathlib
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -29,6 +31,7 @@ import threading
 import time
 import typing
 
+import cluster
 import command_line
 import filelock
 import numpy as np
@@ -67,10 +70,29 @@ def define_flags():
         "verify_images", 0, "Repeat only runs that process at most this many images; 0 for any.", 0
     )
     flags.DEFINE_integer("jobs", None, "Runs at a time; by default one for each core.", 1)
+    flags.DEFINE_string("scheduler", None, "Address of a Dask cluster that makes the runs.")
     flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
     flags.DEFINE_string("records", str(HERE / "records"), "Folder for the records.")
     flags.register_validator(
         "only", lambda studies: set(studies) <= set(STUDIES), f"must be some of {names}"
+    )
+    flags.register_validator(
+        "scheduler",
+        lambda address: address is None or re.fullmatch(r"(tcp|tls)://.+:\d+", address),
+        "must be an address such as tcp://HOST:8786, or tls://HOST:8786",
+    )
+    for name in ("draw", "show", "verify"):
+        refuse_with_scheduler(name, f"--{name} runs nothing on a cluster: leave out one of the two")
+    refuse_with_scheduler(
+        "jobs",
+        "`dask worker --nthreads` says how many runs a worker makes at a time: leave out --jobs",
+    )
+
+
+def refuse_with_scheduler(name, message):
+    """Refuses a flag together with --scheduler."""
+    flags.register_multi_flags_validator(
+        ["scheduler", name], lambda given: not (given["scheduler"] and given[name]), message
     )
 
 
@@ -439,12 +461,13 @@ def write_record(path, record):
     draft.replace(path)
 
 
-def train(run, stop):
+def train(run, stop, *more_flags):
     """Runs train.py to the end.
 
     Args:
       run: a `Run`.
       stop: a `threading.Event` that ends it early.
+      *more_flags: arguments of train.py that do not belong to the study.
 
     Returns:
       None, or train.py's message if the run diverged.
@@ -453,14 +476,14 @@ def train(run, stop):
       Failed: train.py failed, or was stopped.
     """
     if run.source and not run.source.has_weights:
-        diverged = train(run.source, stop)
+        diverged = train(run.source, stop, *more_flags)
         if diverged:
             return diverged
     if (run.folder / "results.json").exists() and not run.has_weights:
         shutil.rmtree(run.folder)  # its record is missing, and cannot be made from what is left
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.parent / f"{run.name}.log"
-    command = [sys.executable, "train.py", *run.command()]
+    command = [sys.executable, "train.py", *run.command(), *more_flags]
     while not stop.is_set():
         with (
             log.open("wb") as output,
@@ -487,9 +510,9 @@ def train(run, stop):
     raise Failed("stopped")
 
 
-def make(run, stop):
-    """Trains a run and writes its record. Returns: the record. Raises: Failed."""
-    diverged = train(run, stop)
+def make(run, stop, *more_flags):
+    """Does `train` and writes the run's record. Returns: the record. Raises: Failed."""
+    diverged = train(run, stop, *more_flags)
     if diverged:
         record = {
             "command": command_text(run),
@@ -525,6 +548,13 @@ def on_a_core_each(function, runs):
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+
+
+def on_a_cluster(runs):
+    """Makes the runs on the cluster of --scheduler. Yields: each when it has a record."""
+    for run, record in cluster.make(runs, FLAGS.scheduler, FLAGS.quick):
+        write_record(run.record, record)
+        yield run
 
 
 PLACES = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
@@ -573,7 +603,8 @@ def make_all(runs):
         dynamic_ncols=True,
     )
     with bar:
-        for run in on_a_core_each(make, missing):
+        made = on_a_cluster(missing) if FLAGS.scheduler else on_a_core_each(make, missing)
+        for run in made:
             prune([run], needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")
             bar.update(run.images_processed)
@@ -703,7 +734,7 @@ def main(argv):
         runs = [run for run in runs if run.number_of_seed < FLAGS.seeds]
     try:
         act(runs, out)
-    except (Failed, report.Unusable) as error:
+    except (Failed, cluster.Failed, report.Unusable) as error:
         sys.exit(f"reproduce.py: {error}")
     except filelock.Timeout:
         sys.exit(

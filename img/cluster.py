@@ -1,0 +1,245 @@
+"""Makes the runs of the study on a Dask cluster: reproduce.py --scheduler=tcp://HOST:PORT.
+
+The first part runs on the coordinator, which is the machine of reproduce.py. It gives
+each worker a task: a run, together with the run whose towers it starts with. The second
+part runs on the workers. There, Dask starts this file in the worker's clone, in a new
+process for each task. It reads the task from stdin and writes the records to stdout.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import threading
+import uuid
+
+import filelock
+import tqdm
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # of data.py
+
+
+class Failed(Exception):
+    """The cluster cannot make the runs; the message is for the user."""
+
+
+def program():
+    """What workers must have in common with the coordinator: name -> value. Raises: Failed."""
+    import tensorflow as tf
+
+    import data
+
+    try:
+        dataset = data.load("fashion_mnist")
+    except data.DataError as error:
+        raise Failed(str(error)) from error
+    return {
+        "commit": commit(),
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "TensorFlow": tf.__version__,
+        "Fashion-MNIST with checksum": dataset.fingerprint(),
+    }
+
+
+def commit():
+    """The commit that the clone is at. Raises: Failed, it has none, or changes since."""
+
+    def git(*command):
+        return subprocess.check_output(
+            ["git", "--no-optional-locks", *command], cwd=ROOT, stderr=subprocess.DEVNULL, text=True
+        ).strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        head = git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown") from None
+    if changed:
+        raise Failed(f"{ROOT}: has changes that are not committed. Commit them, or undo them.")
+    return head
+
+
+# --- On the coordinator ---
+
+# What a worker evaluates: where it is, and the finished process. It is text, because a
+# pickled function needs the same Python on both sides, and a worker with another one is
+# to say so.
+EVALUATED = (
+    "(f'worker in {os.getcwd()} on {platform.node()}',"
+    " subprocess.run([sys.executable, 'img/cluster.py'], input=task, capture_output=True,"
+    " text=True, errors='replace'))"
+)
+MODULES = {"os": os, "platform": platform, "subprocess": subprocess, "sys": sys}
+
+
+@contextlib.contextmanager
+def connected(address):
+    """Yields: a Dask client of the scheduler at this address. Raises: Failed, there is none."""
+    try:
+        import distributed
+    except ImportError:
+        raise Failed(
+            "--scheduler needs Dask. Install it with: pip install -r img/requirements.txt"
+        ) from None
+    for name in ("distributed", "distributed.client"):  # they print tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        client = distributed.Client(address, timeout=10)
+    except TypeError:  # what Dask raises without a certificate
+        raise Failed(
+            f"--scheduler={address}: tls:// needs a certificate. img/README.md shows the variables"
+            " that name it."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise Failed(
+            f"--scheduler={address}: no Dask scheduler can be reached there ({error}). Start one"
+            " with `dask scheduler`, and use the address that it prints."
+        ) from error
+    with client:
+        yield client
+
+
+def make(runs, address, quick):
+    """Makes runs on the workers of a cluster, each with those that have the same source.
+
+    Args:
+      runs: the runs, those to begin with first.
+      address: of the scheduler.
+      quick: whether they are those of --quick.
+
+    Yields:
+      Each run with its record, when it is finished.
+
+    Raises:
+      Failed: a run failed, a worker differs from the coordinator, or the scheduler is gone.
+    """
+    with connected(address) as client:
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        print(f"Dask's dashboard: {client.dashboard_link}", flush=True)
+        common = program()
+        tasks, futures = {}, {}
+        for run in runs:
+            tasks.setdefault((run.source or run).folder, []).append(run)
+
+        def submit(index, task):
+            text = json.dumps({"program": common, "quick": quick, "runs": task})
+            key = f"{task[0].study}-{task[0].name}-{uuid.uuid4().hex}"
+            future = client.submit(
+                eval, EVALUATED, {**MODULES, "task": text}, key=key, priority=-index
+            )
+            futures[key] = future, index, task
+            return future
+
+        finished = as_completed([submit(index, task) for index, task in enumerate(tasks.values())])
+        if not client.scheduler_info()["workers"]:
+            print("There are no workers yet. The runs begin when some are started.", flush=True)
+        for future in finished:
+            _, index, task = futures.pop(future.key)
+            name = f"{task[0].study}/{task[0].name}"
+            try:
+                worker, process = future.result()
+            except KilledWorker as error:
+                # The scheduler gives up after some workers died (`allowed-failures`).
+                tqdm.tqdm.write(
+                    f"{name}: {error.allowed_failures + 1} workers died with it; it is tried again.",
+                    sys.stderr,
+                )
+                finished.add(submit(index, task))
+                continue
+            except CancelledError:
+                raise Failed(
+                    f"{address}: the scheduler is gone. Start it and its workers, and run the same"
+                    " command to resume."
+                ) from None
+            except Exception as error:  # whatever the worker's system raises
+                raise Failed(f"{name}: its worker could not start it ({error})") from error
+            for run, record in zip(task, records_of(process, name, worker)):
+                yield run, record
+
+
+def records_of(process, name, worker):
+    """The records that a task wrote. Raises: Failed, it wrote none."""
+    if "can't open file" in process.stderr:
+        raise Failed(f"{worker}: not started in a clone of the repository. Start it there.")
+    try:
+        answer = json.loads(process.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (process.stderr.splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise Failed(f"{worker}: {name} ended without a record ({last})") from None
+    if "failed" in answer:
+        raise Failed(f"{worker}: {answer['failed']}")
+    return answer["records"]
+
+
+# --- On a worker ---
+
+
+def main():
+    """Does the task on stdin."""
+    task = json.load(sys.stdin)
+    os.chdir(ROOT)
+    import reproduce
+
+    reproduce.define_flags()
+    # The same folder for the same run: what was killed resumes, and a record that nobody
+    # fetched is still there.
+    folder = "logs/cluster/quick" if task["quick"] else "logs/cluster"
+    reproduce.FLAGS(["cluster.py", f"--logdir={folder}/runs", f"--records={folder}/records"])
+    reproduce.import_tensorflow_quietly()
+    try:
+        check(task["program"])
+        runs = [
+            reproduce.Run(*run[:-1], run[-1] and reproduce.Run(*run[-1])) for run in task["runs"]
+        ]
+        answer = {"records": make_here(runs, task["program"]["commit"])}
+    except (Failed, reproduce.Failed, reproduce.report.Unusable) as error:
+        answer = {"failed": str(error)}
+    except OSError as error:
+        answer = {"failed": f"{error.filename or folder}: {error.strerror}"}
+    print(json.dumps(answer))
+
+
+def check(coordinators):
+    """Raises: Failed, this clone differs from the coordinator's."""
+    for name, here in program().items():
+        if here != coordinators[name]:
+            raise Failed(
+                f"has {name} {here}, but reproduce.py runs with {coordinators[name]}. Make them"
+                " the same."
+            )
+
+
+def make_here(runs, commit):
+    """Makes runs that have the same source, if any. Returns: their records."""
+    import reproduce
+
+    first = runs[0].source or runs[0]
+    first.folder.parent.mkdir(parents=True, exist_ok=True)
+    together = list({run.folder: run for run in (first, *runs)}.values())
+    # If a worker or the coordinator died, its task may still be under way here.
+    with filelock.FileLock(f"{first.folder}.lock"):
+        for run in together:
+            if not has_record(run, commit):
+                reproduce.make(run, threading.Event(), "--threads=1")
+        reproduce.prune(together, ())
+        return [json.loads(run.record.read_text()) for run in runs]
+
+
+def has_record(run, commit):
+    """Whether the run was made here, at this commit."""
+    import reproduce
+
+    if not run.record.exists():
+        return False
+    record = json.loads(run.record.read_text())
+    return record.get("commit") == commit and reproduce.is_record_of(run, record)
+
+
+if __name__ == "__main__":
+    main()
