@@ -1,0 +1,278 @@
+"""The study on a Dask cluster: a scheduler and workers in processes of their own, on this host."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_script
+
+import data
+
+pytest.importorskip("distributed", reason="distributed is not installed: tests/requirements.txt")
+
+STUDY = "units_without_sharing"  # two short runs with --quick
+NOWHERE = "tcp://127.0.0.1:9"  # nothing listens there
+SECONDS = 280
+
+
+def git(folder, *command):
+    given = ["-c", "user.name=test", "-c", "user.email=test@example.org", *command]
+    return subprocess.check_output(["git", "-C", folder, *given], text=True).strip()
+
+
+@pytest.fixture(scope="module")
+def clone(fashion_mnist, tmp_path_factory):
+    """A repository at a commit of its own, with this program as it is now."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("img/*.py"), *ROOT.glob("img/README.md"),
+                 ROOT / "README.md", ROOT / ".gitignore"]:  # fmt: skip
+        (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, folder / path.relative_to(ROOT))
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "the program")
+    return folder
+
+
+def environment(**more):
+    variables = {**os.environ, **more}
+    if data.FOLDER_VARIABLE in variables:  # it may be relative to this folder
+        variables[data.FOLDER_VARIABLE] = os.path.abspath(variables[data.FOLDER_VARIABLE])
+    return variables
+
+
+class Cluster:
+    """A scheduler on loopback, and what a test starts beside it."""
+
+    def __init__(self, folder, processes):
+        self._folder, self._processes = folder, processes
+        file = folder / "scheduler.json"
+        self.scheduler = self.start(
+            ["-m", "dask", "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard",
+             f"--scheduler-file={file}"],
+            folder, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0",
+        )  # fmt: skip
+        wait_until(file.exists, self.scheduler)
+        self.address = json.loads(file.read_text())["address"]
+
+    def start(self, command, cwd, **variables):
+        """Starts Python with a command. Its output goes to the files process.out and .err."""
+        name = self._folder / str(len(self._processes))
+        out, err = (pathlib.Path(f"{name}.{stream}") for stream in ("out", "err"))
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen([sys.executable, *command], cwd=cwd, stdout=stdout,
+                                       stderr=stderr, env=environment(**variables),
+                                       start_new_session=True)  # fmt: skip
+        process.out, process.err = out, err
+        self._processes.append(process)
+        return process
+
+    def worker(self, clone):
+        return self.start(
+            ["-m", "dask", "worker", self.address, "--no-nanny", "--nthreads=1", "--no-dashboard",
+             f"--local-directory={self._folder}"], clone,
+        )  # fmt: skip
+
+    def reproduce(self, clone, logdir):
+        return self.start(
+            ["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={logdir}",
+             f"--scheduler={self.address}"], clone,
+        )  # fmt: skip
+
+
+def wait_until(condition, process):
+    """Waits, while the process runs, until condition() is true."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.err.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def refusal(process):
+    """What a process wrote to stderr when it ended with exit code 1, and without a traceback."""
+    assert process.wait(SECONDS) == 1
+    message = process.err.read_text()
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    processes = []
+    try:
+        yield Cluster(tmp_path, processes)
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the runs that it started
+            process.wait()
+
+
+def records_in(logdir):
+    """name -> record, without what may differ between machines: folders, threads and times."""
+    records = {}
+    for path in (logdir / "quick" / "records" / STUDY).glob("*.json"):
+        record = json.loads(path.read_text())
+        for name in ("command", "images_per_second", "wall_seconds"):
+            del record[name]
+        for name in ("logdir", "threads"):
+            del record["flags"][name]
+        records[path.stem] = record
+    return records
+
+
+@pytest.mark.slow
+def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_path):
+    workers = [cluster.worker(clone) for _ in range(2)]
+    logdir = tmp_path / "study"
+    coordinator = cluster.reproduce(clone, logdir)
+    runs = clone / "logs" / "cluster" / "quick" / "runs" / STUDY
+    wait_until(lambda: len(list(runs.glob("*/settings.json"))) == 2, coordinator)  # both train
+    # The scheduler gives a task up when one worker has died with it, and the run goes on
+    # without the worker, as nobody stops it.
+    workers[0].kill()
+    wait_until(lambda: "tried again" in coordinator.err.read_text(), coordinator)
+    wait_until(lambda: records_in(logdir), coordinator)
+    coordinator.kill()
+    coordinator.wait()
+
+    again = cluster.reproduce(clone, logdir)
+    assert again.wait(SECONDS) == 0, again.err.read_text()
+    assert "0 of 2" not in again.out.read_text()  # what was finished is not lost
+    plain = tmp_path / "plain"
+    here = cluster.start(["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={plain}",
+                          "--jobs=1"], clone)  # fmt: skip
+    assert here.wait(SECONDS) == 0, here.err.read_text()
+    records = records_in(logdir)
+    assert len(records) == 2 and records == records_in(plain)
+    assert all(record["machine"]["threads"] == 1 for record in records.values())
+
+
+@pytest.mark.slow
+def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path):
+    code = """if True:
+        import json, sys
+        sys.path.insert(0, "img")
+        import cluster, reproduce
+        (run,) = [r for r in reproduce.quick(reproduce.runs_of_levers()) if r.source and r.seed == 0]
+        print(json.dumps({"program": cluster.program(), "quick": True, "runs": [run]}))
+    """
+    task = subprocess.check_output([sys.executable, "-c", code], cwd=clone, env=environment())
+    (tmp_path / "task").write_bytes(task)
+    folder = clone / "logs" / "cluster" / "quick" / "runs" / "levers"
+
+    def start():
+        given = "import sys, runpy; sys.stdin = open(sys.argv[1]); sys.path.insert(0, 'img');"
+        given += "runpy.run_path('img/cluster.py', run_name='__main__')"
+        return cluster.start(["-c", given, tmp_path / "task"], clone)
+
+    def answer():
+        process = start()
+        assert process.wait(SECONDS) == 0, process.err.read_text()
+        return json.loads(process.out.read_text())
+
+    # It dies, and the run that it has begun goes on.
+    killed = start()
+    wait_until((folder / "1000_alone_half-seed0" / "settings.json").exists, killed)
+    killed.kill()
+
+    (record,) = answer()["records"]
+    assert record["setting"] == "1000 alone first" and record["flags"]["init_from"]
+    assert not list(folder.rglob("model.ckpt-*"))  # 78 MB each
+    # If nobody fetched the record, the next task gets it, and nothing trains again.
+    assert answer()["records"] == [record]
+
+
+def test_a_worker_that_differs_is_refused(clone):
+    code = """if True:
+        import sys
+        sys.path.insert(0, "img")
+        import cluster
+        common = cluster.program()
+        cluster.check(common)
+        for name in common:
+            try:
+                cluster.check({**common, name: "another"})
+            except cluster.Failed as error:
+                print(error)
+    """
+    checked = subprocess.check_output([sys.executable, "-c", code], cwd=clone, env=environment())
+    lines = checked.decode().splitlines()
+    assert len(lines) == 4
+    for line, name in zip(lines, ("commit", "Python", "TensorFlow", "Fashion-MNIST")):
+        assert line.startswith(f"has {name}") and "with another. Make them the same." in line
+
+
+def test_a_worker_at_another_commit_is_refused(clone, cluster, tmp_path):
+    other = shutil.copytree(clone, tmp_path / "other")
+    git(other, "commit", "-qm", "another", "--allow-empty")
+    cluster.worker(other)
+    message = refusal(cluster.reproduce(clone, tmp_path / "study"))
+    assert git(other, "rev-parse", "HEAD") in message and git(clone, "rev-parse", "HEAD") in message
+
+
+def test_a_worker_outside_a_clone_is_refused(clone, cluster, tmp_path):
+    cluster.worker(tmp_path)
+    message = refusal(cluster.reproduce(clone, tmp_path / "study"))
+    assert f"worker in {tmp_path}" in message and "not started in a clone" in message
+
+
+def test_changes_that_are_not_committed_are_refused(clone, cluster, tmp_path):
+    changed = shutil.copytree(clone, tmp_path / "changed")
+    with (changed / "model.py").open("a") as file:
+        file.write("# changed\n")
+    assert "not committed" in refusal(cluster.reproduce(changed, tmp_path / "study"))
+
+
+def test_the_study_ends_when_the_scheduler_does(clone, cluster, tmp_path):
+    coordinator = cluster.reproduce(clone, tmp_path / "study")
+    wait_until(lambda: "no workers yet" in coordinator.out.read_text(), coordinator)
+    cluster.scheduler.kill()
+    assert f"{cluster.address}: the scheduler is gone" in refusal(coordinator)
+
+
+@pytest.mark.parametrize(
+    "address, message",
+    [
+        (NOWHERE, f"--scheduler={NOWHERE}: no Dask scheduler can be reached"),
+        ("tls://127.0.0.1:9", "needs a certificate. img/README.md shows"),
+    ],
+)
+def test_an_address_that_cannot_be_used_gets_a_sentence(address, message, tmp_path):
+    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+                         f"--scheduler={address}")  # fmt: skip
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert message in refused.stderr
+
+
+def test_without_dask_the_study_says_what_to_install(tmp_path):
+    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+                         f"--scheduler={NOWHERE}",
+                         prelude="sys.modules['distributed'] = None")  # fmt: skip
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "pip install -r img/requirements.txt" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (["--scheduler=somewhere"], "tcp://HOST:8786"),
+        ([f"--scheduler={NOWHERE}", "--jobs=2"], "--nthreads"),
+        ([f"--scheduler={NOWHERE}", "--draw"], "--draw"),
+        ([f"--scheduler={NOWHERE}", "--show"], "--show"),
+        ([f"--scheduler={NOWHERE}", "--verify"], "--verify"),
+    ],
+    ids=str,
+)
+def test_flags_that_do_not_go_with_a_cluster_are_refused(flags, word):
+    refused = run_script("img/reproduce.py", *flags)
+    assert refused.returncode != 0 and word in refused.stderr + refused.stdout
+    assert "Traceback" not in refused.stderr
