@@ -805,13 +805,16 @@ def read_scalars(run_dir):
 
 
 def machine():
+    """What the order of sums, and so the last bits of a result, may depend on."""
     try:
         cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
         cpuinfo = ""
     named = re.search(r"model name\s*:\s*(.+)", cpuinfo)
     processor = named[1] if named else platform.processor() or platform.machine()
-    return {"processor": processor, "threads": cores()}
+    # Machines of the same name may differ in this.
+    vectors = [name for name in ("avx512f", "avx2", "avx") if re.search(rf"\b{name}\b", cpuinfo)]
+    return {"processor": processor, "vectors": (vectors or [None])[0], "threads": cores()}
 
 
 def commit():

@@ -630,6 +630,7 @@ def compare(record, again):
     """Compares a record with a repetition of its run.
 
     Bits are compared if machine, TensorFlow and numerics are the same, otherwise accuracy.
+    Older records do not name the processor's vector instructions, on which bits depend.
 
     Args:
       record: the record.
@@ -651,7 +652,8 @@ def compare(record, again):
     if abs(before - now) > 0.03:
         raise Failed(f"accuracy {now:.4f} is far from the recorded {before:.4f}")
     made, here = (
-        f"on {o['machine']['processor']} with TensorFlow {o['tensorflow']}, numerics {o['numerics']}"
+        f"on {o['machine']['processor']} ({o['machine'].get('vectors') or 'vectors unknown'}) with"
+        f" TensorFlow {o['tensorflow']}, numerics {o['numerics']}"
         for o in (origin(record), origin(again))
     )
     return (

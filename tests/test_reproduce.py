@@ -315,6 +315,7 @@ def test_bits_are_compared_on_the_same_machine_with_the_same_numerics():
         {"numerics": 2},
         {"versions": {"tensorflow": "2.20.0"}},
         {"machine": {"processor": "Intel", "threads": 1}},
+        {"machine": {"processor": "AMD EPYC", "vectors": "avx2", "threads": 1}},
     ],
     ids=str,
 )
