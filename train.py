@@ -1286,7 +1286,10 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    format_before = warnings.formatwarning
     try:
-        app.run(main)
-    finally:
+        with warnings.catch_warnings():
+            app.run(main)
+    finally:  # a notebook's process goes on
         signal.signal(signal.SIGINT, interrupt_handler)
+        warnings.formatwarning, threading.excepthook = format_before, threading.__excepthook__

@@ -594,7 +594,9 @@ def test_two_runs_in_one_process_are_two_runs(tmp_path):
         f"        runpy.run_path('{ROOT}/train.py', run_name='__main__')\n"
         "    except SystemExit as end:\n"
         "        assert not end.code\n"
-        "print(json.dumps(signal.getsignal(signal.SIGINT) is handler))"
+        "import threading\n"
+        "print(json.dumps(signal.getsignal(signal.SIGINT) is handler\n"
+        "    and threading.excepthook is threading.__excepthook__))"
     )
     assert in_python(program) is True
     assert run_dirs(tmp_path) == ["synthetic-channel-seed0-max_steps=2",
