@@ -45,7 +45,14 @@ assert "model" not in sys.modules and "tf_slim" not in sys.modules
 """
 
 
-@pytest.fixture(scope="module", params=[None, *model.UNITS])
+@pytest.fixture(
+    scope="module",
+    params=[
+        None,
+        "channel",
+        *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense")),
+    ],
+)
 def export(request, tmp_path_factory):
     """A network trained for some steps and exported.
 
@@ -72,9 +79,10 @@ def export(request, tmp_path_factory):
         predictions, logits = session.run([net.predictions, net.logits], given)
         tf.train.Saver().save(session, str(folder / "model.ckpt"), 5)
         trained = {v.op.name for v in tf.trainable_variables()}
-    train.FLAGS(["train.py", f"--cross_stitch_unit={unit}" if unit else "--cross_stitch=False"])
+    of_unit = f"--cross_stitch_unit={unit}" if unit else "--cross_stitch=False"
+    train.FLAGS(["train.py", of_unit, f"--export_dir={folder / 'served'}"])
     made = data.Dataset("made", None, None, mean, 1 / deviation)
-    train.export(made, folder, str(folder / "served"))
+    train.export(made, folder, {}, 5)
     train.FLAGS.unparse_flags()
     return folder / "served", raw, predictions, logits, trained
 
