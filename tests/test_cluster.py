@@ -211,6 +211,7 @@ def test_a_worker_that_differs_is_refused(clone):
         assert line.startswith(f"has {name}") and "with another. Make them the same." in line
 
 
+@pytest.mark.slow
 def test_a_worker_at_another_commit_is_refused(clone, cluster, tmp_path):
     other = shutil.copytree(clone, tmp_path / "other")
     git(other, "commit", "-qm", "another", "--allow-empty")

@@ -163,7 +163,9 @@ def test_start_weights_are_the_own_share_and_an_even_rest():
     np.testing.assert_allclose(three[0], [0.7, 0.15, 0.15], rtol=1e-6)
 
 
-@pytest.mark.parametrize("unit", model.UNITS)
+@pytest.mark.parametrize(
+    "unit", ["channel", "layer", pytest.param("dense", marks=pytest.mark.slow)]
+)
 def test_identity_units_leave_logits_bit_identical(unit, batch):
     logits = {}
     for which in (None, unit):
