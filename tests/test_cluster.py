@@ -17,6 +17,8 @@ import data
 
 pytest.importorskip("distributed", reason="distributed is not installed: tests/requirements.txt")
 
+pytestmark = pytest.mark.slow
+
 STUDY = "units_without_sharing"  # two short runs with --quick
 NOWHERE = "tcp://127.0.0.1:9"  # nothing listens there
 SECONDS = 280
@@ -129,7 +131,6 @@ def records_in(logdir):
     return records
 
 
-@pytest.mark.slow
 def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_path):
     workers = [cluster.worker(clone) for _ in range(2)]
     logdir = tmp_path / "study"
@@ -156,7 +157,6 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     assert all(record["machine"]["threads"] == 1 for record in records.values())
 
 
-@pytest.mark.slow
 def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path):
     code = """if True:
         import json, sys
@@ -211,7 +211,6 @@ def test_a_worker_that_differs_is_refused(clone):
         assert line.startswith(f"has {name}") and "with another. Make them the same." in line
 
 
-@pytest.mark.slow
 def test_a_worker_at_another_commit_is_refused(clone, cluster, tmp_path):
     other = shutil.copytree(clone, tmp_path / "other")
     git(other, "commit", "-qm", "another", "--allow-empty")

@@ -53,8 +53,14 @@ def differences(fast, slow):
     }
 
 
+units = pytest.mark.parametrize(
+    "unit",
+    [None, "channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))],
+)
+
+
 @pytest.mark.parametrize("num_tasks", [2, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("unit", [None, *model.UNITS])
+@units
 def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, monkeypatch):
     assert_the_graphs_agree(unit, num_tasks, monkeypatch)
 
@@ -135,7 +141,7 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
         assert np.abs(of_ours - start).mean() > 0.01
 
 
-@pytest.mark.parametrize("unit", [None, *model.UNITS])
+@units
 def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, monkeypatch):
     image_size = 8 if unit == "dense" else 28
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)

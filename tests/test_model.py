@@ -398,6 +398,7 @@ def test_layers_up_to_the_split_are_there_once_and_those_after_it_for_every_task
     }
 
 
+@pytest.mark.slow
 def test_with_no_place_left_a_training_step_ends_in_the_unstitched_bits(batch):
     weights = []
     for unit, options in ((None, {}), ("channel", {"cross_stitch_at": ""})):
@@ -510,6 +511,7 @@ def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
     np.testing.assert_allclose(first[0][lit][this], fed[0][lit][this] / 0.8, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_with_and_without_units_start_from_the_same_towers():
     starts = []
     for unit, tasks in ((None, TASKS[:2]), ("channel", TASKS[:2]), ("layer", TASKS)):
@@ -571,6 +573,7 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, mon
             assert np.all((means != 0) == np.eye(3, dtype=bool))
 
 
+@pytest.mark.slow
 def test_the_units_rate_is_a_multiple_of_the_towers(batch):
     ends = {}
     for scale in (1.0, 100.0):

@@ -252,6 +252,7 @@ def test_a_file_system_without_locks_is_named_as_such(error, tmp_path):
     assert_one_sentence(finished, "file locks", os.strerror(error), "--logdir")
 
 
+@pytest.mark.slow
 def test_a_lock_file_that_another_program_left_is_no_process(tmp_path):
     folder(tmp_path).mkdir()
     (folder(tmp_path) / train.LOCK).write_text("4711 somewhere")
@@ -309,6 +310,7 @@ def limited(number_of_bytes):
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({number_of_bytes},) * 2)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["checkpoint", "events"])
 def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
@@ -320,6 +322,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints
     assert tensors(tmp_path) == before and steps_saved(tmp_path) == [20, 40]
 
 
+@pytest.mark.slow
 def test_a_log_folder_that_vanishes_ends_the_run(tmp_path):
     process = begin(tmp_path, "--num_epochs=1000", OFTEN)
     assert await_checkpoint_after(0, tmp_path, process)
@@ -351,6 +354,7 @@ def flip_a_bit(path):
         file.write(bytes([byte[0] ^ 4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", SPOILT)
 def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, tmp_path):
     shutil.copytree(folder(two_checkpoints), tmp_path, dirs_exist_ok=True)
@@ -361,6 +365,7 @@ def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, tmp_path):
     assert newest == str(tmp_path / "model.ckpt-20")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     two_checkpoints, undisturbed, tmp_path
 ):
@@ -373,6 +378,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+@pytest.mark.slow
 def test_where_all_checkpoints_are_damaged_the_run_is_refused(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
     for step in (20, 40):
@@ -383,6 +389,7 @@ def test_where_all_checkpoints_are_damaged_the_run_is_refused(two_checkpoints, t
     assert steps_saved(tmp_path) == [20, 40]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused_and_kept(two_checkpoints, tmp_path):
     assert run(tmp_path, UNITS["channel"], "--max_steps=1").returncode == 0
     for path in folder(two_checkpoints).glob("model.ckpt-40*"):
@@ -412,6 +419,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
             assert np.all(np.isfinite(reader.get_tensor(name))), name
 
 
+@pytest.mark.slow
 def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
     poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1")

@@ -48,9 +48,8 @@ assert "model" not in sys.modules and "tf_slim" not in sys.modules
 @pytest.fixture(
     scope="module",
     params=[
-        None,
         "channel",
-        *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense")),
+        *(pytest.param(u, marks=pytest.mark.slow) for u in (None, "layer", "dense")),
     ],
 )
 def export(request, tmp_path_factory):

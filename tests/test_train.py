@@ -208,6 +208,7 @@ def test_the_same_command_again_shows_the_table_and_trains_nothing(runs):
     assert sorted((logdir / CHANNEL).iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_larger_max_steps_goes_on_where_the_run_ended(tmp_path):
     given = ("--dataset=synthetic", "--run_name=synthetic-long", "--eval_every=2")
     for steps in (3, 6):
@@ -249,6 +250,7 @@ def test_a_single_task_trains_too(tmp_path):
     assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
 
 
+@pytest.mark.slow
 def test_hard_sharing_and_share_until_fc_3_are_one_run(tmp_path):
     given = ("--dataset=synthetic", "--max_steps=2")
     once, results = only_run(run(tmp_path, *given, "--share_until=fc_3", prelude=SMALL), tmp_path)
@@ -258,6 +260,7 @@ def test_hard_sharing_and_share_until_fc_3_are_one_run(tmp_path):
     assert run_dirs(tmp_path) == [once.name]
 
 
+@pytest.mark.slow
 def test_units_at_one_place_behind_shared_layers_name_the_run_and_are_exported(tmp_path):
     logdir, served = tmp_path / "logs", tmp_path / "served"
     given = ("--dataset=synthetic", "--max_steps=2", "--share_until=pool_1",
@@ -311,6 +314,7 @@ def test_hard_sharing_of_article_and_rotation(tmp_path):
     assert "hard sharing" in finished.stdout and results["cross_stitch"] == {}
 
 
+@pytest.mark.slow
 def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
     given = ("--dataset=synthetic", "--max_steps=3", "--eval_every=1", "--seed=7")
     alone = run(tmp_path, *given, "--cross_stitch=False", "--run_name=synthetic-alone",
@@ -393,6 +397,7 @@ def test_a_finished_run_is_exported_and_evaluated_by_the_same_command(runs, tmp_
     assert_one_sentence(other, str(served), "holds something else")
 
 
+@pytest.mark.slow
 def test_an_export_that_was_killed_is_made_again_whole(runs, tmp_path):
     """The run is killed where TensorFlow writes the graph, after the variables."""
     served = tmp_path / "served"
@@ -603,6 +608,7 @@ def test_two_runs_in_one_process_are_two_runs(tmp_path):
                                   "synthetic-channel-seed3-max_steps=1"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_threads_that_tensorflow_has_already_started_give_one_sentence(tmp_path):
     used = "import tensorflow as tf; tf.constant(1) + 1"
     finished = run_script(
@@ -612,6 +618,7 @@ def test_threads_that_tensorflow_has_already_started_give_one_sentence(tmp_path)
     assert "already started its threads" in finished.stderr and "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_what_tensorflow_says_before_it_dies_is_seen(tmp_path):
     abort = (
         "import sys, types\n"
@@ -630,6 +637,7 @@ def test_what_tensorflow_says_before_it_dies_is_seen(tmp_path):
     assert "--nonsense" in wrong_flags.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_another_distribution_of_tensorflow_has_results(tmp_path):
     """tensorflow-cpu has the module tensorflow, and no metadata of that name."""
     no_metadata = (
