@@ -164,7 +164,7 @@ def test_start_weights_are_the_own_share_and_an_even_rest():
 
 
 @pytest.mark.parametrize(
-    "unit", ["channel", "layer", pytest.param("dense", marks=pytest.mark.slow)]
+    "unit", ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))]
 )
 def test_identity_units_leave_logits_bit_identical(unit, batch):
     logits = {}
@@ -286,7 +286,7 @@ def test_mean_weights_say_what_reaches_a_tower(unit):
             np.testing.assert_allclose(session.run(means)[:, j], received, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("unit", ["channel", "layer"])
+@pytest.mark.parametrize("unit", ["channel", pytest.param("layer", marks=pytest.mark.slow)])
 def test_swapping_the_towers_swaps_the_outputs(unit, batch):
     net = build((("one", 4), ("other", 4)), unit=unit)
     with initialised(net) as session:
@@ -555,7 +555,9 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
         assert not np.array_equal(a, b), variable.op.name
 
 
-@pytest.mark.parametrize("unit", model.UNITS)
+@pytest.mark.parametrize(
+    "unit", ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))]
+)
 def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, monkeypatch):
     monkeypatch.setattr(model, "IMAGE_SIZE", 8)
     batch = (batch[0][:, 10:18, 10:18], batch[1])

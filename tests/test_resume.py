@@ -160,9 +160,8 @@ def test_soak_of_kills(unit, undisturbed, tmp_path):
         print(f"{unit}: {kills} kills", flush=True)
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, tmp_path):
     process = begin(tmp_path, UNITS["none"], LENGTH, OFTEN)
     assert await_checkpoint_after(0, tmp_path, process)
