@@ -783,8 +783,9 @@ def confusion_table(task, confusion):
     """Recall of every class and the confusion matrix, as text for the terminal."""
     width = max(6, len(str(confusion.max())) + 2)
     first = max(map(len, (*task.classes, task.name))) + 5
-    lines = [f"{task.name}: recall, and how many images of a class (row) are predicted as which"]
-    lines.append(" " * (first + 8) + "".join(f"{i:>{width}}" for i in range(len(task.classes))))
+    lines = [f"{task.name}: a row for each class, a column for each prediction"]
+    numbers = "".join(f"{i:>{width}}" for i in range(len(task.classes)))
+    lines.append(" " * first + "  recall" + numbers)
     for index, (name, row, recall) in enumerate(zip(task.classes, confusion, recalls(confusion))):
         share = "-" if recall is None else f"{recall:.3f}"
         cells = "".join(f"{count:>{width}}" for count in row)
