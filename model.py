@@ -193,6 +193,8 @@ def with_fixed_others(alpha, num_towers):
 def network(x, classes, is_training, config):
     """The towers and the cross-stitch units between them. Scopes of tower t end in _t.
 
+    A new layer is one more line here; if a unit may follow it, its name goes into `PLACES`.
+
     Args:
       x: [B, 28, 28, 1] float32, standardised images.
       classes: number of classes of each task.
