@@ -366,7 +366,7 @@ def read(dataset, data_dir, seed):
         )
         return synthetic(seed)
     name = "fashion_mnist"
-    different = [name for name, (_, array) in contents.items() if not is_official(name, array)]
+    different = unofficial(contents) if folder else []  # the cache holds official files only
     if different:
         problem = (
             f"{folder}: not the official Fashion-MNIST (other content: {', '.join(different)})"
@@ -419,8 +419,8 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def is_official(name, array):
-    return sha256(np.ascontiguousarray(array)) == VALUES[name]
+def values_checksum(array):
+    return sha256(np.ascontiguousarray(array))
 
 
 def read_file(path):
@@ -443,11 +443,20 @@ def read_folder(folder):
             if not np.array_equal(array, arrays[0]):
                 raise DataError(f"{paths[0]} and {path} differ. Delete the wrong one.")
         contents[name] = paths[0], arrays[0]
-    for name, (path, array) in contents.items():
-        for other in FILES:
-            if other != name and is_official(other, array):
-                raise DataError(f"{path}: this is the official {other} under a wrong name")
     return contents
+
+
+def unofficial(contents):
+    """Returns the names of the files with other content than the official ones.
+
+    Raises: DataError, one is an official file under another's name.
+    """
+    official = {checksum: name for name, checksum in VALUES.items()}
+    found = {name: official.get(values_checksum(array)) for name, (_, array) in contents.items()}
+    for name, other in found.items():
+        if other not in (None, name):
+            raise DataError(f"{contents[name][0]}: this is the official {other} under a wrong name")
+    return [name for name, other in found.items() if other is None]
 
 
 def paths_in(folder, name):
@@ -477,7 +486,7 @@ def read_cache():
             if os.path.exists(candidate):
                 with contextlib.suppress(DataError):
                     array = parse_idx(read_file(candidate), candidate)
-                    if is_official(name, array):
+                    if values_checksum(array) == VALUES[name]:
                         contents[name] = candidate, array
                         break
         else:
