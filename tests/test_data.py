@@ -643,6 +643,7 @@ WRONG_TASKS = {
     "a label beyond the classes": (("hands", ("two", "other"), (2, *[0] * 9)), "label 2"),
     "a label below 0": (("hands", ("two", "other"), (-1, *[0] * 9)), "label -1"),
     "a label that is no whole number": (("hands", ("two", "other"), (0.5, *[0] * 9)), "label 0.5"),
+    "no labels": (("hands", ("two", "other"), ()), "0 labels for the 10 articles"),
     "nine labels": (("hands", ("two", "other"), (0,) * 9), "9 labels for the 10 articles"),
     "no classes": (("hands", (), (0,) * 10), "classes"),
     "classes that are no names": (("hands", (1, 2), (0,) * 10), "classes"),
