@@ -8,9 +8,9 @@
     python img/reproduce.py --verify             # repeats three records, compares the bits
     python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
-Each run is one of train.py, on a core of its own. Its record is a small text file in
-img/records/. A run that has a record is skipped, and a run that was stopped resumes,
-so you can kill this program at any time.
+Each run is one of train.py, on a core of its own unless --jobs asks for fewer runs at a
+time. Its record is a small text file in img/records/. A run that has a record is skipped,
+and a run that was stopped resumes, so you can kill this program at any time.
 """
 
 import concurrent.futures
@@ -47,6 +47,8 @@ FLAGS = flags.FLAGS
 STUDIES = {
     "full": "all images, five epochs: what sharing brings",
     "full_30_epochs": "all images, 30 epochs: what sharing brings",
+    "original": "the original's setting: dense units, 30 epochs, a decay of 0.999",
+    "where": "where units, or shared layers, bring most",
     "few_images": "300 to 10,000 images: what sharing brings",
     "levers": "the paper's levers, on held-out images",
     "best_lever": "the best of them on fresh seeds, on the test images",
@@ -67,9 +69,12 @@ def define_flags():
     flags.DEFINE_boolean("verify", False, "Repeat some records, chosen by the commit's hash.")
     flags.DEFINE_integer("records_to_verify", 3, "How many records to repeat.", 1)
     flags.DEFINE_integer(
-        "verify_images", 0, "Repeat only runs that process at most this many images; 0 for any.", 0
+        "verify_images",
+        0,
+        "Repeat only runs that cost at most this many training images; 0 for any.",
+        0,
     )
-    flags.DEFINE_integer("jobs", None, "Runs at a time; by default one for each core.", 1)
+    flags.DEFINE_integer("jobs", None, "Runs at a time, which share the cores.", 1)
     flags.DEFINE_string("scheduler", None, "Address of a Dask cluster that makes the runs.")
     flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
     flags.DEFINE_string("records", str(HERE / "records"), "Folder for the records.")
@@ -131,12 +136,16 @@ class Run(typing.NamedTuple):
         return (self.folder / "results.json").exists() and any(self.folder.glob("model.ckpt-*"))
 
     @property
-    def images_processed(self):
-        """Images that it trains on, plus a third of those that it evaluates, by their cost."""
+    def cost(self):
+        """What it costs, in training images without units.
+
+        An evaluated image costs a third of one, an image with dense units as much as ten.
+        """
         examples = self.flags.get("train_examples") or report.ALL_IMAGES
         steps = self.flags["num_epochs"] * -(-examples // 128)
         evaluations = steps / self.flags["eval_every"]
-        return int(steps * 128 + evaluations * 10000 / 3)
+        factor = 10 if self.flags.get("cross_stitch_unit") == "dense" else 1
+        return int(factor * (steps * 128 + evaluations * 10000 / 3))
 
     def command(self):
         """The arguments of train.py."""
@@ -148,13 +157,14 @@ class Run(typing.NamedTuple):
 
 
 NO_UNITS = {"cross_stitch": False}
-DENSE = {"cross_stitch_unit": "dense"}
 KINDS_OF_SHARING = {
     "none": NO_UNITS,
     "channel": {"cross_stitch_unit": "channel"},
     "layer": {"cross_stitch_unit": "layer"},
     "hard sharing": {**NO_UNITS, "hard_sharing": True},
 }
+DENSE = {"cross_stitch_unit": "dense"}  # a run takes as long as ten others, and 6 GB of memory
+PLACES_OF_UNITS = ("pool_1", "pool_2", "fc_3")
 LEVERS = {
     "none": NO_UNITS,
     "channel": {},
@@ -164,12 +174,13 @@ LEVERS = {
 BEST_LEVER = "start 0.7"  # first of study "levers" by its seeds 0 to 2, just before "rate x1000"
 BEST_AND_NONE = {"none": NO_UNITS, BEST_LEVER: LEVERS[BEST_LEVER]}
 
-# A choice that was made with some seeds is tested with others.
-FIRST_SEEDS = {"full": 200, "best_lever": 200, "epochs": 100}
+# Seeds are 0, 1, 2, … if this says nothing else. A choice that was made with some seeds
+# is tested with others. "where" is compared with runs of "full".
+FIRST_SEEDS = {"full": 200, "where": 200, "best_lever": 200, "epochs": 100}
 SEEDS = 10  # of each setting with few images
-SEEDS_ON_ALL_IMAGES = 5
+SEEDS_ON_ALL_IMAGES = 5  # and with 10,000
 SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
-SEEDS_OF_DENSE_UNITS = 3  # a run takes as long as ten others
+SEEDS_OF_LONG_RUNS = {"dense own only": 3, "dense 30 epochs": 1, "original": 2}
 
 # Training images: epochs, and steps between evaluations. The study "epochs" decided
 # them on held-out images; 10,000 has not been run, so its epochs are a guess.
@@ -211,28 +222,65 @@ def runs_of_epochs():
 
 
 def runs_of_full():
-    runs = []
-    for seed in seeds_of("full", SEEDS_OF_SMALL_GAINS):
-        for setting, given in (KINDS_OF_SHARING | BEST_AND_NONE).items():
-            run = Run("full", setting, seed, {**given, **FIVE_EPOCHS})
-            if run.number_of_seed < SEEDS_ON_ALL_IMAGES or setting in ("none", "channel", "layer"):
-                runs.append(run)
-    return runs
+    own_only = {"cross_stitch_own_only": True}
+    settings = KINDS_OF_SHARING | BEST_AND_NONE
+    settings |= {"dense": DENSE, "dense own only": DENSE | own_only}
+    counts = dict.fromkeys(settings, SEEDS_ON_ALL_IMAGES)
+    counts |= dict.fromkeys(("none", "channel", "layer"), SEEDS_OF_SMALL_GAINS)
+    counts["dense own only"] = SEEDS_OF_LONG_RUNS["dense own only"]
+    return [
+        Run("full", setting, seed, {**given, **FIVE_EPOCHS})
+        for seed in seeds_of("full", max(counts.values()))
+        for setting, given in settings.items()
+        if seed in seeds_of("full", counts[setting])
+    ]
 
 
 def runs_of_full_30_epochs():
-    return [
+    runs = [
         Run("full_30_epochs", setting, seed, {**given, **THIRTY_EPOCHS})
         for seed in seeds_of("full_30_epochs", SEEDS_ON_ALL_IMAGES)
         for setting, given in KINDS_OF_SHARING.items()
+    ]
+    runs += [
+        Run("full_30_epochs", "dense", seed, {**DENSE, **THIRTY_EPOCHS})
+        for seed in seeds_of("full_30_epochs", SEEDS_OF_LONG_RUNS["dense 30 epochs"])
+    ]
+    return runs
+
+
+def runs_of_original():
+    decay = {"batch_norm_decay": 0.999}
+    return [
+        Run("original", setting, seed, {**given, **THIRTY_EPOCHS, **decay})
+        for seed in seeds_of("original", SEEDS_OF_LONG_RUNS["original"])
+        for setting, given in {"none": NO_UNITS, "dense": DENSE}.items()
+    ]
+
+
+def runs_of_where():
+    settings = {
+        f"{kind} at {place}": {"cross_stitch_unit": kind, "cross_stitch_at": place}
+        for kind in ("channel", "layer")
+        for place in PLACES_OF_UNITS
+    }
+    # Sharing until fc_3 is hard sharing, which is in "full".
+    settings |= {
+        f"shared until {place}": {**NO_UNITS, "share_until": place}
+        for place in PLACES_OF_UNITS[:-1]
+    }
+    return [
+        Run("where", setting, seed, {**given, **FIVE_EPOCHS})
+        for seed in seeds_of("where", SEEDS_ON_ALL_IMAGES)
+        for setting, given in settings.items()
     ]
 
 
 def runs_of_few_images():
     return [
         Run("few_images", f"{num_images} {setting}", seed, {**given, **few_images(num_images)})
-        for num_images in (1000, 300, 3000, 10000)
-        for seed in seeds_of("few_images")
+        for num_images in (3000, 10000, 1000, 300)
+        for seed in seeds_of("few_images", SEEDS if num_images < 10000 else SEEDS_ON_ALL_IMAGES)
         for setting, given in KINDS_OF_SHARING.items()
     ]
 
@@ -291,33 +339,19 @@ def runs_of_unrelated_tasks():
     return runs
 
 
-def runs_of_dense_units():
-    """Of several studies. A run needs 6 GB of memory and as long as ten others."""
-    own_only = {"cross_stitch_own_only": True, **DENSE, **few_images(300)}
-    runs = [
-        Run("full", "dense", seed, {**DENSE, **FIVE_EPOCHS})
-        for seed in seeds_of("full", SEEDS_OF_DENSE_UNITS)
-    ]
-    runs += [
-        Run("units_without_sharing", "300 dense own only", seed, own_only)
-        for seed in seeds_of("units_without_sharing", SEEDS_OF_DENSE_UNITS)
-    ]
-    runs.append(Run("full_30_epochs", "dense", 0, {**DENSE, **THIRTY_EPOCHS}))
-    return runs
-
-
 def all_runs():
     """Every run of every study, in the order in which they are made."""
     return [
-        *runs_of_epochs(),
         *runs_of_full(),
+        *runs_of_full_30_epochs(),
+        *runs_of_original(),
+        *runs_of_where(),
+        *runs_of_epochs(),
         *runs_of_few_images(),
         *runs_of_levers(),
         *runs_of_best_lever(),
-        *runs_of_units_without_sharing(),
         *runs_of_unrelated_tasks(),
-        *runs_of_full_30_epochs(),
-        *runs_of_dense_units(),
+        *runs_of_units_without_sharing(),
     ]
 
 
@@ -409,7 +443,7 @@ def distances_from_start(folder, flags):
 
     Returns:
       scope -> [T][T], the root of the mean square distance over channels. For dense units,
-      it is the root of the sum over a block's D x D weights, divided by D.
+      the squares of a block's D x D weights are summed and divided by D.
     """
     import tensorflow as tf
 
@@ -526,20 +560,23 @@ def make(run, stop, *more_flags):
     return record
 
 
-def on_a_core_each(function, runs):
-    """Calls function(run, stop) for each run, as many at a time as there are cores.
+def on_shares_of_the_cores(function, runs):
+    """Calls function(run, stop) for each run: --jobs at a time, or else one on each core.
 
     Yields: each run when its call ends. If one fails, the others are stopped.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
-    stop, free_cores = threading.Event(), cores[: FLAGS.jobs]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    jobs = FLAGS.jobs or max(1, len(cores))
+    if cores and jobs > len(cores):
+        raise Failed(f"--jobs={jobs}: there are {len(cores)} cores, so use at most as many")
+    stop, free_shares = threading.Event(), [cores[first::jobs] for first in range(jobs)]
 
-    def take_a_core():
-        core = free_cores.pop()
-        if core is not None:
-            os.sched_setaffinity(0, {core})  # on Linux, of this thread and its children
+    def take_a_share():
+        share = free_shares.pop()
+        if share:
+            os.sched_setaffinity(0, share)  # on Linux, of this thread and its children
 
-    with concurrent.futures.ThreadPoolExecutor(len(free_cores), initializer=take_a_core) as pool:
+    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=take_a_share) as pool:
         futures = {pool.submit(function, run, stop): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -598,16 +635,16 @@ def make_all(runs):
     prune(runs, needed)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs have a record.", flush=True)
     bar = tqdm.tqdm(
-        total=sum(run.images_processed for run in missing),
+        total=sum(run.cost for run in missing),
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,
     )
     with bar:
-        made = on_a_cluster(missing) if FLAGS.scheduler else on_a_core_each(make, missing)
+        made = on_a_cluster(missing) if FLAGS.scheduler else on_shares_of_the_cores(make, missing)
         for run in made:
             prune([run], needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")
-            bar.update(run.images_processed)
+            bar.update(run.cost)
 
 
 # --- Verifying ---
@@ -666,7 +703,7 @@ def verify(runs):
     """Repeats some records. Raises: Failed, one does not come out as recorded."""
     recorded = [run for run in runs if run.record.exists()]
     if FLAGS.verify_images:
-        recorded = [run for run in recorded if run.images_processed <= FLAGS.verify_images]
+        recorded = [run for run in recorded if run.cost <= FLAGS.verify_images]
     if not recorded:
         raise Failed("there is no record to verify: run reproduce.py without --verify first")
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
