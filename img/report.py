@@ -15,12 +15,16 @@ import matplotlib.pyplot as plt  # noqa: E402
 ALL_IMAGES = 60000
 LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
 WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
+SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
+SIGNIFICANCE = 0.05  # of the gains in recall, over all that are compared together
 SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
 
 # Study: the settings that the others are compared with, seed by seed.
 BASELINES = {
     "full": ["none"],
     "full_30_epochs": ["none"],
+    "original": ["none"],
+    "where": ["none"],
     "few_images": ["none"],
     "levers": ["none", "channel"],
     "best_lever": ["none"],
@@ -28,7 +32,8 @@ BASELINES = {
     "unrelated_tasks": ["none"],
 }
 # What img/README.md has a place for, and README.md.
-STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "decay", "epochs", "single_runs")
+STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "distances", "recalls", "decay")
+STUDY_TABLES += ("epochs", "single_runs")
 SUMMARY_TABLES = ("results",)
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
@@ -105,8 +110,8 @@ def without_diverged(groups):
 
 
 def half_width(values):
-    """Half of the 95 % confidence interval of the mean, by Student's t; nan for one value."""
-    if len(values) < 2:
+    """Half of the 95 % confidence interval of the mean, by Student's t; nan for few values."""
+    if len(values) < SEEDS_OF_AN_INTERVAL:
         return float("nan")
     quantile = scipy.stats.t.ppf(0.975, len(values) - 1)
     return quantile * np.std(values, ddof=1) / np.sqrt(len(values))
@@ -282,37 +287,116 @@ def study_table(study, groups):
     return "\n\n".join(parts)
 
 
-def results_table(full):
-    """The study "full" in short: kinds of sharing, without other start weights."""
-    groups = {key: by_seed for key, by_seed in full.items() if key[1] in COLOURS}
-    tasks = tasks_of(groups)
-    ended, rows = without_diverged(groups), []
-    for images, setting in sorted_keys(groups):
-        by_seed = ended[images, setting]
-        row = [setting, len(by_seed)]
-        row += [interval([accuracy(r, task) for r in by_seed.values()]) for task in tasks]
-        rows.append([*row, gain_cell(ended, images, setting, "none", "mean")])
-    table = markdown(["setting", "seeds", *tasks, "gain over none (mean, points)"], rows)
-    return f"{table}\n\n{made_with(every_record(groups))}"
+def results_table(records):
+    """Each kind of sharing on all images, after 30 epochs or, where these are missing, five.
 
+    Args:
+      records: study -> (images, setting) -> seed -> record.
 
-def weights_table(full):
-    """The units' mean weights at the end: mean over seeds, lowest and highest seed."""
-    ended = without_diverged(full)
-    keys = [
-        key for key in sorted_keys(ended) if any(r["cross_stitch"] for r in ended[key].values())
+    Returns:
+      A table in Markdown.
+    """
+    studies = {study: records[study] for study in ("full_30_epochs", "full") if study in records}
+    ended = {study: without_diverged(groups) for study, groups in studies.items()}
+    chosen = {}  # setting -> the study with the longest runs that has an interval, or any
+    for setting in COLOURS:
+        counts = {s: len(g.get((ALL_IMAGES, setting), {})) for s, g in ended.items()}
+        enough = [s for s, count in counts.items() if count >= SEEDS_OF_AN_INTERVAL]
+        for study in (enough or [s for s, count in counts.items() if count])[:1]:
+            chosen[setting] = study
+    shown = [("none", study) for study in studies if study in chosen.values()]
+    shown += [(setting, study) for setting, study in chosen.items() if setting != "none"]
+    shown = [
+        (setting, study) for setting, study in shown if ended[study].get((ALL_IMAGES, setting))
     ]
-    tasks = tasks_of(full)[:-1]
-    rows = []
-    for key in keys:
-        runs = [record["cross_stitch"] for record in ended[key].values()]
-        for scope in runs[0]:
-            weights = np.array([run[scope] for run in runs])  # (runs, to, from)
-            cells = [mean_and_range(column) for column in weights.reshape(len(runs), -1).T]
-            rows.append([key[1], scope[-1], *cells])
+    tasks, rows, used = tasks_of(next(iter(studies.values()))), [], []
+    for setting, study in sorted(shown, key=lambda one: list(studies).index(one[1])):
+        runs = list(ended[study][ALL_IMAGES, setting].values())
+        used += runs
+        row = [setting, runs[0]["flags"]["num_epochs"], len(runs)]
+        row += [interval([accuracy(record, task) for record in runs]) for task in tasks]
+        rows.append([*row, gain_cell(ended[study], ALL_IMAGES, setting, "none", "mean")])
+    table = markdown(["setting", "epochs", "seeds", *tasks, "gain (mean)"], rows)
+    return f"{table}\n\n{made_with(used)}"
+
+
+def settings_with(entry, groups):
+    """(images, setting) -> the runs whose record has a non-empty entry, if there are any."""
+    ended = without_diverged(groups)
+    having = {k: [r for r in ended[k].values() if r.get(entry)] for k in sorted_keys(ended)}
+    return {key: runs for key, runs in having.items() if runs}
+
+
+def units_table(groups, entry):
+    """A T x T figure of each unit: mean over seeds, lowest and highest seed.
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+      entry: of the records: "cross_stitch" (mean weights) or "distances" (from the start).
+
+    Returns:
+      A table in Markdown, or None if no record has the entry.
+    """
+    tasks, rows, used = tasks_of(groups)[:-1], [], []
+    for (_, setting), runs in settings_with(entry, groups).items():
+        used += runs
+        for scope in runs[0][entry]:
+            figures = np.array([run[entry][scope] for run in runs])  # (runs, to, from)
+            cells = [mean_and_range(column) for column in figures.reshape(len(runs), -1).T]
+            rows.append([setting, scope[-1], *cells])
     header = [f"{to} from {source}" for to in tasks for source in tasks]
-    used = [record for key in keys for record in ended[key].values()]
-    return f"{markdown(['setting', 'unit', *header], rows)}\n\n{made_with(used)}"
+    if used:
+        return f"{markdown(['setting', 'unit', *header], rows)}\n\n{made_with(used)}"
+
+
+def holm(probabilities):
+    """Holm's correction. Returns: for each p-value, the one over all comparisons together."""
+    order = np.argsort(probabilities)
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * probabilities[order]))
+    return corrected
+
+
+def recalls_table(groups):
+    """Classes whose recall differs from none's by more than chance (t-tests over the seeds).
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+
+    Returns:
+      A table in Markdown, or None if there are too few records with recalls.
+    """
+    recalls = {
+        setting: {run["seed"]: run["recall"] for run in runs}
+        for (_, setting), runs in settings_with("recall", groups).items()
+    }
+    compared, probabilities = [], []
+    for setting in recalls:
+        seeds = sorted(recalls[setting].keys() & recalls.get("none", {}).keys())
+        if setting == "none" or len(seeds) < SEEDS_OF_AN_INTERVAL:
+            continue
+        for task, classes in recalls["none"][seeds[0]].items():
+            for name in classes:
+                with_units, none = (
+                    np.array([recalls[s][seed][task][name] for seed in seeds])
+                    for s in (setting, "none")
+                )
+                gain = with_units - none
+                compared.append((task, name, setting, none, gain))
+                constant = np.ptp(gain) == 0
+                probabilities.append(1.0 if constant else scipy.stats.ttest_1samp(gain, 0).pvalue)
+    if not compared:
+        return None
+    rows = [
+        [task, name, setting, number(100 * none.mean()), interval(gain, "+"), f"{p:.3f}"]
+        for (task, name, setting, none, gain), p in zip(compared, holm(np.array(probabilities)))
+        if p < SIGNIFICANCE
+    ]
+    header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
+    table = markdown(header, rows) if rows else "No class gains or loses more than by chance."
+    found = f"*{len(rows)} of {len(compared)} comparisons have p < {SIGNIFICANCE} after Holm.*"
+    return f"{table}\n\n{found} {made_with(every_record(without_diverged(groups)))}"
 
 
 def weights_of_channels_table(by_seed):
@@ -429,30 +513,40 @@ def all_tables(records, single_runs=()):
         # The table "decay" has those on all images.
         few = {k: g for k, g in groups["best_lever"].items() if k[0] != ALL_IMAGES}
         groups["best_lever"] = few or groups["best_lever"]
-    if "units_without_sharing" in groups:
-        # Their baselines are runs of "few_images".
-        images = {n for n, _ in groups["units_without_sharing"]}
-        groups["units_without_sharing"] |= {
-            key: by_seed
-            for key, by_seed in groups.get("few_images", {}).items()
-            if key[0] in images and key[1] in ("none", "channel")
-        }
+    for study, other, settings in (
+        ("units_without_sharing", "few_images", ("none", "channel")),
+        ("where", "full", ("none", "channel", "layer", "hard sharing")),
+    ):
+        if study in groups:
+            groups[study] |= baselines_of(groups[study], groups.get(other, {}), settings)
     tables = {s: study_table(s, groups[s]) for s in BASELINES if s in groups}
+    if "full" in groups or "full_30_epochs" in groups:
+        tables["results"] = results_table(groups)
     if "full" in groups:
-        tables["results"] = results_table(groups["full"])
-        tables["weights"] = weights_table(groups["full"])
+        tables["weights"] = units_table(groups["full"], "cross_stitch")
+        tables["distances"] = units_table(groups["full"], "distances")
+        tables["recalls"] = recalls_table(groups["full"])
     channel = without_diverged(records.get("full", {})).get((ALL_IMAGES, "channel"))
     if channel:
         tables["weights_of_channels"] = weights_of_channels_table(channel)
-    decay = decay_table(records)
-    if decay:
-        tables["decay"] = decay
+    tables["decay"] = decay_table(records)
     if "epochs" in groups:
         few_images = without_diverged(records.get("few_images", {}))
         tables["epochs"] = epochs_table(groups["epochs"], few_images)
     if single_runs:
         tables["single_runs"] = single_runs_table(single_runs)
-    return tables
+    return {name: text for name, text in tables.items() if text}
+
+
+def baselines_of(groups, others, settings):
+    """The runs of another study that a study is compared with: of its images and seeds."""
+    images = {n for n, _ in groups}
+    seeds = {seed for by_seed in groups.values() for seed in by_seed}
+    return {
+        key: {seed: record for seed, record in by_seed.items() if seed in seeds}
+        for key, by_seed in others.items()
+        if key[0] in images and key[1] in settings
+    }
 
 
 def as_text(tables):
@@ -560,6 +654,7 @@ def draw_few_images(records, path):
     groups = {key: runs for key, runs in (full | records.get("few_images", {})).items() if runs}
     # Those of the best lever on few images have other seeds, too: only their gains compare.
     others = {k: runs for k, runs in records.get("best_lever", {}).items() if k[0] < ALL_IMAGES}
+    names_of_others = sorted({name for _, name in others} - {*COLOURS})
     others |= full
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(8, 8), dpi=120, sharex=True, height_ratios=[2, 3], layout="constrained"
@@ -593,7 +688,7 @@ def draw_few_images(records, path):
         draw_points(above, accuracies, position, label=label_of(setting), **style)
         if setting != "none":
             draw_points(below, gains_of(groups, setting), position, **style)
-    for setting in sorted({name for _, name in others} - {*COLOURS}):
+    for setting in names_of_others:
         style = {"color": COLOUR_OF_OTHERS, "label": label_of(setting)}
         draw_points(below, gains_of(others, setting), len(settings), **style)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
@@ -620,6 +715,36 @@ def draw_weights(by_seed, path, setting):
     axes[0].set_ylabel("mean weight")
     figure.suptitle(f"{label_of(setting).capitalize()}, {number_of_seeds(by_seed)}")
     figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(figure, axes, path)
+
+
+def draw_where(where, full, path):
+    """Draws the gain over none of units at one place, and of shared layers, by place."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    runs = {setting: by_seed for (_, setting), by_seed in (full | where).items()}
+    ticks = [*LAYERS.values(), "all places"]
+    rows = [
+        (LABELS[kind], COLOURS[kind], [*(f"{kind} at {p}" for p in LAYERS.values()), kind])
+        for kind in ("channel", "layer")
+    ]
+    shared = [f"shared until {place}" for place in list(LAYERS.values())[:-1]]
+    rows.append(("layers shared until here", COLOURS["hard sharing"], [*shared, "hard sharing"]))
+    seeds = {seed for by_seed in where.values() for seed in by_seed}
+    for offset, (label, colour, settings) in enumerate(rows):
+        values = [
+            [v for s, v in gains(runs.get(name, {}), runs["none"]).items() if s in seeds]
+            for name in settings
+        ]
+        axes.errorbar(
+            np.arange(len(settings)) + 0.12 * (offset - 1),
+            [100 * np.mean(v) if v else np.nan for v in values],
+            [100 * half_width(v) for v in values],
+            fmt="o", capsize=3, color=colour, label=label,
+        )  # fmt: skip
+    axes.axhline(0, color=COLOURS["none"], linewidth=1)
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set(xlabel="place of the unit, or depth of sharing", ylabel="gain over no units, points")
+    figure.legend(**LEGEND_BELOW)
     return plot.save(figure, axes, path)
 
 
@@ -650,11 +775,11 @@ def draw_spread_of_weights(by_seed, path):
 
 
 def runs_on_all_images(records):
-    """Runs of "full", or else of "full_30_epochs", with and without units.
+    """Runs of "full_30_epochs", or else of "full", with and without units.
 
     Returns: setting -> seed -> record; empty if neither study has both.
     """
-    for study in ("full", "full_30_epochs"):
+    for study in ("full_30_epochs", "full"):
         groups = records.get(study, {})
         groups = {s: runs for (n, s), runs in groups.items() if n == ALL_IMAGES and runs}
         if {"none", "channel"} <= groups.keys():
@@ -676,17 +801,20 @@ def draw(records, out):
     records = {study: without_diverged(groups) for study, groups in records.items()}
     full, pictures = runs_on_all_images(records), []
     if full:
-        pair = {setting: full[setting] for setting in ("none", "channel")}
+        shown = {s: full[s] for s in ("none", "channel", "dense") if s in full}
         pictures += [
-            draw_curves(pair, out / file, tag.removeprefix("summary/"), *rest)
+            draw_curves(shown, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
         pictures += [
             draw_weights(full[setting], out / f"weights_of_{setting}_units.png", setting)
-            for setting in ("channel", "layer")
+            for setting in ("channel", "layer", "dense")
             if setting in full
         ]
         pictures.append(draw_spread_of_weights(full["channel"], out / "weights_at_the_end.png"))
+    where = records.get("where")
+    if where and any(setting == "none" for _, setting in records.get("full", {})):
+        pictures.append(draw_where(where, records["full"], out / "where.png"))
     if len({n for study in ("few_images", "full") for n, _ in records.get(study, {})}) > 1:
         pictures.append(draw_few_images(records, out / "few_images.png"))
     return pictures

@@ -16,6 +16,7 @@ from conftest import ROOT, run_script
 import data
 
 pytest.importorskip("distributed", reason="distributed is not installed: tests/requirements.txt")
+import psutil  # noqa: E402 (distributed needs it, too)
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +83,10 @@ class Cluster:
              f"--local-directory={self._folder}"], clone,
         )  # fmt: skip
 
-    def reproduce(self, clone, logdir):
+    def reproduce(self, clone, logdir, *more_flags):
         return self.start(
             ["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={logdir}",
-             f"--scheduler={self.address}"], clone,
+             f"--scheduler={self.address}", *more_flags], clone,
         )  # fmt: skip
 
 
@@ -155,6 +156,26 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     records = records_in(logdir)
     assert len(records) == 2 and records == records_in(plain)
     assert all(record["machine"]["threads"] == 1 for record in records.values())
+
+
+def test_a_run_that_loses_five_workers_is_finished_by_the_sixth(clone, cluster, tmp_path):
+    shutil.rmtree(clone / "logs", ignore_errors=True)  # runs that other tests have finished
+    logdir = tmp_path / "study"
+    coordinator = cluster.reproduce(clone, logdir, "--seeds=1")
+
+    def trains(worker):
+        started = psutil.Process(worker.pid).children(recursive=True)
+        return any("train.py" in process.cmdline() for process in started)
+
+    for deaths in range(1, 6):
+        worker = cluster.worker(clone)
+        wait_until(lambda: trains(worker), coordinator)
+        os.killpg(worker.pid, signal.SIGKILL)  # with its run
+        worker.wait()
+        wait_until(lambda: coordinator.err.read_text().count("tried again") == deaths, coordinator)
+    cluster.worker(clone)
+    assert coordinator.wait(SECONDS) == 0, coordinator.err.read_text()
+    assert len(records_in(logdir)) == 1
 
 
 def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
@@ -61,25 +62,27 @@ def cells(table, setting):
 
 
 def test_a_row_is_the_mean_over_seeds_with_students_interval():
-    groups = made_groups(none={0: (0.8, 0.9), 1: (0.9, 0.9)})
+    groups = made_groups(none={0: (0.7, 0.9), 1: (0.8, 0.9), 2: (0.9, 0.9)})
     row = cells(report.accuracy_table(groups, ["none"]), "none")
-    # Two values 10 points apart: deviation 7.07, error 5, and t is 12.706 for one degree.
-    assert row["article"] == "85.00 ± 63.53"
+    # Deviation 10, error 10 / sqrt(3), and t is 4.303 for two degrees of freedom.
+    assert row["article"] == "80.00 ± 24.84"
     assert row["group"] == "90.00 ± 0.00"
-    assert row["mean"] == "87.50 ± 31.77"
-    assert row["seeds"] == "2" and row["images"] == "1,000"
+    assert row["mean"] == "85.00 ± 12.42"
+    assert row["seeds"] == "3" and row["images"] == "1,000"
 
 
 def test_gains_compare_runs_of_one_seed():
-    groups = made_groups(none={0: (0.7, 0.7), 1: (0.9, 0.9), 2: (0.1, 0.1)},
-                         channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0)})  # fmt: skip
-    # 1 and 3 points, of the two seeds that both have, however different the seeds are.
+    groups = made_groups(
+        none={0: (0.7, 0.7), 1: (0.9, 0.9), 2: (0.1, 0.1), 4: (0.5, 0.5)},
+        channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0), 4: (0.52, 0.52)},
+    )
+    # 1, 3 and 2 points, of the three seeds that both have, however different the seeds are.
     row = cells(report.accuracy_table(groups, ["none"]), "channel")
-    assert row["gain (mean)"] == "+2.00 ± 12.71 (2 seeds)"
+    assert row["gain (mean)"] == "+2.00 ± 2.48 (3 seeds)"
     row = cells(report.gains_table(groups, ["none"]), "channel")
-    assert row["gain (article)"] == row["gain (group)"] == "+2.00 ± 12.71 (2 seeds)"
+    assert row["gain (article)"] == row["gain (group)"] == "+2.00 ± 2.48 (3 seeds)"
     by_seed = {row[0]: row[1:] for row in rows_of(report.seeds_table(groups))[2:]}
-    assert by_seed == {"0": ["+1.00"], "1": ["+3.00"]}
+    assert by_seed == {"0": ["+1.00"], "1": ["+3.00"], "4": ["+2.00"]}
 
 
 def test_the_gain_over_a_second_baseline_is_in_the_table_of_gains():
@@ -88,10 +91,10 @@ def test_the_gain_over_a_second_baseline_is_in_the_table_of_gains():
     assert row["gain (article)"] == "+20.00" and row["over channel (mean)"] == "+10.00"
 
 
-def test_one_seed_has_no_interval_and_a_missing_run_no_figure():
-    groups = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8)})
+def test_fewer_than_three_seeds_have_no_interval_and_a_missing_run_no_figure():
+    groups = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8), 2: (0.9, 0.9)})
     row = cells(report.accuracy_table(groups, ["none"]), "channel")
-    assert row["mean"] == "80.00" and row["gain (mean)"] == "–"
+    assert row["mean"] == "85.00" and row["gain (mean)"] == "–"
 
 
 def test_a_run_that_diverged_is_counted_and_not_averaged():
@@ -105,6 +108,72 @@ def test_a_tiny_loss_is_not_written_as_minus_zero():
     groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
     row = cells(report.accuracy_table(groups, ["none"]), "channel")
     assert row["gain (mean)"] == "+0.00"
+
+
+def test_the_short_table_shows_the_longest_runs_that_have_an_interval():
+    def on_all_images(num_epochs, **settings):
+        return {
+            (report.ALL_IMAGES, name): {
+                seed: made_record(seed, share, share) | {"flags": {"num_epochs": num_epochs}}
+                for seed, share in enumerate(shares)
+            }
+            for name, shares in settings.items()
+        }
+
+    records = {
+        "full": on_all_images(5, none=[0.7] * 3, channel=[0.8] * 3, dense=[0.5] * 3),
+        "full_30_epochs": on_all_images(30, none=[0.9] * 3, channel=[0.95] * 3, dense=[0.6]),
+    }
+    rows = rows_of(report.results_table(records))[2:]
+    assert [(row[0], row[1], row[2], row[-1]) for row in rows] == [
+        ("none", "30", "3", ""), ("channel", "30", "3", "+5.00 ± 0.00"),
+        ("none", "5", "3", ""), ("dense", "5", "3", "-20.00 ± 0.00"),
+    ]  # fmt: skip
+    del records["full"][report.ALL_IMAGES, "dense"]
+    rows = rows_of(report.results_table(records))[2:]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("none", "30", ""), ("channel", "30", "+5.00 ± 0.00"), ("dense", "30", "-30.00"),
+    ]  # fmt: skip
+
+
+def test_p_values_are_corrected_as_holm_says():
+    # The smallest times three, the next times two, and none below the one before it.
+    np.testing.assert_allclose(report.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(report.holm(np.array([0.9, 0.6])), [1, 1])
+
+
+def test_recalls_name_the_classes_that_gain_by_more_than_chance():
+    groups = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
+                         channel=dict.fromkeys(range(3), (0.7, 0.7)))  # fmt: skip
+    coat = {"none": [0.70, 0.75, 0.80], "channel": [0.9001, 0.9499, 1.0]}  # 20.01, 19.99, 20
+    shirt = {"none": [0.50, 0.60, 0.50], "channel": [0.70, 0.50, 0.80]}  # +20, -10 and +30
+    for (_, setting), by_seed in groups.items():
+        for seed, record in by_seed.items():
+            record["seed"] = seed
+            recalls = {"coat": coat[setting][seed], "shirt": shirt[setting][seed], "bag": 0.9}
+            record["recall"] = {"article": recalls}
+    table = report.recalls_table(groups)
+    (row,) = rows_of(table)[2:]
+    assert row[:5] == ["article", "coat", "channel", "75.00", "+20.00 ± 0.02"]
+    assert "1 of 3 comparisons" in table
+    del groups[1000, "channel"][2]["recall"]  # two seeds are too few
+    assert report.recalls_table(groups) is None
+
+
+def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
+    def made(setting, seeds, share):
+        runs = {seed: made_record(seed, share, share) for seed in seeds}
+        return {(report.ALL_IMAGES, setting): runs}
+
+    full = made("none", range(200, 208), 0.7) | made("start 0.7", range(200, 208), 0.5)
+    where = made("layer at fc_3", range(200, 203), 0.8)
+    for by_seed in full.values():
+        for record in by_seed.values():
+            record["flags"] = {"batch_norm_decay": 0.9, "num_epochs": 5}
+            record["cross_stitch"] = {}
+    table = report.study_table("where", where | report.baselines_of(where, full, ("none",)))
+    assert [row[1:3] for row in rows_of(table)[2:4]] == [["none", "3"], ["layer at fc_3", "3"]]
+    assert cells(table.partition("<details>")[0], "layer at fc_3")["gain (mean)"] == "+10.00 ± 0.00"
 
 
 def test_the_group_by_article_is_compared_with_the_groups_tower():
@@ -180,13 +249,28 @@ def words_of(page):
     return re.sub(r"<!-- table .*?<!-- end of table -->", "", page.read_text(), flags=re.S)
 
 
+def cell_of(tables, name, row, column):
+    """A cell by its table's name, its row's first two cells or one of them, and its title."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", tables[name] + "\n", re.M):
+        titles, _, *rows = rows_of(block)
+        if column in titles:
+            found += [cells[titles.index(column)] for cells in rows
+                      if row in (*cells[:2], " ".join(cells[:2]))]  # fmt: skip
+    (cell,) = found
+    return cell
+
+
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
-def test_intervals_in_words_are_in_the_tables(page):
-    tables = report.as_text(all_tables())
-    found = re.findall(r"[+-]?\d+\.\d+ ± \d+\.\d+", words_of(page))
-    assert len(found) >= 4 or page != PAGE
-    for interval in found:
-        assert f" {interval} |" in tables or f"+{interval} |" in tables, interval
+def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
+    """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->."""
+    tables, words = all_tables(), words_of(page)
+    figures = re.findall(r"±\s*\d", words)
+    named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
+    assert len(named) == len(figures) >= 2
+    for mean, half, *address in named:
+        cell = cell_of(tables, *address)
+        assert cell.lstrip("+").partition(" (")[0] == f"{mean.lstrip('+')} ± {half}", address
 
 
 def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
@@ -216,6 +300,30 @@ def test_every_picture_is_drawn_from_the_records(tmp_path):
     for path in pictures:
         assert path.stat().st_size > 10000 and (ROOT / "img" / path.name).exists()
         assert f"]({path.name})" in PAGE.read_text()
+
+
+def metadata_of(picture):
+    with PIL.Image.open(picture) as image:
+        return dict(image.text)
+
+
+def test_every_picture_shows_the_values_of_the_records(tmp_path):
+    for path in report.draw(RECORDS, tmp_path):
+        drawn = metadata_of(path)[report.plot.CHECKSUM]
+        assert metadata_of(ROOT / "img" / path.name)[report.plot.CHECKSUM] == drawn, path.name
+
+
+def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path):
+    def drawn(change):
+        groups = made_groups(
+            none={0: (0.7, 0.7), 1: (0.8, 0.8), 2: (0.8, 0.7)},
+            channel={0: (0.8, 0.8), 1: (0.8, 0.8 + change), 2: (0.9, 0.7)},
+        )
+        more = {(300, setting): runs for (_, setting), runs in groups.items()}
+        (path,) = report.draw({"few_images": groups | more}, tmp_path)
+        return metadata_of(path)[report.plot.CHECKSUM]
+
+    assert drawn(0) == drawn(1e-9) != drawn(0.001)
 
 
 def test_commands_of_the_study_name_studies_that_there_are():
@@ -398,7 +506,7 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
 @pytest.mark.parametrize(
     "flag, word",
     [
-        ("--only=Z", "full, full_30_epochs, few_images"),
+        ("--only=Z", "full, full_30_epochs, original"),
         ("--jobs=0", "jobs"),
         ("--smoothing=0", "smoothing"),
         ("more", "more"),
