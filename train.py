@@ -58,6 +58,10 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if platform.machine() in ("x86_64", "AMD64"):
+        # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
+        # it makes training a quarter faster.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # TensorFlow's libraries write to stderr when they are imported, whatever the log level.
     import_context = stderr_held_back()
 else:
@@ -815,7 +819,12 @@ def machine():
     processor = named[1] if named else platform.processor() or platform.machine()
     # Machines of the same name may differ in this.
     vectors = [name for name in ("avx512f", "avx2", "avx") if re.search(rf"\b{name}\b", cpuinfo)]
-    return {"processor": processor, "vectors": (vectors or [None])[0], "threads": cores()}
+    return {
+        "processor": processor,
+        "vectors": (vectors or [None])[0],
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "threads": cores(),
+    }
 
 
 def commit():

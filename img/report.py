@@ -187,9 +187,13 @@ def every_record(groups):
 def sorted_keys(groups):
     """(images, setting), fewest images first, settings as in COLOURS and then by name."""
     order = list(COLOURS)
-    return sorted(
-        groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else 99, key)
-    )
+
+    def position(key):
+        images, setting = key
+        in_order_of_layers = setting.replace("fc_3", "pool_3")
+        return images, order.index(setting) if setting in order else 99, in_order_of_layers
+
+    return sorted(groups, key=position)
 
 
 def tasks_of(groups):

@@ -180,7 +180,8 @@ FIRST_SEEDS = {"full": 200, "where": 200, "best_lever": 200, "epochs": 100}
 SEEDS = 10  # of each setting with few images
 SEEDS_ON_ALL_IMAGES = 5  # and with 10,000
 SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
-SEEDS_OF_LONG_RUNS = {"dense own only": 3, "dense 30 epochs": 1, "original": 2}
+SEEDS_OF_LONG_RUNS = {"dense on few images": 3, "dense own only": 3}
+SEEDS_OF_LONG_RUNS |= {"dense 30 epochs": 1, "original": 2}
 
 # Training images: epochs, and steps between evaluations. The study "epochs" decided
 # them on held-out images; 10,000 has not been run, so its epochs are a guess.
@@ -282,6 +283,10 @@ def runs_of_few_images():
         for num_images in (3000, 10000, 1000, 300)
         for seed in seeds_of("few_images", SEEDS if num_images < 10000 else SEEDS_ON_ALL_IMAGES)
         for setting, given in KINDS_OF_SHARING.items()
+    ] + [
+        Run("few_images", f"{num_images} dense", seed, {**DENSE, **few_images(num_images)})
+        for num_images in (300, 1000)
+        for seed in seeds_of("few_images", SEEDS_OF_LONG_RUNS["dense on few images"])
     ]
 
 
