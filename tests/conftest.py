@@ -40,20 +40,26 @@ def command_of(script, *arguments, prelude=""):
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 
-def run_script(script, *arguments, prelude=""):
-    """Runs `command_of` the same arguments. Returns: the finished process, with text."""
+def with_variables(changes):
+    """This process's environment variables with changes; None removes one."""
+    variables = {**os.environ, **changes}
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+def run_script(script, *arguments, prelude="", **environment):
+    """Runs `command_of` the same arguments, `with_variables`. Returns: the process, with text."""
     command = command_of(script, *arguments, prelude=prelude)
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+    variables = with_variables(environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=variables)
 
 
 def start_train(*arguments, prelude="", **environment):
-    """Starts train.py as `command_of` would, with these environment variables; None removes one.
+    """Starts train.py as `command_of` would, `with_variables`.
 
     Returns: the process, a `warm.Process`.
     """
-    variables = {**os.environ, **environment}
-    variables = {name: value for name, value in variables.items() if value is not None}
-    return warm.Process(command_of("train.py", *arguments, prelude=prelude), variables)
+    command = command_of("train.py", *arguments, prelude=prelude)
+    return warm.Process(command, with_variables(environment))
 
 
 def run_train(*arguments, **options):

@@ -150,8 +150,8 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     assert again.wait(SECONDS) == 0, again.err.read_text()
     assert "0 of 2" not in again.out.read_text()  # what was finished is not lost
     plain = tmp_path / "plain"
-    here = cluster.start(["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={plain}",
-                          "--jobs=1"], clone)  # fmt: skip
+    here = cluster.start(["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={plain}"],
+                         clone)  # fmt: skip
     assert here.wait(SECONDS) == 0, here.err.read_text()
     records = records_in(logdir)
     assert len(records) == 2 and records == records_in(plain)

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -38,10 +39,10 @@ def run(logdir, *arguments, prelude="", **options):
     )
 
 
-def run_afresh(logdir, *arguments, prelude=""):
+def run_afresh(logdir, *arguments, prelude="", **environment):
     """As `run`, in a process that shares nothing with another."""
     given = (f"--logdir={logdir}", *GIVEN, *arguments)
-    return run_script("train.py", *given, prelude=f"{SMALL}; {prelude}")
+    return run_script("train.py", *given, prelude=f"{SMALL}; {prelude}", **environment)
 
 
 def begin(logdir, *arguments):
@@ -198,6 +199,21 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(tmp_path):
     process.send_signal(signal.SIGHUP)
     process.communicate()
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 processor")
+def test_onednn_is_used_unless_the_user_turns_it_off(tmp_path):
+    """Its kernels round differently, so the weights tell whether it was used."""
+    results, weights = {}, {}
+    for chosen in (None, "0", "1"):
+        logdir = tmp_path / str(chosen)
+        finished = run_afresh(logdir, "--max_steps=2", TF_ENABLE_ONEDNN_OPTS=chosen)
+        assert finished.returncode == 0, finished.stderr
+        results[chosen] = json.loads((folder(logdir) / "results.json").read_text())
+        weights[chosen] = tensors(logdir)
+    assert [results[chosen]["machine"]["onednn"] for chosen in (None, "0", "1")] == ["1", "0", "1"]
+    assert weights[None] == weights["1"] != weights["0"]
 
 
 @pytest.mark.slow
