@@ -180,7 +180,7 @@ FIRST_SEEDS = {"full": 200, "where": 200, "best_lever": 200, "epochs": 100}
 SEEDS = 10  # of each setting with few images
 SEEDS_ON_ALL_IMAGES = 5  # and with 10,000
 SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
-SEEDS_OF_LONG_RUNS = {"dense on few images": 3, "dense own only": 3}
+SEEDS_OF_LONG_RUNS = {"dense on few images": 5, "dense own only": 3}
 SEEDS_OF_LONG_RUNS |= {"dense 30 epochs": 1, "original": 2}
 
 # Training images: epochs, and steps between evaluations. The study "epochs" decided
