@@ -202,6 +202,9 @@ def is_given(name):
     return FLAGS[name].present > 0
 
 
+ONE_TOWER = model.PLACES[-1]  # tasks that share the layers up to here have no towers of their own
+
+
 def refuse(first, second, are_at_odds, message):
     """Refuses the values of two flags together."""
     flags.register_multi_flags_validator(
@@ -213,9 +216,9 @@ refuse("dataset", "data_dir", lambda dataset, folder: dataset == "synthetic" and
        "synthetic images are drawn, not read from a folder: leave out one of the two")  # fmt: skip
 refuse("overwrite", "eval_only", lambda overwrite, only: overwrite and only,
        "--overwrite deletes what --eval_only is to evaluate: leave out one of the two")  # fmt: skip
-refuse("hard_sharing", "share_until", lambda hard, until: hard and until not in (None, "fc_3"),
+refuse("hard_sharing", "share_until", lambda hard, until: hard and until not in (None, ONE_TOWER),
        "hard sharing is --share_until=fc_3: leave out one of the two")  # fmt: skip
-for name, one_tower in (("hard_sharing", True), ("share_until", "fc_3")):
+for name, one_tower in (("hard_sharing", True), ("share_until", ONE_TOWER)):
     refuse(name, "cross_stitch", lambda value, stitch, one_tower=one_tower: value == one_tower
            and stitch and is_given("cross_stitch"),
            "hard sharing has one tower and so no units: leave out one of the two")  # fmt: skip
@@ -234,7 +237,7 @@ def flag_values():
 
 def config_from_flags():
     values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
-    return model.Config(**values | ({"share_until": "fc_3"} if FLAGS.hard_sharing else {}))
+    return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
 
 
 def kind_of_sharing():
@@ -257,7 +260,7 @@ class RunError(Exception):
 def run():
     """Does what the flags ask: trains or resumes a run, evaluates it, exports it."""
     started = time.perf_counter()
-    if FLAGS.hard_sharing or FLAGS.share_until == "fc_3":  # two names, but one run
+    if FLAGS.hard_sharing or FLAGS.share_until == ONE_TOWER:  # two names, but one run
         FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
     dataset = data.load(
         FLAGS.dataset,
@@ -268,6 +271,9 @@ def run():
         FLAGS.holdout,
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
+    of_units = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
+    if of_units and kind_of_sharing() in ("none", "hard_sharing"):
+        warnings.warn(f"this network has no units, so it makes no use of {', '.join(of_units)}")
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise data.DataError(
@@ -338,9 +344,7 @@ def train(net, dataset, run_dir, last_step, session_config):
     """
     # The session's own ops join "train": the graph page stays tidy.
     with net.graph.as_default(), tf.name_scope("train/"), signals_noted() as signals:
-        scaffold, checkpoint = resume(net, dataset, run_dir, last_step)
-        # A checkpoint is named after its global step: model.ckpt-469.
-        first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+        scaffold, checkpoint, first_step = resume(net, dataset, run_dir, last_step)
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
 
@@ -530,7 +534,8 @@ def describe_run(net, writer, step, dataset_name, run_name):
         [hparams.HParam(name) for name in shown],
         [hparams.Metric(TAG + tag, display_name=tag) for tag in tags],
     )
-    # It sorts by name, but those first that are said to differ: what people compare.
+    # TensorBoard sorts the columns by name, after those that are marked as different. The
+    # mark puts first what people compare.
     first = ("sharing", "cross_stitch_init", "seed", "num_epochs")
     plugin_data = columns.value[0].metadata.plugin_data
     content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
@@ -909,11 +914,11 @@ def restored(graph, run_dir):
 
 LOCK = "lock"
 RUN_FILES = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
-# Flags that cannot change the result beyond rounding, and flags that only make a run longer.
+# Flags that change the result by rounding at most. The flags below only set a run's length.
 NO_EFFECT_ON_RESULT = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
 NO_EFFECT_ON_RESULT |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
 LENGTH_OF_RUN = {"num_epochs", "max_steps"}
-UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")}
+UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")} - ALIASES.keys()
 FORMER_DEFAULTS = {"batch_norm_decay": 0.999}  # of earlier versions, whose runs resume
 
 
@@ -1064,11 +1069,12 @@ def write_json(path, content):
 def resume(net, dataset, run_dir, last_step):
     """Finds what the run starts from, for the default graph.
 
-    Returns: a `tf.train.Scaffold`, and the path of a checkpoint, or None for a new run.
+    Returns: a `tf.train.Scaffold`, the path of a checkpoint and its step; None and 0 for a new run.
     Raises: RunError, the run cannot be resumed.
     """
     delete_incomplete_checkpoints(run_dir)
     newest, checkpoints = newest_checkpoint(run_dir)
+    # A checkpoint is named after its global step: model.ckpt-469.
     step = int(newest.rpartition("-")[2]) if newest else 0
     if step > last_step:
         raise RunError(
@@ -1076,13 +1082,14 @@ def resume(net, dataset, run_dir, last_step):
             " another --run_name, or start over with --overwrite."
         )
     saver = tf.train.Saver(max_to_keep=FLAGS.keep_checkpoints)
-    # The saver deletes from the front: damaged ones first, then from the oldest.
+    # The saver deletes from the front of its list: the damaged ones, then the oldest.
     first_whole = checkpoints.index(newest) if newest else 0
     saver.recover_last_checkpoints(checkpoints[:first_whole] + checkpoints[first_whole:][::-1])
     init_fn = None
     if FLAGS.init_from and not newest:
         init_fn = restore_towers(check_source(dataset))
-    return tf.train.Scaffold(init_op=net.initializer, init_fn=init_fn, saver=saver), newest
+    scaffold = tf.train.Scaffold(init_op=net.initializer, init_fn=init_fn, saver=saver)
+    return scaffold, newest, step
 
 
 def restore_towers(source):

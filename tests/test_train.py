@@ -31,8 +31,8 @@ TASK_NAMES = ["article", "group"]
 SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
 MEDIUM = "import data; data.SYNTHETIC_SIZES = (1200, 500)"
 THIRD_TASK = (
-    "import data; data.TASKS += (data.Task('hands', ('worn on two', 'other'),"
-    " (1, 1, 1, 1, 1, 0, 1, 0, 1, 0)),)"
+    "import data; data.TASKS += (data.Task('season', ('summer', 'winter', 'any'),"
+    " (0, 2, 1, 0, 1, 0, 2, 2, 2, 1)),)"
 )
 
 
@@ -234,12 +234,12 @@ def test_a_run_of_the_former_default_decay_is_resumed_with_its_flag_and_nothing_
 
 
 def test_another_task_is_one_more_entry_in_the_table(tmp_path):
-    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,group,hands",
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,group,season",
                      prelude=f"{SMALL}; {THIRD_TASK}")  # fmt: skip
     _, results = only_run(finished, tmp_path)
-    assert list(results["accuracy_test"]) == [*TASK_NAMES, "hands", "mean"]
+    assert list(results["accuracy_test"]) == [*TASK_NAMES, "season", "mean"]
     assert len(results["cross_stitch"]["cross_stitch_1"]) == len(TASK_NAMES) + 1
-    assert "hands" in finished.stdout and "hands" in finished.stderr
+    assert "season" in finished.stdout and "season" in finished.stderr
 
 
 def test_a_single_task_trains_too(tmp_path):
@@ -771,6 +771,18 @@ def test_flags_at_odds_are_refused_in_one_sentence(given, word):
     train.FLAGS.unparse_flags()
     for name in train.flag_values():
         train.FLAGS[name].unparse()
+
+
+@pytest.mark.parametrize("without_units", ["--cross_stitch_enabled=0", "--hard_sharing"])
+def test_flags_of_units_that_there_are_not_are_named(without_units, tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=1", without_units)
+    quiet = run(tmp_path / "quiet", *given, prelude=SMALL)
+    assert quiet.returncode == 0 and "no units" not in quiet.stderr
+    told = run(tmp_path / "told", *given, "--cross_stitch_at=pool_1", "--cross_stitch_init=0.9",
+               prelude=SMALL)  # fmt: skip
+    assert told.returncode == 0
+    warning = " ".join(told.stderr.split())
+    assert "no units, so it makes no use of --cross_stitch_at, --cross_stitch_init" in warning
 
 
 @pytest.mark.parametrize("flag, word", [
