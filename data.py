@@ -37,18 +37,18 @@ import urllib3
 class Task(typing.NamedTuple):
     """One label that the network predicts for an image. Each task has its own output.
 
-    To add a task, add an entry to `TASKS`. This one tells footwear from the other articles:
+    To add a task, add an entry to `TASKS`. This one says when an article is worn:
 
-        Task("footwear", ("footwear", "other"), (1, 1, 1, 1, 1, 0, 1, 0, 1, 0)),
+        Task("season", ("summer", "winter", "any"), (0, 2, 1, 0, 1, 0, 2, 2, 2, 1)),
 
-    The program then trains it with --tasks=article,footwear; nothing else has to change.
+    The program then trains it with --tasks=article,season; nothing else has to change.
     """
 
     name: str
     classes: tuple  # the names of the classes: label 0, label 1, ...
-    # The label of each of the ten ARTICLES, in their order. If it is None, the images are
-    # turned, and the label is the number of quarter turns. If it is empty, label files in
-    # the data folder have the labels.
+    # The label of each of the ten ARTICLES, in their order. None means that every image is
+    # turned at random, and its label is the number of quarter turns. Empty means that the
+    # labels are in files in the data folder.
     from_article: tuple | None
 
 

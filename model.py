@@ -40,7 +40,8 @@ import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
 UNITS = ("channel", "layer", "dense")
-PLACES = ("pool_1", "pool_2", "fc_3")  # layers after which units may stand, or towers part
+# Layers that a unit may follow, or after which towers may begin, in their order.
+PLACES = ("pool_1", "pool_2", "fc_3")
 
 
 # --- Hyper-parameters ---
@@ -193,7 +194,9 @@ def with_fixed_others(alpha, num_towers):
 def network(x, classes, is_training, config):
     """The towers and the cross-stitch units between them. Scopes of tower t end in _t.
 
-    A new layer is one more line here; if a unit may follow it, its name goes into `PLACES`.
+    A new layer is one more line here. To allow a unit after it, and towers that begin
+    there, add its name to `PLACES` and pass the towers through `stitch` and `split`. For
+    the last place, `split` follows dropout: with hard sharing, all tasks have one mask.
 
     Args:
       x: [B, 28, 28, 1] float32, standardised images.
@@ -278,7 +281,7 @@ def conv_pool(x, filters, is_training, scope, pool_scope):
     if is_training is False:
         return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)
     with tf.name_scope(pool_scope) as pool_scope:
-        pass  # its full name: the layer's second half is built inside the first
+        pass  # only makes its full name, for the ops that slim.conv2d builds in its own scope
     norm = functools.partial(batch_norm_relu_pool, pool_scope=pool_scope)
     return slim.conv2d(x, filters, 3, normalizer_fn=norm, activation_fn=None, scope=scope)
 
@@ -406,7 +409,9 @@ def training_step(losses, global_step, config):
 
 # --- Summaries ---
 
-HISTOGRAM_VALUES = 2**20  # at most so many of a unit's weights; dense units have 157 million
+HISTOGRAM_VALUES = (
+    2**20
+)  # at most so many of a unit's weights; the largest dense unit has 157 million
 
 
 def batch_summary(losses, l2_loss, loss, accuracies, accuracy):
