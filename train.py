@@ -670,7 +670,8 @@ def add_confusion_pictures(writer, dataset, confusions, step):
 
 def add_unit_picture(writer, stitches, tasks, step):
     limit = max(1.0, *(np.abs(weights).max() for weights in stitches.values()))
-    panels = {scope: (weights, np.round(weights, 3)) for scope, weights in stitches.items()}
+    written = np.vectorize("{:.3f}".format)
+    panels = {scope: (weights, written(weights)) for scope, weights in stitches.items()}
     add_picture(writer, "mean_weights", step, panels, tasks, ("to", "from"), limit, True)
 
 

@@ -525,6 +525,21 @@ def test_a_drawn_matrix_is_darkest_where_its_values_are_largest():
     assert np.corrcoef(rows, columns)[0, 1] > 0.5
 
 
+def test_the_units_picture_writes_three_decimals_of_a_weight(tmp_path):
+    """As a float32, 1.002 is 1.00199997…, which would not fit into a cell."""
+
+    def picture(weights, folder):
+        with tf.Graph().as_default(), tf.summary.FileWriter(str(folder)) as writer:
+            train.add_unit_picture(writer, {"cross_stitch_1": weights}, TASK_NAMES, 1)
+        (path,) = folder.iterdir()
+        images = [v.image for e in tf.train.summary_iterator(str(path)) for v in e.summary.value]
+        return images[0].encoded_image_string
+
+    weights = [[1.002, -0.1], [0.0, 1.0]]
+    singles = picture(np.float32(weights), tmp_path / "singles")
+    assert singles == picture(np.float64(weights), tmp_path / "doubles")
+
+
 def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensorboard, runs):
     experiment = tensorboard("hparams/experiment", posted={"experimentName": ""})
     columns = [column["name"] for column in experiment["hparamInfos"]]
