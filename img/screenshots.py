@@ -5,7 +5,7 @@
 
 WITHOUT and WITH are the folders of two runs of train.py, without units and with units;
 img/README.md names the runs of the pictures here. Writes network_without.png,
-network_with.png, scalars.png and heat_maps.png. It waits until everything that a
+network_with.png, scalars.png and matrices.png. It waits until everything that a
 picture needs is on the page, not for a fixed time.
 """
 
@@ -101,9 +101,8 @@ const margin = 0;
 IMAGES = f"""
 const images = elements().filter((e) => e.localName == 'img' && e.closest('#main-image-container'));
 const found = elements().filter((e) => e.localName == 'tf-image-loader');
-if (found.length < 3 || images.some((e) => !e.complete || !e.naturalWidth)) return null;
-found.push(document.querySelector('app-header'));
-const margin = 0;
+if (!images.length || images.some((e) => !e.complete || !e.naturalWidth)) return null;
+const margin = 8;
 {AT_REST}
 """
 
@@ -199,15 +198,17 @@ def main(argv):
     out = pathlib.Path(FLAGS.out)
     try:
         for name, run in zip(("without", "with"), argv[1:]):
-            with served(run=run) as address, browser(1900, 1900) as driver:
-                take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
+            with served(run=run) as address:
+                with browser(1900, 1900) as driver:
+                    take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
+                if name == "with":
+                    with browser(1600, 1200) as driver:
+                        take(driver, address, "#images", IMAGES, out / "matrices.png")
         with served(**dict(zip(RUN_NAMES, argv[1:]))) as address:
             tags = urllib.parse.quote("accuracy_test$|loss_total")
             page = f"#scalars&tagFilter={tags}&_smoothingWeight=0.6"
             with browser(1100, 800) as driver:
                 take(driver, address, page, CHARTS, out / "scalars.png")
-            with browser(1560, 900) as driver:
-                take(driver, address, "#images", IMAGES, out / "heat_maps.png")
     except exceptions.WebDriverException as error:
         sys.exit(f"screenshots.py: {error.msg}")
 
