@@ -40,6 +40,7 @@ COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}  # also the order in tables
 COLOUR_OF_OTHERS = "tab:brown"  # channel units with another start weight
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
+LABELS |= {"dense": "dense units"}
 LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
 
 
@@ -342,12 +343,13 @@ def units_table(groups, entry):
       A table in Markdown, or None if no record has the entry.
     """
     tasks, rows, used = tasks_of(groups)[:-1], [], []
-    for (_, setting), runs in settings_with(entry, groups).items():
+    for (num_images, setting), runs in settings_with(entry, groups).items():
         used += runs
         for scope in runs[0][entry]:
             figures = np.array([run[entry][scope] for run in runs])  # (runs, to, from)
             cells = [mean_and_range(column) for column in figures.reshape(len(runs), -1).T]
-            rows.append([setting, scope[-1], *cells])
+            name = setting if num_images == ALL_IMAGES else f"{setting}, {num_images:,}"
+            rows.append([name, scope[-1], *cells])
     header = [f"{to} from {source}" for to in tasks for source in tasks]
     if used:
         return f"{markdown(['setting', 'unit', *header], rows)}\n\n{made_with(used)}"
@@ -527,8 +529,9 @@ def all_tables(records, single_runs=()):
     if "full" in groups or "full_30_epochs" in groups:
         tables["results"] = results_table(groups)
     if "full" in groups:
-        tables["weights"] = units_table(groups["full"], "cross_stitch")
-        tables["distances"] = units_table(groups["full"], "distances")
+        units = groups["full"] | dense_on_few_images(groups)
+        tables["weights"] = units_table(units, "cross_stitch")
+        tables["distances"] = units_table(units, "distances")
         tables["recalls"] = recalls_table(groups["full"])
     channel = without_diverged(records.get("full", {})).get((ALL_IMAGES, "channel"))
     if channel:
@@ -540,6 +543,11 @@ def all_tables(records, single_runs=()):
     if single_runs:
         tables["single_runs"] = single_runs_table(single_runs)
     return {name: text for name, text in tables.items() if text}
+
+
+def dense_on_few_images(groups):
+    """The groups of dense units in "few_images", (images, setting) -> seed -> record."""
+    return {k: g for k, g in groups.get("few_images", {}).items() if k[1] == "dense"}
 
 
 def baselines_of(groups, others, settings):
@@ -706,7 +714,7 @@ def draw_few_images(records, path):
     return plot.save(figure, (above, below), path)
 
 
-def draw_weights(by_seed, path, setting):
+def draw_weights(by_seed, path, setting, num_images):
     """Draws the units' mean weights over training, a panel for each unit."""
     tags = [tag for tag in next(iter(by_seed.values()))["curves"] if "_from_" in tag]
     scopes = sorted({tag.split("/")[0] for tag in tags})
@@ -717,7 +725,8 @@ def draw_weights(by_seed, path, setting):
             draw_band(panel, by_seed, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
     axes[0].set_ylabel("mean weight")
-    figure.suptitle(f"{label_of(setting).capitalize()}, {number_of_seeds(by_seed)}")
+    title = f"{label_of(setting).capitalize()}, {num_images:,} images, {number_of_seeds(by_seed)}"
+    figure.suptitle(title)
     figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
     return plot.save(figure, axes, path)
 
@@ -810,11 +819,14 @@ def draw(records, out):
             draw_curves(shown, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        pictures += [
-            draw_weights(full[setting], out / f"weights_of_{setting}_units.png", setting)
-            for setting in ("channel", "layer", "dense")
-            if setting in full
-        ]
+        units = {(ALL_IMAGES, setting): runs for setting, runs in full.items()}
+        units |= dense_on_few_images(records)
+        for setting in ("channel", "layer", "dense"):
+            num_images = max((n for n, s in units if s == setting), default=None)
+            if num_images:
+                path = out / f"weights_of_{setting}_units.png"
+                runs = units[num_images, setting]
+                pictures.append(draw_weights(runs, path, setting, num_images))
         pictures.append(draw_spread_of_weights(full["channel"], out / "weights_at_the_end.png"))
     where = records.get("where")
     if where and any(setting == "none" for _, setting in records.get("full", {})):
