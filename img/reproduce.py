@@ -644,8 +644,9 @@ def make_all(runs):
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,
     )
-    with bar:
-        made = on_a_cluster(missing) if FLAGS.scheduler else on_shares_of_the_cores(make, missing)
+    made = on_a_cluster(missing) if FLAGS.scheduler else on_shares_of_the_cores(make, missing)
+    # Closed at once when something interrupts this loop: it then stops the other runs.
+    with bar, contextlib.closing(made):
         for run in made:
             prune([run], needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")

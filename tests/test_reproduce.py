@@ -1,13 +1,16 @@
 """The study: its records, the tables and pictures made from them, and making them again."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import numpy as np
 import PIL.Image
@@ -471,6 +474,35 @@ def test_a_study_that_is_killed_resumes(killed_study):
     assert "| 1,000 | channel own only | 2 |" in tables.read_text()
     # Weights are not kept once a run has a record.
     assert not list(records.parents[2].rglob("model.ckpt-*"))
+
+
+def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # two jobs on any machine
+    monkeypatch.setattr(reproduce, "FLAGS", types.SimpleNamespace(jobs=2, scheduler=None))
+    names = ("first", "second", "third")
+    runs = [types.SimpleNamespace(name=name, record=tmp_path / name, source=None, cost=1)
+            for name in names]  # fmt: skip
+    second_runs, ended = threading.Event(), {}
+
+    def make(run, stop):
+        if run is runs[0]:
+            second_runs.wait()
+        else:
+            second_runs.set()
+            ended[run.name] = "stopped" if stop.wait(30) else "left alone"
+
+    def prune(of, kept):
+        if of == runs[:1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "make", make)
+    monkeypatch.setattr(reproduce, "prune", prune)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        reproduce.make_all(runs)
+    # Its traceback keeps what make_all had, as it does until the end of a program.
+    assert interrupt.traceback
+    # The third may have begun in the place of the first.
+    assert ended in ({"second": "stopped"}, {"second": "stopped", "third": "stopped"})
 
 
 @pytest.mark.slow
