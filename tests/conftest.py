@@ -12,6 +12,8 @@ import data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+SECONDS = 600  # after so many, a process hangs: on a slow machine, some take four minutes
+
 # Nothing listens on port 9 of this host, and no test may leave it.
 OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
 
@@ -50,7 +52,7 @@ def run_script(script, *arguments, prelude="", **environment):
     """Runs `command_of` the same arguments, `with_variables`. Returns: the process, with text."""
     command = command_of(script, *arguments, prelude=prelude)
     variables = with_variables(environment)
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=variables)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=variables)
 
 
 def start_train(*arguments, prelude="", **environment):
@@ -66,7 +68,7 @@ def run_train(*arguments, **options):
     """Runs `start_train` to its end. Returns: as run_script does."""
     process = start_train(*arguments, **options)
     try:
-        output, errors = process.communicate(timeout=280)
+        output, errors = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         pytest.fail(f"train.py did not end: {arguments}\n{process.communicate()}")

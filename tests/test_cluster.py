@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, SECONDS, run_script
 
 import data
 
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 STUDY = "units_without_sharing"  # two short runs with --quick
 NOWHERE = "tcp://127.0.0.1:9"  # nothing listens there
-SECONDS = 280
 
 
 def git(folder, *command):
