@@ -409,9 +409,8 @@ def training_step(losses, global_step, config):
 
 # --- Summaries ---
 
-HISTOGRAM_VALUES = (
-    2**20
-)  # at most so many of a unit's weights; the largest dense unit has 157 million
+# At most so many of a unit's weights: the largest dense unit has 157 million.
+HISTOGRAM_VALUES = 2**20
 
 
 def batch_summary(losses, l2_loss, loss, accuracies, accuracy):

@@ -198,12 +198,10 @@ def main(argv):
     out = pathlib.Path(FLAGS.out)
     try:
         for name, run in zip(("without", "with"), argv[1:]):
-            with served(run=run) as address:
-                with browser(1900, 1900) as driver:
-                    take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
-                if name == "with":
-                    with browser(1600, 1200) as driver:
-                        take(driver, address, "#images", IMAGES, out / "matrices.png")
+            with served(run=run) as address, browser(1900, 1900) as driver:
+                take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
+        with served(run=argv[2]) as address, browser(1600, 1200) as driver:
+            take(driver, address, "#images", IMAGES, out / "matrices.png")
         with served(**dict(zip(RUN_NAMES, argv[1:]))) as address:
             tags = urllib.parse.quote("accuracy_test$|loss_total")
             page = f"#scalars&tagFilter={tags}&_smoothingWeight=0.6"

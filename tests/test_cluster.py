@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SECONDS, run_script
+from conftest import ROOT, SECONDS, run_script, with_variables
 
 import data
 
@@ -44,7 +44,7 @@ def clone(fashion_mnist, tmp_path_factory):
 
 
 def environment(**more):
-    variables = {**os.environ, **more}
+    variables = with_variables(more)
     if data.FOLDER_VARIABLE in variables:  # it may be relative to this folder
         variables[data.FOLDER_VARIABLE] = os.path.abspath(variables[data.FOLDER_VARIABLE])
     return variables
