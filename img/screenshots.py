@@ -197,6 +197,7 @@ def main(argv):
         sys.exit("screenshots.py: install Chromium and its driver, or pass --browser and --driver")
     out = pathlib.Path(FLAGS.out)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         for name, run in zip(("without", "with"), argv[1:]):
             with served(run=run) as address, browser(1900, 1900) as driver:
                 take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
@@ -209,6 +210,8 @@ def main(argv):
                 take(driver, address, page, CHARTS, out / "scalars.png")
     except exceptions.WebDriverException as error:
         sys.exit(f"screenshots.py: {error.msg}")
+    except OSError as error:
+        sys.exit(f"screenshots.py: {error.filename or out}: {error.strerror or error}")
 
 
 if __name__ == "__main__":
