@@ -523,10 +523,12 @@ def train(run, stop, *more_flags):
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.parent / f"{run.name}.log"
     command = [sys.executable, "train.py", *run.command(), *more_flags]
+    # Memory in pages of 2 MB: on Linux, dense runs are faster. No bit changes.
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
     while not stop.is_set():
         with (
             log.open("wb") as output,
-            subprocess.Popen(command, stdout=output, stderr=output) as process,
+            subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
         ):
             try:
                 while process.poll() is None and not stop.wait(0.2):

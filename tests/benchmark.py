@@ -369,12 +369,17 @@ MAKERS = {
 
 
 class Contender:
-    def __init__(self, *arguments, root=ROOT):
+    def __init__(self, *arguments, root=ROOT, environment={}):
         script = str(pathlib.Path(root, "tests", "benchmark.py").resolve())
         command = [sys.executable, script, "--work", json.dumps(arguments)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environment},
+        )
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{' '.join(map(str, arguments))} failed: {' '.join(command)}")
@@ -406,11 +411,11 @@ def sitting(contenders, rounds, note):
     return rates
 
 
-def paired(contenders, sittings, rounds, note, roots={}):
+def paired(contenders, sittings, rounds, note, places={}):
     """Measures in turns, in an order that chance decides anew for each round, with new
     processes for each sitting: neither place nor a process's luck with memory is a bias.
 
-    Args: name -> arguments; roots, name -> folder of another checkout.
+    Args: name -> arguments; places, name -> its other keyword arguments of `Contender`.
     Returns: name -> images a second, a round each.
     """
     rates = {name: [] for name in contenders}
@@ -419,7 +424,7 @@ def paired(contenders, sittings, rounds, note, roots={}):
             running = {}
             for name in random.sample(list(contenders), len(contenders)):
                 note(f"sitting {sitting + 1} of {sittings}: starting {name}")
-                running[name] = Contender(*contenders[name], root=roots.get(name, ROOT))
+                running[name] = Contender(*contenders[name], **places.get(name, {}))
                 stack.callback(running[name].close)
             for turn in range(rounds):
                 note(f"sitting {sitting + 1} of {sittings}: round {turn + 1} of {rounds}")
@@ -470,15 +475,18 @@ def report_forms(record):
     return "\n".join(lines)
 
 
-def measure_against(folder, sittings, rounds, units, note):
-    """This program and that of another folder, in pairs. Returns: unit -> rates."""
+def measure_against(folder, environment, sittings, rounds, units, note):
+    """This program in an environment, and that of another folder in this one, in pairs.
+
+    Returns: unit -> rates.
+    """
     return {
         unit: paired(
             {"before": ["ours", unit], "after": ["ours", unit]},
             sittings,
             rounds,
             note,
-            {"before": folder},
+            {"before": {"root": folder}, "after": {"environment": environment}},
         )
         for unit in units
     }
@@ -630,8 +638,13 @@ def main():
     parser.add_argument(
         "--units", default="none,channel,dense", help="of --forms and --against: settings"
     )
+    parser.add_argument(
+        "--environment", default="", help="of --against: NAME=VALUE, set for this checkout only"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.environment and not options.against:
+        parser.error("--environment needs --against: name a folder, for example --against=.")
     if options.work:
         name, *arguments = json.loads(options.work)
         return work(MAKERS[name], arguments)
@@ -654,7 +667,11 @@ def main():
             together = options.together.split(",")
             record["forms"] = measure_forms(*how_often, together, units, note)
         else:
-            record["against"] = measure_against(options.against, *how_often, units, note)
+            record["environment"] = options.environment
+            name, _, value = options.environment.partition("=")
+            record["against"] = measure_against(
+                options.against, {name: value} if name else {}, *how_often, units, note
+            )
         if options.record:
             pathlib.Path(options.record).write_text(json.dumps(record) + "\n")
         return print(report_forms(record) if options.forms else report_against(record))
