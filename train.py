@@ -630,7 +630,9 @@ class ProgressHook(tf.train.SessionRunHook):
         )
 
     def after_create_session(self, session, coord):
-        self.bar.initial = self.bar.n = int(session.run(self._net.global_step))
+        step = int(session.run(self._net.global_step))
+        # Otherwise the bar would count the steps of an earlier session as this one's.
+        self.bar.initial = self.bar.n = self.bar.last_print_n = step
         self._start = None
         self._loss = float("nan")  # until it is first computed
 

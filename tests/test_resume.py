@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -412,6 +413,27 @@ def test_a_checkpoint_of_another_network_is_refused_and_kept(two_checkpoints, tm
     refused = run(tmp_path, UNITS["channel"], LENGTH)
     assert_one_sentence(refused, "model.ckpt-40", "not a checkpoint of this network")
     assert steps_saved(tmp_path) == [1, 40]
+
+
+def test_the_time_left_counts_only_the_steps_of_this_session():
+    train.FLAGS(["train.py"])
+    dataset = types.SimpleNamespace(name="some", images_before=lambda step, size: step * size)
+    net = types.SimpleNamespace(global_step=None, loss=None)
+    evaluation = types.SimpleNamespace(seconds=0.0, accuracies={})
+    progress = train.ProgressHook(net, dataset, evaluation, 1000)
+    progress.bar.mininterval = 0
+    resumed_after = types.SimpleNamespace(run=lambda _: 900)
+    progress.after_create_session(resumed_after, None)
+    start = time.perf_counter()
+    for _ in range(10):
+        time.sleep(0.01)
+        progress.after_run(None, types.SimpleNamespace(results=1.0))
+    steps_a_second = 10 / (time.perf_counter() - start)
+    shown = progress.bar.format_dict
+    progress.bar.close()
+    train.FLAGS.unparse_flags()
+    assert shown["n"] == 910
+    assert shown["rate"] < 2 * steps_a_second
 
 
 def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
