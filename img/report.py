@@ -202,18 +202,19 @@ def tasks_of(groups):
     return list(every_record(without_diverged(groups))[0]["accuracy_test_last"])
 
 
-def accuracy_table(groups, baselines):
+def accuracy_table(groups, baselines, number="images"):
     """Accuracies in percent, and the gain over the first baseline: mean ± 95 % interval.
 
     Args:
       groups: (images, setting) -> seed -> record.
       baselines: settings that the others are compared with.
+      number: what stands in the keys in place of the number of images, if something else.
 
     Returns:
       A table in Markdown.
     """
     ended, tasks = without_diverged(groups), tasks_of(groups)
-    header = ["images", "setting", "seeds", *tasks, *(["gain (mean)"] if baselines else [])]
+    header = [number, "setting", "seeds", *tasks, *(["gain (mean)"] if baselines else [])]
     rows = []
     for images, setting in sorted_keys(groups):
         by_seed = ended[images, setting]
@@ -293,7 +294,7 @@ def study_table(study, groups):
 
 
 def results_table(records):
-    """Each kind of sharing on all images, after 30 epochs or, where these are missing, five.
+    """Each kind of sharing on all images, after five epochs and after 30.
 
     Args:
       records: study -> (images, setting) -> seed -> record.
@@ -301,28 +302,13 @@ def results_table(records):
     Returns:
       A table in Markdown.
     """
-    studies = {study: records[study] for study in ("full_30_epochs", "full") if study in records}
-    ended = {study: without_diverged(groups) for study, groups in studies.items()}
-    chosen = {}  # setting -> the study with the longest runs that has an interval, or any
-    for setting in COLOURS:
-        counts = {s: len(g.get((ALL_IMAGES, setting), {})) for s, g in ended.items()}
-        enough = [s for s, count in counts.items() if count >= SEEDS_OF_AN_INTERVAL]
-        for study in (enough or [s for s, count in counts.items() if count])[:1]:
-            chosen[setting] = study
-    shown = [("none", study) for study in studies if study in chosen.values()]
-    shown += [(setting, study) for setting, study in chosen.items() if setting != "none"]
-    shown = [
-        (setting, study) for setting, study in shown if ended[study].get((ALL_IMAGES, setting))
-    ]
-    tasks, rows, used = tasks_of(next(iter(studies.values()))), [], []
-    for setting, study in sorted(shown, key=lambda one: list(studies).index(one[1])):
-        runs = list(ended[study][ALL_IMAGES, setting].values())
-        used += runs
-        row = [setting, runs[0]["flags"]["num_epochs"], len(runs)]
-        row += [interval([accuracy(record, task) for record in runs]) for task in tasks]
-        rows.append([*row, gain_cell(ended[study], ALL_IMAGES, setting, "none", "mean")])
-    table = markdown(["setting", "epochs", "seeds", *tasks, "gain (mean)"], rows)
-    return f"{table}\n\n{made_with(used)}"
+    groups = {
+        (epochs, setting): by_seed
+        for epochs, study in ((5, "full"), (30, "full_30_epochs"))
+        for (_, setting), by_seed in records.get(study, {}).items()
+        if setting in COLOURS
+    }
+    return accuracy_table(groups, ["none"], "epochs") + f"\n\n{made_with(every_record(groups))}"
 
 
 def settings_with(entry, groups):
@@ -787,19 +773,6 @@ def draw_spread_of_weights(by_seed, path):
     return plot.save(figure, axes, path)
 
 
-def runs_on_all_images(records):
-    """Runs of "full_30_epochs", or else of "full", with and without units.
-
-    Returns: setting -> seed -> record; empty if neither study has both.
-    """
-    for study in ("full_30_epochs", "full"):
-        groups = records.get(study, {})
-        groups = {s: runs for (n, s), runs in groups.items() if n == ALL_IMAGES and runs}
-        if {"none", "channel"} <= groups.keys():
-            return groups
-    return {}
-
-
 def draw(records, out):
     """Draws every picture for which there are records.
 
@@ -812,25 +785,26 @@ def draw(records, out):
     """
     out = pathlib.Path(out)
     records = {study: without_diverged(groups) for study, groups in records.items()}
-    full, pictures = runs_on_all_images(records), []
-    if full:
-        shown = {s: full[s] for s in ("none", "channel", "dense") if s in full}
+    full, pictures = records.get("full", {}), []
+    if full.get((ALL_IMAGES, "none")) and full.get((ALL_IMAGES, "channel")):
+        settings = [s for s in ("none", "channel", "dense") if full.get((ALL_IMAGES, s))]
+        shown = {setting: full[ALL_IMAGES, setting] for setting in settings}
         pictures += [
             draw_curves(shown, out / file, tag.removeprefix("summary/"), *rest)
             for file, tag, *rest in plot.PICTURES
         ]
-        units = {(ALL_IMAGES, setting): runs for setting, runs in full.items()}
-        units |= dense_on_few_images(records)
+        units = full | dense_on_few_images(records)
         for setting in ("channel", "layer", "dense"):
-            num_images = max((n for n, s in units if s == setting), default=None)
+            num_images = max((n for n, s in units if s == setting and units[n, s]), default=None)
             if num_images:
                 path = out / f"weights_of_{setting}_units.png"
                 runs = units[num_images, setting]
                 pictures.append(draw_weights(runs, path, setting, num_images))
-        pictures.append(draw_spread_of_weights(full["channel"], out / "weights_at_the_end.png"))
+        channel = full[ALL_IMAGES, "channel"]
+        pictures.append(draw_spread_of_weights(channel, out / "weights_at_the_end.png"))
     where = records.get("where")
-    if where and any(setting == "none" for _, setting in records.get("full", {})):
-        pictures.append(draw_where(where, records["full"], out / "where.png"))
+    if where and any(setting == "none" for _, setting in full):
+        pictures.append(draw_where(where, full, out / "where.png"))
     if len({n for study in ("few_images", "full") for n, _ in records.get(study, {})}) > 1:
         pictures.append(draw_few_images(records, out / "few_images.png"))
     return pictures
