@@ -337,6 +337,8 @@ def checked(tasks):
             problem = "there are two tasks of this name"
         elif not task.classes or not all(isinstance(name, str) for name in task.classes):
             problem = "its classes must be names, at least one"
+        elif len(set(task.classes)) < len(task.classes):
+            problem = "two of its classes have the same name"
         elif (
             task in TASKS
             and task.from_article is not None
@@ -439,15 +441,20 @@ def read_folder(folder):
 
     Returns a dict of file name -> (path, array), as `read_cache` does.
     """
-    contents = {}
-    for name in FILES:
-        paths = paths_in(folder, name)
-        arrays = [parse_idx(read_file(path), path) for path in paths]
-        for path, array in zip(paths, arrays):
-            if not np.array_equal(array, arrays[0]):
-                raise DataError(f"{paths[0]} and {path} differ. Delete the wrong one.")
-        contents[name] = paths[0], arrays[0]
-    return contents
+    return {name: read_from(folder, name) for name in FILES}
+
+
+def read_from(folder, name):
+    """Reads one IDX file of a folder. Returns its path and array.
+
+    Raises: DataError, it cannot be used, or is there twice with other values.
+    """
+    paths = paths_in(folder, name)
+    arrays = [parse_idx(read_file(path), path) for path in paths]
+    for path, array in zip(paths, arrays):
+        if not np.array_equal(array, arrays[0]):
+            raise DataError(f"{paths[0]} and {path} differ. Delete the wrong one.")
+    return paths[0], arrays[0]
 
 
 def unofficial(contents):
@@ -518,10 +525,11 @@ def read_labels(task, dataset_name, data_dir, train, test):
     folder = data_dir or os.environ.get(FOLDER_VARIABLE) or cache_folder()
     folder = pathlib.Path(os.path.expanduser(folder))
     for prefix, split in (("train", train), ("t10k", test)):
-        path = paths_in(folder, f"{prefix}-{task}-labels-idx1-ubyte.gz")[0]
+        file = f"{prefix}-{task}-labels-idx1-ubyte.gz"
+        path = paths_in(folder, file)[0]
         if not os.path.exists(path):
             raise DataError(f"tasks: {task!r} is not in TASKS of data.py, and {path} is missing")
-        labels = parse_idx(read_file(path), path)
+        path, labels = read_from(folder, file)
         if labels.shape != (len(split.images),):
             raise DataError(
                 f"{path}: has shape {labels.shape}; it must have a label for each of the"
@@ -534,13 +542,16 @@ def read_labels(task, dataset_name, data_dir, train, test):
     gaps = set(range(count)) - set(train.labels[task].tolist())
     if gaps:
         warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
-    path = folder / f"{task}-classes.txt"
-    if not os.path.exists(path):
+    places = (path.parent / f"{task}-classes.txt", folder / f"{task}-classes.txt")
+    path = next(filter(os.path.exists, places), None)
+    if path is None:
         return Task(task, tuple(map(str, range(count))), ())
     names = read_file(path).decode("utf-8", "replace").split("\n")
     names = tuple(name.strip() for name in names if name.strip())
     if len(names) != count:
         raise DataError(f"{path}: has {len(names)} names, but the labels have {count} classes")
+    if len(set(names)) < count:
+        raise DataError(f"{path}: two of its classes have the same name")
     return Task(task, names, ())
 
 

@@ -573,6 +573,15 @@ def test_classes_of_label_files_may_have_names(labelled):
     assert dataset.tasks[0].classes == ("no", "short", "long")
 
 
+def test_label_files_and_their_names_may_lie_in_torchvisions_folder(labelled):
+    (labelled / "raw").mkdir()
+    write_labels(labelled / "raw", "hands", [0, 1] * 15, [1, 0] * 10, ["left", "right"])
+    dataset = data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert dataset.tasks[0].classes == ("left", "right")
+    (labelled / "raw" / "hands-classes.txt").rename(labelled / "hands-classes.txt")
+    assert data.load("fashion_mnist", labelled, tasks=["hands"]).tasks == dataset.tasks
+
+
 def test_labels_follow_their_images_into_subsets_and_held_out_images(labelled):
     write_labels(labelled, "number", np.arange(30), np.arange(20))
     whole = data.load("fashion_mnist", labelled, tasks=["number"])
@@ -614,6 +623,19 @@ WRONG_LABELS = {
         lambda folder: write_labels(folder, "hands", [0, 1] * 15, [0] * 20, "abc"),
         "3 names, but the labels have 2 classes",
     ),
+    "two equal names": (
+        lambda folder: write_labels(folder, "hands", [0, 1, 2] * 10, [0] * 20, "aba"),
+        "hands-classes.txt: two of its classes have the same name",
+    ),
+    "two that differ": (
+        lambda folder: [
+            write_labels(folder, "hands", [0, 1] * 15, [0] * 20),
+            (folder / "t10k-hands-labels-idx1-ubyte.gz").write_bytes(
+                gzip.compress(struct.pack(">II20B", 0x801, 20, *[1] * 20))
+            ),
+        ],
+        "differ. Delete the wrong one",
+    ),
 }
 
 
@@ -647,6 +669,7 @@ WRONG_TASKS = {
     "nine labels": (("hands", ("two", "other"), (0,) * 9), "9 labels for the 10 articles"),
     "no classes": (("hands", (), (0,) * 10), "classes"),
     "classes that are no names": (("hands", (1, 2), (0,) * 10), "classes"),
+    "two classes of one name": (("hands", ("two", "two"), (0,) * 10), "have the same name"),
     "a name that is no scope": (("worn on hands", ("two", "other"), (0,) * 10), "letters"),
     "a name with a slash": (("a/b", ("two", "other"), (0,) * 10), "letters"),
     "the name of the mean": (("mean", ("two", "other"), (0,) * 10), "choose another"),
