@@ -180,6 +180,10 @@ class Dataset(typing.NamedTuple):
                 digest.update("\n".join((task.name, *task.classes)).encode())
         return digest.hexdigest()[:16]
 
+    def fingerprint_of_classes(self):
+        """Returns a checksum of the tasks' classes and their articles: 16 hexadecimal digits."""
+        return sha256(repr([tuple(task) for task in self.tasks]).encode())[:16]
+
 
 def steps_per_epoch(num_examples, batch_size):
     """Counts the batches of an epoch: every image once, and the last batch may be smaller."""

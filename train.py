@@ -292,9 +292,11 @@ def run():
     session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
     # A finished run is only read: it may be on a disk that cannot be written.
     with contextlib.nullcontext() if finished else claimed(run_dir):
+        if FLAGS.export_dir and not finished:
+            check_export_folder()  # before --overwrite deletes anything
         settings = check_settings(run_dir, dataset)
         step = results["global_step"] if finished else last_step
-        exported = FLAGS.export_dir and is_exported(settings, step)
+        exported = FLAGS.export_dir and finished and is_exported(settings, step)
         if finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.\n")
             print(table(results))
@@ -335,9 +337,10 @@ def train(net, dataset, run_dir, last_step, session_config):
       session_config: a `tf.ConfigProto`.
 
     Returns:
-      The step reached; the number of the signal that stopped it before, or None;
-      training speed in images a second, or None for a single step; the units' mean
-      weights, scope -> [T, T]; and the confusion matrices, as `evaluate` returns them.
+      The step it resumed after, or 0; the step reached; the number of the signal that
+      stopped it before `last_step`, or None; training speed in images a second, or None
+      for a single step; the units' mean weights, scope -> [T, T]; and the confusion
+      matrices, as `evaluate` returns them.
 
     Raises:
       RunError: the run cannot be resumed, has diverged, or cannot be saved.
@@ -347,6 +350,8 @@ def train(net, dataset, run_dir, last_step, session_config):
         scaffold, checkpoint, first_step = resume(net, dataset, run_dir, last_step)
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
+        # Of fewer epochs: the newest weights will no longer be those that it tells of.
+        (run_dir / RESULTS).unlink(missing_ok=True)
 
         keep_event_files_in_order(run_dir)
         writer = tf.summary.FileWriterCache.get(str(run_dir))
@@ -382,7 +387,7 @@ def train(net, dataset, run_dir, last_step, session_config):
                 describe_end(writer, last_step)
         tf.summary.FileWriterCache.clear()  # closes the event file
     stopped_by = signals[0] if step < last_step else None
-    return int(step), stopped_by, progress.images_per_second, stitches, confusions
+    return first_step, int(step), stopped_by, progress.images_per_second, stitches, confusions
 
 
 def feed(net, batch, training):
@@ -638,7 +643,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
     def before_run(self, run_context):
         # Not at every step: the L2 loss reads all weights, and takes 2 % of a step.
-        due = self.bar.n % LOSS_EVERY == 0
+        due = self._start is None or self.bar.n % LOSS_EVERY == 0
         return tf.train.SessionRunArgs(self._net.loss if due else [])
 
     def after_run(self, run_context, run_values):
@@ -703,18 +708,17 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "numpy": np.__version__,
     }
     net = build(dataset)
-    step, stopped_by, images_per_second, stitches, confusions = train(
+    resumed_after, step, stopped_by, images_per_second, stitches, confusions = train(
         net, dataset, run_dir, last_step, session_config
     )
     if stopped_by:
         print(
-            f"Stopped after step {step:,} of {last_step:,} and saved."
-            " Run the same command to resume.",
+            f"Stopped after step {step:,} of {last_step:,} and saved. {how_to_resume()}.",
             file=sys.stderr,
         )
         sys.exit(128 + stopped_by)  # as shells report a process that a signal ended
     # Accuracies and loss are read from the event files, which a resumed run continues;
-    # times and commit are those of the last session.
+    # times and commit are those of the last session, since `resumed_after`.
     curves = read_scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
@@ -742,6 +746,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
             for task in dataset.tasks
         },
         "confusion": {name: matrix.tolist() for name, matrix in confusions.items()},
+        "resumed_after": resumed_after,
         "images_per_second": images_per_second and round(images_per_second, 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
@@ -757,6 +762,9 @@ def table(results):
     speed = results["images_per_second"]
     sharing = results["flags"]["cross_stitch_unit"] if results["cross_stitch"] else "none"
     sharing = "hard sharing" if results["flags"].get("hard_sharing") else sharing
+    steps = f"{results['global_step']:,} steps"
+    if results.get("resumed_after"):
+        steps += f", the last {results['global_step'] - results['resumed_after']:,} of them"
     evaluated = "held-out" if results["flags"].get("holdout") else "test"
 
     def row(title, cells):
@@ -767,8 +775,7 @@ def table(results):
 
     lines = [
         f"{results['dataset']}, {sharing}, seed {results['seed']}:"
-        f" {results['global_step']:,} steps in {minutes} min {seconds} s"
-        + (f", {speed:,.0f} images/s" if speed else ""),
+        f" {steps} in {minutes} min {seconds} s" + (f", {speed:,.0f} images/s" if speed else ""),
         "",
         row("", names),
         accuracy_row(f"{evaluated} accuracy", results["accuracy_test"]),
@@ -865,25 +872,28 @@ def export_folders():
 
 
 def is_exported(settings, step):
-    """Whether --export_dir holds the network of this run at this step.
+    """Whether --export_dir holds the network of this run at this step."""
+    record = export_folders()[0] / EXPORTED
+    found = read_json(record) if record.exists() else {}
+    # An earlier version did not write all of the settings.
+    same = settings | found.get("settings", {}) == settings
+    return same and found.get("global_step") == step
 
-    Raises: RunError, it holds something else; OSError, it cannot be written.
-    """
+
+def check_export_folder():
+    """Raises: RunError, --export_dir holds something; OSError, it cannot be written."""
     folder, draft = export_folders()
     check_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        record = folder / EXPORTED
-        if record.exists() and read_json(record) == {"settings": settings, "global_step": step}:
-            return True
         raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
     shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
     draft.mkdir(parents=True)  # finds out now, and not after hours of training
     draft.rmdir()
-    return False
 
 
 def export(dataset, run_dir, settings, step):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
+    check_export_folder()
     folder, draft = export_folders()
     server = model.build_server(
         [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
@@ -1011,10 +1021,14 @@ def check_settings(run_dir, dataset):
     ignored = NO_EFFECT_ON_RESULT | LENGTH_OF_RUN | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
     now = {name: value for name, value in flag_values().items() if name not in ignored}
     now |= {"dataset": dataset.name, "data": dataset.fingerprint()}
+    now["classes"] = dataset.fingerprint_of_classes()
     # A flag that an earlier version did not have acted as its default.
     defaults = {name: FLAGS[name].default for name in now if name in FLAGS} | FORMER_DEFAULTS
+    defaults["classes"] = now["classes"]  # not known
     before = defaults | read_json(record) if record.exists() else now
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    # Without units, their flags are not recorded: --cross_stitch says it all.
+    differing = [name for name in differing if name in now or name not in UNIT_FLAGS]
     if differing:
         started, asked = (
             " ".join(
@@ -1045,7 +1059,8 @@ def check_source(dataset):
         raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
     same = ("tasks", "share_until", "hard_sharing", "holdout")
     wanted = {name: FLAGS[name].value for name in same}
-    wanted |= {"cross_stitch": False, "dataset": dataset.name}
+    wanted |= {"cross_stitch": False} if len(dataset.tasks) > 1 else {}  # one tower has no units
+    wanted["dataset"] = dataset.name
     settings = {name: FLAGS[name].default for name in wanted} | read_json(source / SETTINGS)
     differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
     if differing:
@@ -1204,8 +1219,8 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
             return super()._save(session, step)
         except tf.errors.OpError as error:  # a session ends quietly at some of these
             raise RunError(
-                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)}). Once"
-                " it can, run the same command to resume from the previous one."
+                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)})."
+                f" {how_to_resume()} from the previous one, once it can."
             ) from error
 
 
@@ -1218,9 +1233,14 @@ def flush(writer, run_dir):
         writer.flush()
     except Exception as error:  # its class depends on the system's error
         raise RunError(
-            f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can, run the"
-            " same command to resume from the last checkpoint."
+            f"{run_dir}: the event file cannot be written ({brief(error)}). {how_to_resume()}"
+            " from the last checkpoint, once it can."
         ) from error
+
+
+def how_to_resume():
+    without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
+    return f"Run the same command{without} to resume"
 
 
 def diverged(what, step):
@@ -1300,8 +1320,8 @@ def main(arguments):
         sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
     except tf.errors.OpError as error:
         sys.exit(
-            f"train.py: {brief(error.message)}. What was saved before is unharmed: run the same"
-            " command to resume."
+            f"train.py: {brief(error.message)}. What was saved before is unharmed."
+            f" {how_to_resume()}."
         )
 
 

@@ -659,7 +659,7 @@ def make_all(runs):
 
 # Entries of a record that may differ although the result is the same.
 NOT_COMPARED = {"command", "flags", "commit", "versions", "numerics", "machine"}
-NOT_COMPARED |= {"images_per_second", "wall_seconds"}
+NOT_COMPARED |= {"images_per_second", "wall_seconds", "resumed_after"}
 
 
 def origin(record):

@@ -123,7 +123,7 @@ def records_in(logdir):
     records = {}
     for path in (logdir / "quick" / "records" / STUDY).glob("*.json"):
         record = json.loads(path.read_text())
-        for name in ("command", "images_per_second", "wall_seconds"):
+        for name in ("command", "images_per_second", "wall_seconds", "resumed_after"):
             del record[name]
         for name in ("logdir", "threads"):
             del record["flags"][name]

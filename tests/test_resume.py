@@ -163,17 +163,27 @@ def test_soak_of_kills(unit, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_saves_and_the_run_goes_on(number, undisturbed, tmp_path):
-    process = begin(tmp_path, UNITS["none"], LENGTH, OFTEN)
+@pytest.mark.parametrize(
+    "number, more, advice",
+    [
+        (signal.SIGINT, (), "Run the same command to resume."),
+        (signal.SIGTERM, ("--overwrite",), "Run the same command without --overwrite to resume."),
+    ],
+)
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on(
+    number, more, advice, undisturbed, tmp_path
+):
+    process = begin(tmp_path, UNITS["none"], LENGTH, OFTEN, *more)
     assert await_checkpoint_after(0, tmp_path, process)
     process.send_signal(number)
     output, errors = process.communicate()
     assert process.returncode == 128 + number
     step = steps_saved(tmp_path)[-1]
     assert f"Stopped after step {step} of {STEPS}" in errors and "Traceback" not in errors
+    assert advice in errors
     again = run(tmp_path, UNITS["none"], LENGTH)
     assert again.returncode == 0 and f"Resuming after step {step}." in again.stdout
+    assert f"{STEPS} steps, the last {STEPS - step} of them in" in again.stdout
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
@@ -415,15 +425,43 @@ def test_a_checkpoint_of_another_network_is_refused_and_kept(two_checkpoints, tm
     assert steps_saved(tmp_path) == [1, 40]
 
 
-def test_the_time_left_counts_only_the_steps_of_this_session():
+def test_a_run_with_more_epochs_is_not_finished_until_it_ends(two_checkpoints, tmp_path):
+    shutil.copytree(folder(two_checkpoints), folder(tmp_path))
+    process = begin(tmp_path, UNITS["none"], "--num_epochs=1000", OFTEN)
+    assert await_checkpoint_after(40, tmp_path, process)
+    process.kill()
+    process.communicate()
+    given = (UNITS["none"], "--max_steps=40")
+    assert_one_sentence(run(tmp_path, *given, "--eval_only"), "not a finished run")
+    served = tmp_path / "served"
+    exported = run(tmp_path, *given, f"--export_dir={served}")
+    assert_one_sentence(exported, "more than the 40 of this command")
+    assert not served.exists()
+
+
+def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
+    shutil.copytree(folder(two_checkpoints), folder(tmp_path))
+    other = "data.TASKS = (data.TASKS[0], data.TASKS[1]._replace(from_article=(0, 1) * 5))"
+    refused = run(tmp_path, UNITS["none"], "--max_steps=60", prelude=other)
+    assert_one_sentence(refused, "was started with classes ", "--overwrite")
+    settings = folder(tmp_path) / "settings.json"
+    known = json.loads(settings.read_text())
+    del known["classes"]  # as an earlier version wrote it
+    settings.write_text(json.dumps(known))
+    finished = run(tmp_path, UNITS["none"], "--max_steps=40", prelude=other)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_speed_of_this_session():
     train.FLAGS(["train.py"])
     dataset = types.SimpleNamespace(name="some", images_before=lambda step, size: step * size)
-    net = types.SimpleNamespace(global_step=None, loss=None)
+    net = types.SimpleNamespace(global_step=None, loss="the loss")
     evaluation = types.SimpleNamespace(seconds=0.0, accuracies={})
     progress = train.ProgressHook(net, dataset, evaluation, 1000)
     progress.bar.mininterval = 0
-    resumed_after = types.SimpleNamespace(run=lambda _: 900)
+    resumed_after = types.SimpleNamespace(run=lambda _: 907)
     progress.after_create_session(resumed_after, None)
+    assert progress.before_run(None).fetches == "the loss"  # or else the bar would show nan
     start = time.perf_counter()
     for _ in range(10):
         time.sleep(0.01)
@@ -432,7 +470,7 @@ def test_the_time_left_counts_only_the_steps_of_this_session():
     shown = progress.bar.format_dict
     progress.bar.close()
     train.FLAGS.unparse_flags()
-    assert shown["n"] == 910
+    assert shown["n"] == 917
     assert shown["rate"] < 2 * steps_a_second
 
 

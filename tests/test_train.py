@@ -339,6 +339,17 @@ def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
     assert longer.returncode == 0 and "Resuming after step 3." in longer.stdout, longer.stderr
 
 
+def test_a_tower_alone_has_no_units_and_may_be_started_from(tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=1", "--tasks=article")
+    assert run(tmp_path, *given, "--run_name=synthetic-one", prelude=SMALL).returncode == 0
+    source = tmp_path / "synthetic-one"
+    started = run(tmp_path, *given, "--seed=1", f"--init_from={source}", prelude=SMALL)
+    assert started.returncode == 0, started.stderr
+    refused = run(tmp_path, *given, "--run_name=synthetic-one", "--cross_stitch=False",
+                  prelude=SMALL)  # fmt: skip
+    assert_one_sentence(refused, "--cross_stitch=True, not --cross_stitch=False.")
+
+
 def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs, tmp_path):
     (alone,) = runs[0].glob("synthetic-none*")
     there = shutil.copytree(runs[0] / CHANNEL, tmp_path / "synthetic-there")
@@ -422,6 +433,15 @@ def test_an_export_folder_in_use_is_refused_before_any_training(tmp_path):
                    f"--export_dir={mine}", prelude=SMALL)  # fmt: skip
     assert_one_sentence(finished, str(mine), "holds something else")
     assert not list(tmp_path.rglob("events*")) and (mine / "thesis.txt").exists()
+
+
+def test_an_export_is_not_taken_for_that_of_a_run_that_starts_over(tmp_path):
+    given = ("--dataset=synthetic", "--max_steps=2", f"--export_dir={tmp_path / 'served'}")
+    assert run(tmp_path / "logs", *given, prelude=SMALL).returncode == 0
+    before = sorted(tmp_path.rglob("*"))
+    again = run(tmp_path / "logs", *given, "--overwrite", prelude=SMALL)
+    assert_one_sentence(again, "served: holds something else")
+    assert sorted(tmp_path.rglob("*")) == before  # and nothing was overwritten
 
 
 def test_a_finished_run_is_read_without_writing(runs, tmp_path):
