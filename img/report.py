@@ -386,7 +386,7 @@ def recalls_table(groups):
         if p < SIGNIFICANCE
     ]
     header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
-    table = markdown(header, rows) if rows else "No class gains or loses more than by chance."
+    table = markdown(header, rows) if rows else "No class's gain or loss can be told from chance."
     found = f"*{len(rows)} of {len(compared)} comparisons have p < {SIGNIFICANCE} after Holm.*"
     return f"{table}\n\n{found} {made_with(every_record(without_diverged(groups)))}"
 
