@@ -391,6 +391,7 @@ def read(dataset, data_dir, seed):
 # --- Finding and reading the files ---
 
 FOLDER_VARIABLE = "FASHION_MNIST_DIR"
+FOLDERS = (".", "raw", "FashionMNIST/raw")  # below the one that the user named; torchvision's
 CUSTOM = "-custom"  # end of the name of a data set that is not Fashion-MNIST
 FILES = {  # name: SHA-256 of the official release
     "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
@@ -483,7 +484,7 @@ def paths_in(folder, name):
     """
     hyphen = name.removesuffix(".gz")
     dot = hyphen.replace("-idx", ".idx")
-    for below in (".", "raw", "FashionMNIST/raw"):
+    for below in FOLDERS:
         names = (name, hyphen, f"{dot}.gz", dot)
         paths = [folder / below / n for n in names if os.path.lexists(folder / below / n)]
         if paths:
@@ -546,8 +547,8 @@ def read_labels(task, dataset_name, data_dir, train, test):
     gaps = set(range(count)) - set(train.labels[task].tolist())
     if gaps:
         warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
-    places = (path.parent / f"{task}-classes.txt", folder / f"{task}-classes.txt")
-    path = next(filter(os.path.exists, places), None)
+    paths = (folder / below / f"{task}-classes.txt" for below in FOLDERS)
+    path = next(filter(os.path.exists, paths), None)
     if path is None:
         return Task(task, tuple(map(str, range(count))), ())
     names = read_file(path).decode("utf-8", "replace").split("\n")

@@ -284,19 +284,19 @@ def run():
 
     run_dir = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / run_name(dataset.name)
     check_path(run_dir)
-    report = run_dir / RESULTS
-    if FLAGS.eval_only and not report.exists():
+    results = None if FLAGS.overwrite else results_of_finished(run_dir)
+    if FLAGS.eval_only and not results:
         raise RunError(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
-    results = read_json(report) if report.exists() and not FLAGS.overwrite else None
     finished = results and (FLAGS.eval_only or results["global_step"] == last_step)
     session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
     # A finished run is only read: it may be on a disk that cannot be written.
     with contextlib.nullcontext() if finished else claimed(run_dir):
-        if FLAGS.export_dir and not finished:
-            check_export_folder()  # before --overwrite deletes anything
-        settings = check_settings(run_dir, dataset)
+        settings = settings_from_flags(dataset)
         step = results["global_step"] if finished else last_step
         exported = FLAGS.export_dir and finished and is_exported(settings, step)
+        if FLAGS.export_dir and not exported:
+            check_export_folder()
+        check_settings(run_dir, dataset, settings)
         if finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.\n")
             print(table(results))
@@ -350,8 +350,6 @@ def train(net, dataset, run_dir, last_step, session_config):
         scaffold, checkpoint, first_step = resume(net, dataset, run_dir, last_step)
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
-        # Of fewer epochs: the newest weights will no longer be those that it tells of.
-        (run_dir / RESULTS).unlink(missing_ok=True)
 
         keep_event_files_in_order(run_dir)
         writer = tf.summary.FileWriterCache.get(str(run_dir))
@@ -713,7 +711,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
     )
     if stopped_by:
         print(
-            f"Stopped after step {step:,} of {last_step:,} and saved. {how_to_resume()}.",
+            f"Stopped after step {step:,} of {last_step:,} and saved. {how_to_resume().capitalize()}.",
             file=sys.stderr,
         )
         sys.exit(128 + stopped_by)  # as shells report a process that a signal ended
@@ -788,6 +786,15 @@ def table(results):
             title = f"{scope if name == names[0] else '':<17}{name}"
             lines.append(row(title, [f"{round(w, 3) + 0.0:.3f}" for w in row_weights]))
     return "\n".join(lines)
+
+
+def results_of_finished(run_dir):
+    """The results of a run, or None if it is not finished or has gone on with more epochs."""
+    if not (run_dir / RESULTS).exists():
+        return None
+    results = read_json(run_dir / RESULTS)
+    newest = max(steps_saved(run_dir), default=0)
+    return results if newest <= results["global_step"] else None
 
 
 def recalls(confusion):
@@ -875,9 +882,10 @@ def is_exported(settings, step):
     """Whether --export_dir holds the network of this run at this step."""
     record = export_folders()[0] / EXPORTED
     found = read_json(record) if record.exists() else {}
-    # An earlier version did not write all of the settings.
-    same = settings | found.get("settings", {}) == settings
-    return same and found.get("global_step") == step
+    try:
+        return completed(found["settings"], settings) == settings and found["global_step"] == step
+    except (KeyError, TypeError):  # another program's file
+        return False
 
 
 def check_export_folder():
@@ -893,7 +901,6 @@ def check_export_folder():
 
 def export(dataset, run_dir, settings, step):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
-    check_export_folder()
     folder, draft = export_folders()
     server = model.build_server(
         [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
@@ -993,13 +1000,33 @@ def claimed(run_dir):
         yield
 
 
-def check_settings(run_dir, dataset):
+def settings_from_flags(dataset):
+    """Returns: what determines the result, by flag; the content of settings.json."""
+    ignored = NO_EFFECT_ON_RESULT | LENGTH_OF_RUN | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
+    settings = {name: value for name, value in flag_values().items() if name not in ignored}
+    settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
+    return settings | {"classes": dataset.fingerprint_of_classes()}
+
+
+def completed(before, now):
+    """Adds to the settings `before` what an earlier version did not write: it acted as the
+    flag's default, and its classes are taken for those of `now`."""
+    defaults = {name: FLAGS[name].default for name in now if name in FLAGS}
+    return defaults | FORMER_DEFAULTS | {"classes": now["classes"]} | before
+
+
+def check_settings(run_dir, dataset, now):
     """Refuses to resume what other flags, other data or another program started.
 
     With --overwrite it deletes that instead.
 
-    Returns: what determines the result, by flag; the content of settings.json.
-    Raises: RunError.
+    Args:
+      run_dir: the run's folder.
+      dataset: a `data.Dataset`.
+      now: as `settings_from_flags` returns them.
+
+    Raises:
+      RunError.
     """
     left = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
     record = run_dir / SETTINGS
@@ -1018,14 +1045,7 @@ def check_settings(run_dir, dataset):
             f"{run_dir}: holds files of something that this program cannot resume. Choose another"
             " --run_name, or delete them with --overwrite."
         )
-    ignored = NO_EFFECT_ON_RESULT | LENGTH_OF_RUN | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
-    now = {name: value for name, value in flag_values().items() if name not in ignored}
-    now |= {"dataset": dataset.name, "data": dataset.fingerprint()}
-    now["classes"] = dataset.fingerprint_of_classes()
-    # A flag that an earlier version did not have acted as its default.
-    defaults = {name: FLAGS[name].default for name in now if name in FLAGS} | FORMER_DEFAULTS
-    defaults["classes"] = now["classes"]  # not known
-    before = defaults | read_json(record) if record.exists() else now
+    before = completed(read_json(record), now) if record.exists() else now
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     # Without units, their flags are not recorded: --cross_stitch says it all.
     differing = [name for name in differing if name in now or name not in UNIT_FLAGS]
@@ -1043,7 +1063,6 @@ def check_settings(run_dir, dataset):
             f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
             " former, choose another --run_name, or start over with --overwrite."
         )
-    return now
 
 
 def check_source(dataset):
@@ -1053,7 +1072,7 @@ def check_source(dataset):
     """
     source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
     check_path(source)
-    if not (source / RESULTS).exists():
+    if not results_of_finished(source):
         raise RunError(f"--init_from={source}: not the folder of a finished run.")
     if not any(source.glob("model.ckpt-*.index")):
         raise RunError(f"--init_from={source}: its checkpoints are gone. Train it again.")
@@ -1065,6 +1084,9 @@ def check_source(dataset):
     differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
     if differing:
         raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}.")
+    classes = dataset.fingerprint_of_classes()
+    if settings.get("classes", classes) != classes:
+        raise RunError(f"--init_from={source}: its tasks have other classes. Train it again.")
     return source
 
 
@@ -1144,8 +1166,7 @@ def newest_checkpoint(run_dir, variables=None):
     Raises:
       RunError: a checkpoint is of another network, or all are damaged.
     """
-    numbers = [re.fullmatch(r"model\.ckpt-(\d+)\.index", p.name) for p in run_dir.iterdir()]
-    steps = sorted((int(number[1]) for number in numbers if number), reverse=True)
+    steps = sorted(steps_saved(run_dir), reverse=True)
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
     # Of the network alone: a graph for serving has none of Adam's moments.
     variables = variables or tf.global_variables("network/")
@@ -1171,6 +1192,12 @@ def newest_checkpoint(run_dir, variables=None):
             " --overwrite."
         )
     return None, paths
+
+
+def steps_saved(run_dir):
+    """The steps of a folder's checkpoints, in any order."""
+    names = [re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name) for path in run_dir.iterdir()]
+    return [int(name[1]) for name in names if name]
 
 
 def delete_incomplete_checkpoints(run_dir):
@@ -1219,8 +1246,8 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
             return super()._save(session, step)
         except tf.errors.OpError as error:  # a session ends quietly at some of these
             raise RunError(
-                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)})."
-                f" {how_to_resume()} from the previous one, once it can."
+                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)}). Once"
+                f" it can, {how_to_resume()} from the previous one."
             ) from error
 
 
@@ -1233,14 +1260,14 @@ def flush(writer, run_dir):
         writer.flush()
     except Exception as error:  # its class depends on the system's error
         raise RunError(
-            f"{run_dir}: the event file cannot be written ({brief(error)}). {how_to_resume()}"
-            " from the last checkpoint, once it can."
+            f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can,"
+            f" {how_to_resume()} from the last checkpoint."
         ) from error
 
 
 def how_to_resume():
     without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
-    return f"Run the same command{without} to resume"
+    return f"run the same command{without} to resume"
 
 
 def diverged(what, step):
@@ -1320,7 +1347,7 @@ def main(arguments):
         sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
     except tf.errors.OpError as error:
         sys.exit(
-            f"train.py: {brief(error.message)}. What was saved before is unharmed."
+            f"train.py: {brief(error.message)}. What was saved before is unharmed:"
             f" {how_to_resume()}."
         )
 

@@ -300,7 +300,7 @@ def results_table(records):
       records: study -> (images, setting) -> seed -> record.
 
     Returns:
-      A table in Markdown.
+      A table in Markdown, or None without any of them.
     """
     groups = {
         (epochs, setting): by_seed
@@ -308,6 +308,8 @@ def results_table(records):
         for (_, setting), by_seed in records.get(study, {}).items()
         if setting in COLOURS
     }
+    if not every_record(without_diverged(groups)):
+        return None
     return accuracy_table(groups, ["none"], "epochs") + f"\n\n{made_with(every_record(groups))}"
 
 

@@ -437,6 +437,9 @@ def test_a_run_with_more_epochs_is_not_finished_until_it_ends(two_checkpoints, t
     exported = run(tmp_path, *given, f"--export_dir={served}")
     assert_one_sentence(exported, "more than the 40 of this command")
     assert not served.exists()
+    towers = run(tmp_path, "--max_steps=40", "--seed=1", f"--init_from={folder(tmp_path)}",
+                 "--run_name=synthetic-other")  # fmt: skip
+    assert_one_sentence(towers, "not the folder of a finished run")
 
 
 def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
