@@ -604,10 +604,7 @@ def number_of_seeds(by_seed):
 
 
 def draw_band(axes, by_seed, tag, colour, label, smoothing=0.6):
-    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs.
-
-    Returns: all values that were drawn.
-    """
+    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs."""
     curves = [record["curves"][tag] for record in by_seed.values()]
     steps = curves[0][0]
     for _, values in curves:
@@ -620,29 +617,25 @@ def draw_band(axes, by_seed, tag, colour, label, smoothing=0.6):
     if len(curves) > 1:
         deviation = smoothed.std(axis=0, ddof=1)
         axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
-    return np.concatenate([values for _, values in curves])
 
 
-def draw_curves(groups, path, tag, label, corner, outside):
+def draw_curves(groups, path, tag, label, corner):
     """Draws one scalar over training, for each setting.
 
     Args:
       groups: setting -> seed -> record.
       path: the file to write.
       tag: the scalar.
-      label, corner, outside: as in plot.PICTURES.
+      label, corner: as in plot.PICTURES.
 
     Returns:
       The path.
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    drawn = [
-        draw_band(axes, by_seed, tag, COLOURS[setting],
-                  f"{label_of(setting)} ({number_of_seeds(by_seed)})")
-        for setting, by_seed in groups.items()
-    ]  # fmt: skip
-    limits = plot.axis_limits(np.concatenate(drawn), outside)
-    axes.set(xlabel="step", ylabel=label, ylim=limits)
+    for setting, by_seed in groups.items():
+        name = f"{label_of(setting)} ({number_of_seeds(by_seed)})"
+        draw_band(axes, by_seed, tag, COLOURS[setting], name)
+    axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
     return plot.save(figure, axes, path)
 
@@ -792,8 +785,8 @@ def draw(records, out):
         settings = [s for s in ("none", "channel", "dense") if full.get((ALL_IMAGES, s))]
         shown = {setting: full[ALL_IMAGES, setting] for setting in settings}
         pictures += [
-            draw_curves(shown, out / file, tag.removeprefix("summary/"), *rest)
-            for file, tag, *rest in plot.PICTURES
+            draw_curves(shown, out / file, tag.removeprefix("summary/"), label, corner)
+            for file, tag, label, corner, _ in plot.PICTURES
         ]
         units = full | dense_on_few_images(records)
         for setting in ("channel", "layer", "dense"):
