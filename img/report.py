@@ -520,7 +520,8 @@ def all_tables(records, single_runs=()):
         units = groups["full"] | dense_on_few_images(groups)
         tables["weights"] = units_table(units, "cross_stitch")
         tables["distances"] = units_table(units, "distances")
-        tables["recalls"] = recalls_table(groups["full"])
+    if "full_30_epochs" in groups:
+        tables["recalls"] = recalls_table(groups["full_30_epochs"])
     channel = without_diverged(records.get("full", {})).get((ALL_IMAGES, "channel"))
     if channel:
         tables["weights_of_channels"] = weights_of_channels_table(channel)
@@ -625,8 +626,7 @@ def draw_curves(groups, path, tag, label, corner):
     Args:
       groups: setting -> seed -> record.
       path: the file to write.
-      tag: the scalar.
-      label, corner: as in plot.PICTURES.
+      tag, label, corner: as in plot.PICTURES.
 
     Returns:
       The path.
@@ -634,7 +634,7 @@ def draw_curves(groups, path, tag, label, corner):
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for setting, by_seed in groups.items():
         name = f"{label_of(setting)} ({number_of_seeds(by_seed)})"
-        draw_band(axes, by_seed, tag, COLOURS[setting], name)
+        draw_band(axes, by_seed, tag.removeprefix("summary/"), COLOURS[setting], name)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
     return plot.save(figure, axes, path)
@@ -781,13 +781,15 @@ def draw(records, out):
     out = pathlib.Path(out)
     records = {study: without_diverged(groups) for study, groups in records.items()}
     full, pictures = records.get("full", {}), []
+    for study, ending in (("full", ".png"), ("full_30_epochs", "_30_epochs.png")):
+        runs = {setting: by_seed for (_, setting), by_seed in records.get(study, {}).items()}
+        shown = {s: runs[s] for s in ("none", "channel", "dense") if runs.get(s)}
+        if len(shown) > 1:
+            pictures += [
+                draw_curves(shown, out / file.replace(".png", ending), tag, label, corner)
+                for file, tag, label, corner, _ in plot.PICTURES
+            ]
     if full.get((ALL_IMAGES, "none")) and full.get((ALL_IMAGES, "channel")):
-        settings = [s for s in ("none", "channel", "dense") if full.get((ALL_IMAGES, s))]
-        shown = {setting: full[ALL_IMAGES, setting] for setting in settings}
-        pictures += [
-            draw_curves(shown, out / file, tag.removeprefix("summary/"), label, corner)
-            for file, tag, label, corner, _ in plot.PICTURES
-        ]
         units = full | dense_on_few_images(records)
         for setting in ("channel", "layer", "dense"):
             num_images = max((n for n, s in units if s == setting and units[n, s]), default=None)

@@ -261,19 +261,24 @@ def cell_of(tables, name, row, column):
 
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
 def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
-    """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->."""
+    """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->.
+
+    "Lose 1.04 ± 0.30" stands for the cell -1.04 ± 0.30.
+    """
     tables, words = all_tables(), words_of(page)
     figures = re.findall(r"±\s*\d", words)
-    named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
+    named = re.findall(r"(lose )?([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
     assert len(named) == len(figures) >= 2
-    for mean, half, *address in named:
+    for lose, mean, half, *address in named:
         cell = cell_of(tables, *address)
-        assert cell.lstrip("+").partition(" (")[0] == f"{mean.lstrip('+')} ± {half}", address
+        mean = f"-{mean}" if lose else mean.lstrip("+")
+        assert cell.lstrip("+").partition(" (")[0] == f"{mean} ± {half}", address
 
 
 def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
+    """Besides those with an interval, whose cell is compared above."""
     tables = report.as_text(all_tables())
-    found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.])", words_of(PAGE))
+    found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.]| ±)", words_of(PAGE))
     assert len(found) >= 10
     for figure in found:
         assert re.search(rf"(?<![\d.-])\+?{re.escape(figure)}(?![\d.])", tables), figure
