@@ -518,6 +518,8 @@ def all_tables(records, single_runs=()):
         tables["results"] = results_table(groups)
     if "full" in groups:
         units = groups["full"] | dense_on_few_images(groups)
+        for (images, setting), by_seed in groups.get("full_30_epochs", {}).items():
+            units[images, f"{setting}, 30 epochs"] = by_seed
         tables["weights"] = units_table(units, "cross_stitch")
         tables["distances"] = units_table(units, "distances")
     if "full_30_epochs" in groups:
