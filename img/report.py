@@ -283,13 +283,37 @@ def seeds_table(groups):
     return markdown(["seed", *(setting for _, setting in keys)], rows)
 
 
+def gains_over_training_table(groups):
+    """The gain in mean accuracy over none, in each LAST_EVALUATIONS evaluations of the runs."""
+    ended = without_diverged(groups)
+    keys = [key for key in sorted_keys(groups) if key[1] != "none"]
+    (length,) = {len(run["curves"]["accuracy_test"][0]) for run in every_record(ended)}
+    rows = []
+    for end in range(LAST_EVALUATIONS, length + 1, LAST_EVALUATIONS):
+        row = [f"{end - LAST_EVALUATIONS + 1} to {end}"]
+        for key in keys:
+            means = [
+                {
+                    seed: np.mean(run["curves"]["accuracy_test"][1][end - LAST_EVALUATIONS : end])
+                    for seed, run in by_seed.items()
+                }
+                for by_seed in (ended[key], ended.get((key[0], "none"), {}))
+            ]
+            row.append(
+                interval([means[0][s] - means[1][s] for s in means[0].keys() & means[1]], "+")
+            )
+        rows.append(row)
+    return markdown(["evaluations", *(setting for _, setting in keys)], rows)
+
+
 def study_table(study, groups):
     """A study's table, with what its text cites in blocks that the reader opens."""
     baselines = BASELINES[study]
     parts = [accuracy_table(groups, baselines), made_with(every_record(groups))]
     parts.append(details("Gains of each task", gains_table(groups, baselines)))
-    if study == "full":
+    if study in ("full", "full_30_epochs"):
         parts.append(details("Gain of each seed", seeds_table(groups)))
+        parts.append(details("Gain over training", gains_over_training_table(groups)))
     return "\n\n".join(parts)
 
 

@@ -231,6 +231,14 @@ def test_the_studys_tables_are_those_of_the_records():
     assert_tables_are_on(PAGE, report.STUDY_TABLES)
 
 
+def test_the_last_evaluations_gain_over_training_is_the_gain_of_the_table():
+    tables = all_tables()
+    for study, last in (("full", "6 to 10"), ("full_30_epochs", "26 to 30")):
+        gain = cell_of(tables, study, "channel", "gain (mean)")
+        assert cell_of(tables, study, last, "channel") == gain
+        assert cell_of(tables, study, "1 to 5", "channel") != gain
+
+
 def test_the_readmes_table_is_that_of_the_records():
     assert "results" in all_tables()
     assert_tables_are_on(ROOT / "README.md", report.SUMMARY_TABLES)
