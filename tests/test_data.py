@@ -266,7 +266,7 @@ def test_turns_depend_only_on_seed_epoch_and_image_and_test_images_keep_theirs(t
 
 def idx(array):
     header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.tobytes(), 1)
+    return gzip.compress(header + array.tobytes(), 1, mtime=0)
 
 
 @pytest.fixture
