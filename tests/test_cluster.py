@@ -162,9 +162,14 @@ def test_a_run_that_loses_five_workers_is_finished_by_the_sixth(clone, cluster, 
     logdir = tmp_path / "study"
     coordinator = cluster.reproduce(clone, logdir, "--seeds=1")
 
+    def command(process):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+            return process.cmdline()
+        return []
+
     def trains(worker):
         started = psutil.Process(worker.pid).children(recursive=True)
-        return any("train.py" in process.cmdline() for process in started)
+        return any("train.py" in command(process) for process in started)
 
     for deaths in range(1, 6):
         worker = cluster.worker(clone)
