@@ -135,17 +135,21 @@ def mean_and_range(values):
     return f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})"
 
 
-def accuracy(record, task):
-    """A run's accuracy_test_last, also of what the article's tower implies for a task."""
-    if task in record["accuracy_test_last"]:
+def accuracy(record, task, end=None):
+    """A run's accuracy_test_last, also of what the article's tower implies for a task.
+
+    With `end`, the mean of the LAST_EVALUATIONS evaluations up to that one.
+    """
+    if end is None and task in record["accuracy_test_last"]:
         return record["accuracy_test_last"][task]
-    return float(np.mean(record["curves"][f"accuracy_test_{task}"][1][-LAST_EVALUATIONS:]))
+    tag = "accuracy_test" if task == "mean" else f"accuracy_test_{task}"
+    return float(np.mean(record["curves"][tag][1][:end][-LAST_EVALUATIONS:]))
 
 
-def gains(by_seed, baseline, task="mean"):
+def gains(by_seed, baseline, task="mean", end=None):
     """Differences between runs of one seed. Returns: seed -> gain, for seeds that both have."""
     return {
-        seed: accuracy(by_seed[seed], task) - accuracy(baseline[seed], task)
+        seed: accuracy(by_seed[seed], task, end) - accuracy(baseline[seed], task, end)
         for seed in by_seed
         if seed in baseline
     }
@@ -228,12 +232,12 @@ def accuracy_table(groups, baselines, number="images"):
     return markdown(header, rows)
 
 
-def gain_cell(ended, images, setting, baseline, task):
+def gain_cell(ended, images, setting, baseline, task, end=None):
     """A gain with its interval; empty for the baseline itself."""
     if setting == baseline:
         return ""
     by_seed = ended[images, setting]
-    paired = list(gains(by_seed, ended.get((images, baseline), {}), task).values())
+    paired = list(gains(by_seed, ended.get((images, baseline), {}), task, end).values())
     fewer = f" ({len(paired)} seeds)" if 0 < len(paired) < len(by_seed) else ""
     return interval(paired, "+") + fewer
 
@@ -288,21 +292,11 @@ def gains_over_training_table(groups):
     ended = without_diverged(groups)
     keys = [key for key in sorted_keys(groups) if key[1] != "none"]
     (length,) = {len(run["curves"]["accuracy_test"][0]) for run in every_record(ended)}
-    rows = []
-    for end in range(LAST_EVALUATIONS, length + 1, LAST_EVALUATIONS):
-        row = [f"{end - LAST_EVALUATIONS + 1} to {end}"]
-        for key in keys:
-            means = [
-                {
-                    seed: np.mean(run["curves"]["accuracy_test"][1][end - LAST_EVALUATIONS : end])
-                    for seed, run in by_seed.items()
-                }
-                for by_seed in (ended[key], ended.get((key[0], "none"), {}))
-            ]
-            row.append(
-                interval([means[0][s] - means[1][s] for s in means[0].keys() & means[1]], "+")
-            )
-        rows.append(row)
+    rows = [
+        [f"{end - LAST_EVALUATIONS + 1} to {end}",
+         *(gain_cell(ended, *key, "none", "mean", end) for key in keys)]
+        for end in range(LAST_EVALUATIONS, length + 1, LAST_EVALUATIONS)
+    ]  # fmt: skip
     return markdown(["evaluations", *(setting for _, setting in keys)], rows)
 
 
@@ -543,7 +537,7 @@ def all_tables(records, single_runs=()):
     if "full" in groups:
         units = groups["full"] | dense_on_few_images(groups)
         for (images, setting), by_seed in groups.get("full_30_epochs", {}).items():
-            units[images, f"{setting}, 30 epochs"] = by_seed
+            units[images, f"{setting} (30)"] = by_seed
         tables["weights"] = units_table(units, "cross_stitch")
         tables["distances"] = units_table(units, "distances")
     if "full_30_epochs" in groups:
