@@ -757,8 +757,11 @@ def draw_where(where, full, path):
         )  # fmt: skip
     axes.axhline(0, color=COLOURS["none"], linewidth=1)
     axes.set_xticks(range(len(ticks)), ticks)
-    axes.set_xlim(-0.4, len(ticks) - 0.6)
-    axes.set(xlabel="place of the unit, or depth of sharing", ylabel="gain over no units, points")
+    axes.set(
+        xlim=(-0.4, len(ticks) - 0.6),
+        xlabel="place of the unit, or depth of sharing",
+        ylabel="gain over no units, points",
+    )
     figure.legend(**LEGEND_BELOW)
     return plot.save(figure, axes, path)
 
