@@ -12,14 +12,15 @@ by a learned linear combination of the activations of all towers (Misra et al.,
         session.run(net.train_op, feed_dict={net.x: ..., net.is_training: True, ...})
 
 This file only builds graphs: no files, no flags, no printing. It reads from top to
-bottom: hyper-parameters, cross-stitch unit, network, loss, training step, summaries,
-the whole graph, serving. The last section holds faster forms of ordinary layers,
-which the training graph uses; the served graph is built from the plain layers.
+bottom: cross-stitch units, hyper-parameters, network, loss, training step, summaries,
+the whole graph, serving. `build(..., fast=False)` is the plain program. By default,
+three places use a faster form of the same function from the last section.
 """
 
 import contextlib
 import dataclasses
 import functools
+import re
 import typing
 import zlib
 
@@ -39,9 +40,141 @@ if not hasattr(control_flow_ops, "cond"):
 import tf_slim as slim  # noqa: E402
 
 IMAGE_SIZE = 28
-UNITS = ("channel", "layer", "dense")
 # Layers that a unit may follow, or after which towers may begin, in their order.
 PLACES = ("pool_1", "pool_2", "fc_3")
+
+
+# --- Cross-stitch units ---
+#
+# A unit is one function, named in `UNITS`. It replaces the activations of T towers by
+# combinations of them (equation 1 of the paper).
+#
+# Args:
+#   towers: T tensors of one shape, [B, H, W, C] or [B, C].
+#   start: [T, T] numpy float32, made by `start_weights`: the first weight of tower j's
+#     values in those of tower i.
+#   config: a `Config`.
+#
+# Returns:
+#   T tensors of the shape that came in, and the unit's mean weights, [T, T]: row i, column
+#   j is the weight of tower j's values in a value of tower i, averaged over those values.
+#
+# A unit makes its variables with tf.get_variable and an initializer, and passes those that
+# mix towers through `trained_part`. Layers from slim would bring the batch norm, ReLU and
+# L2 loss of `layer_defaults`.
+
+
+def channel_unit(towers, start, config):
+    """The paper's unit: out_i[..., c] = sum_j alpha[i, j, c] * x_j[..., c]."""
+    channels = towers[0].shape.as_list()[-1]
+    alpha = tf.get_variable(  # [T, T, C]
+        "alpha", initializer=np.repeat(start[:, :, None], channels, axis=2)
+    )
+    outputs = linear_combinations(trained_part(alpha, len(towers), config), towers)
+    return outputs, tf.reduce_mean(alpha, axis=2)
+
+
+def layer_unit(towers, start, config):
+    """One weight for a whole layer (the paper's figure 3): out_i = sum_j alpha[i, j] * x_j."""
+    alpha = tf.get_variable("alpha", initializer=start)  # [T, T]
+    outputs = linear_combinations(trained_part(alpha, len(towers), config), towers)
+    return outputs, tf.identity(alpha)
+
+
+def dense_unit(towers, start, config):
+    """The original repository's unit: out = alpha x, where x holds all values of all towers."""
+    num_towers, shape = len(towers), towers[0].shape.as_list()[1:]
+    size = int(np.prod(shape))  # D = H*W*C
+
+    def initializer(_, dtype, partition_info=None):
+        # A Kronecker product, computed in the graph: a constant of this size would
+        # not fit into a graph definition.
+        blocks = start[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
+        return tf.reshape(blocks, [num_towers * size] * 2)
+
+    alpha = tf.get_variable("alpha", [num_towers * size] * 2, initializer=initializer)  # [T*D, T*D]
+    flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
+    mixed = tf.einsum("bi,oi->bo", flat, trained_part(alpha, num_towers, config))
+    outputs = [tf.reshape(x, [-1, *shape]) for x in tf.split(mixed, num_towers, axis=1)]
+    blocks = tf.reshape(alpha, [num_towers, size, num_towers, size])
+    return outputs, tf.reduce_sum(blocks, [1, 3]) / size
+
+
+UNITS = {"channel": channel_unit, "layer": layer_unit, "dense": dense_unit}
+
+
+def cross_stitch(towers, scope, config):
+    """The unit that the config names, in a variable scope such as "cross_stitch_1".
+
+    Args and returns: those of a unit, above. The start weights follow from the config.
+    """
+    start = start_weights(len(towers), config.cross_stitch_init)
+    with tf.variable_scope(scope):
+        return UNITS[config.cross_stitch_unit](towers, start, config)
+
+
+def unit_of(variable_name):
+    """Returns the scope of the unit that a variable belongs to, or None for other variables.
+
+    A unit's variables are those below its scope, whatever their names. This is the one
+    place that says so: the units' learning rate, their histograms, --init_from and the
+    study's distances go by it.
+    """
+    below_unit = re.match(r"network/(cross_stitch_\d+)/", variable_name)
+    return below_unit and below_unit[1]
+
+
+def start_weights(num_towers, own_weight):
+    """Start weights of a unit (paper, section 5.1, which favours 0.9 and 0.1).
+
+    Args:
+      num_towers: T.
+      own_weight: weight of a task's own activations; the other tasks share the rest.
+
+    Returns:
+      [T, T] float32. Row i sums to 1 if there is more than one tower.
+    """
+    others = (1.0 - own_weight) / max(num_towers - 1, 1)
+    weights = np.full([num_towers, num_towers], others, np.float32)
+    np.fill_diagonal(weights, own_weight)
+    return weights
+
+
+def trained_part(alpha, num_towers, config):
+    """alpha itself; with `cross_stitch_own_only`, no gradient reaches the other towers' weights.
+
+    Args:
+      alpha: [T, T, ...], or [T*N, T*N] made of T x T blocks.
+      num_towers: T.
+      config: a `Config`.
+
+    Returns:
+      A tensor of the shape of alpha.
+    """
+    if not config.cross_stitch_own_only:
+        return alpha
+    shape = alpha.shape.as_list()
+    blocks = tf.reshape(alpha, [num_towers, shape[0] // num_towers, num_towers, -1])
+    own = tf.eye(num_towers, dtype=tf.bool)[:, None, :, None]
+    return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
+
+
+@slim.add_arg_scope
+def linear_combinations(weights, towers, fast=False):
+    """[sum_j weights[i, j] * towers[j] for each i].
+
+    Args:
+      weights: [T, T, C] or [T, T].
+      towers: T tensors of one shape, [B, H, W, C] or [B, C].
+      fast: use the form of the last section.
+
+    Returns:
+      T tensors of the shape that came in.
+    """
+    if fast:
+        return one_pass_combinations(weights, towers)
+    ids = range(len(towers))
+    return [tf.add_n([weights[i, j] * towers[j] for j in ids]) for i in ids]
 
 
 # --- Hyper-parameters ---
@@ -57,7 +190,9 @@ class Config:
 
     cross_stitch: bool = option(True, "Connect the towers with cross-stitch units.")
     cross_stitch_unit: str = option(
-        "channel", "One weight per channel, per layer, or per pair of values.", enum_values=UNITS
+        "channel",
+        "One weight per channel, per layer, or per pair of values.",
+        enum_values=tuple(UNITS),
     )
     cross_stitch_init: float = option(
         1.0, "Start weight of a task's own activations; the other tasks share the rest."
@@ -81,129 +216,30 @@ class Config:
     seed: int = option(0, "Determines start weights, dropout, choice and order of the images.")
 
     def stitched_places(self):
-        """The layers that a unit follows: units connect towers, which part after share_until."""
+        """The layers that a unit follows. There are towers to connect only after share_until."""
         if not self.cross_stitch:
             return []
         first = PLACES.index(self.share_until) + 1 if self.share_until else 0
         return [place for place in PLACES[first:] if place in self.cross_stitch_at.split(",")]
 
 
-# --- The cross-stitch unit ---
-
-
-def cross_stitch(towers, scope, is_training, config):
-    """One cross-stitch unit: every output is a linear combination of all inputs.
-
-    `alpha[i, j]` is the weight with which tower i receives what tower j computed
-    (equation 1 of the paper). With T towers of C channels, D = H*W*C values each:
-
-        channel  alpha [T, T, C]     out_i[..., c] = sum_j alpha[i, j, c] * x_j[..., c]
-        layer    alpha [T, T]        out_i = sum_j alpha[i, j] * x_j
-        dense    alpha [T*D, T*D]    out = alpha x, where x holds all values of all towers
-
-    Args:
-      towers: T tensors of one shape, [B, H, W, C] or [B, C].
-      scope: variable scope, for example "cross_stitch_1".
-      is_training: [] bool tensor, or the Python value False for plain ops only.
-      config: a `Config`.
-
-    Returns:
-      T tensors of the shape that came in, and the unit's mean weights, [T, T]: the
-      weight of tower j's values in a value of tower i, averaged over those values.
-    """
-    num_towers = len(towers)
-    start = start_weights(num_towers, config.cross_stitch_init)  # [T, T]
-    shape = towers[0].shape.as_list()[1:]
-
-    with tf.variable_scope(scope):
-        if config.cross_stitch_unit == "dense":
-            return dense_cross_stitch(towers, start, config)
-        if config.cross_stitch_unit == "channel":
-            start = np.repeat(start[:, :, None], shape[-1], axis=2)  # [T, T, C]
-        alpha = tf.get_variable("alpha", initializer=start)
-        weights = with_fixed_others(alpha, num_towers) if config.cross_stitch_own_only else alpha
-        if is_training is False:
-            outputs = [
-                tf.add_n([weights[i, j] * x for j, x in enumerate(towers)])
-                for i in range(num_towers)
-            ]
-        else:
-            if config.cross_stitch_unit == "layer":
-                weights = tf.broadcast_to(weights[..., None], [num_towers, num_towers, shape[-1]])
-            outputs = linear_combinations(weights, *towers)
-        return outputs, tf.reduce_mean(tf.reshape(alpha, [num_towers, num_towers, -1]), axis=2)
-
-
-def dense_cross_stitch(towers, start, config):
-    """The original repository's unit. Args and returns as `cross_stitch`; start, [T, T]."""
-    num_towers = len(towers)
-    shape = towers[0].shape.as_list()[1:]
-    size = int(np.prod(shape))  # D
-
-    def initializer(_, dtype, partition_info=None):
-        # A Kronecker product, computed in the graph: a constant of this size would
-        # not fit into a graph definition.
-        blocks = start[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
-        return tf.reshape(blocks, [num_towers * size] * 2)
-
-    alpha = tf.get_variable("alpha", [num_towers * size] * 2, initializer=initializer)
-    weights = with_fixed_others(alpha, num_towers) if config.cross_stitch_own_only else alpha
-    flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
-    mixed = tf.einsum("bi,oi->bo", flat, weights)
-    outputs = [tf.reshape(x, [-1, *shape]) for x in tf.split(mixed, num_towers, axis=1)]
-    blocks = tf.reshape(alpha, [num_towers, size, num_towers, size])
-    return outputs, tf.reduce_sum(blocks, [1, 3]) / size
-
-
-def start_weights(num_towers, own_weight):
-    """Start weights of a unit (paper, section 5.1, which favours 0.9 and 0.1).
-
-    Args:
-      num_towers: T.
-      own_weight: weight of a task's own activations; the other tasks share the rest.
-
-    Returns:
-      [T, T] float32. Row i sums to 1 if there is more than one tower.
-    """
-    others = (1.0 - own_weight) / max(num_towers - 1, 1)
-    weights = np.full([num_towers, num_towers], others, np.float32)
-    np.fill_diagonal(weights, own_weight)
-    return weights
-
-
-def with_fixed_others(alpha, num_towers):
-    """alpha, but no gradient reaches the weights of other towers' activations.
-
-    Args:
-      alpha: [T, T, ...], or [T*D, T*D].
-      num_towers: T.
-
-    Returns:
-      A tensor of the shape of alpha.
-    """
-    shape = alpha.shape.as_list()
-    size = shape[0] // num_towers
-    blocks = tf.reshape(alpha, [num_towers, size, num_towers, -1])
-    own = tf.eye(num_towers, dtype=tf.bool)[:, None, :, None]
-    return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
-
-
 # --- The network ---
 
 
-def network(x, classes, is_training, config):
+def network(x, classes, is_training, config, fast):
     """The towers and the cross-stitch units between them. Scopes of tower t end in _t.
 
     A new layer is one more line here. To allow a unit after it, and towers that begin
     there, add its name to `PLACES` and pass the towers through `stitch` and `split`. For
-    the last place, `split` follows dropout: with hard sharing, all tasks have one mask.
+    the last place, `split` follows dropout: with hard sharing, all tasks have one mask. A
+    second dropout needs a scope of its own, or it repeats the masks of the first.
 
     Args:
       x: [B, 28, 28, 1] float32, standardised images.
       classes: number of classes of each task.
-      is_training: [] bool tensor. The Python value False builds the same network
-        for prediction only, from plain slim layers and TensorFlow ops.
+      is_training: [] bool tensor, or the Python value False for prediction only.
       config: a `Config`.
+      fast: use the faster forms of the last section.
 
     Returns:
       Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
@@ -222,23 +258,23 @@ def network(x, classes, is_training, config):
         if len(towers) == 1 or place not in config.stitched_places():
             return towers
         scope = f"cross_stitch_{PLACES.index(place) + 1}"
-        towers, mean_weights[scope] = cross_stitch(towers, scope, is_training, config)
+        towers, mean_weights[scope] = cross_stitch(towers, scope, config)
         return towers
 
     def split(towers, place):
         """A tower per task after this layer, if the tasks share the layers up to here."""
         return towers * len(classes) if place == config.share_until else towers
 
-    with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config)):
+    with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config, fast)):
         towers = [x] if config.share_until else [x] * len(classes)  # [B, 28, 28, 1]
-        towers = each(conv_pool, towers, 32, is_training, scope="conv1", pool_scope="pool_1")
+        towers = each(conv_pool, towers, 32, scope="conv1", pool_scope="pool_1")
         towers = split(stitch(towers, "pool_1"), "pool_1")  # [B, 14, 14, 32]
-        towers = each(conv_pool, towers, 64, is_training, scope="conv2", pool_scope="pool_2")
+        towers = each(conv_pool, towers, 64, scope="conv2", pool_scope="pool_2")
         towers = split(stitch(towers, "pool_2"), "pool_2")  # [B, 7, 7, 64]
         towers = each(slim.flatten, towers, scope="flatten")  # [B, 3136]
         towers = each(slim.fully_connected, towers, 1024, scope="fc_3")
-        towers = stitch(towers, "fc_3")  # [B, 1024]
-        towers = split(each(dropout, towers, is_training, config, scope="dropout"), "fc_3")
+        towers = each(dropout, stitch(towers, "fc_3"), scope="dropout")
+        towers = split(towers, "fc_3")  # [B, 1024]
 
         # The original's output layer has batch norm, too.
         logits = [
@@ -248,7 +284,7 @@ def network(x, classes, is_training, config):
     return logits, mean_weights
 
 
-def layer_defaults(is_training, config):
+def layer_defaults(is_training, config, fast):
     """Batch norm, He initialisation and L2 loss for all conv and fc layers. An arg scope."""
     batch_norm = {
         "is_training": is_training,
@@ -256,47 +292,62 @@ def layer_defaults(is_training, config):
         "scale": True,
         "updates_collections": None,
     }
-    with slim.arg_scope(
-        [slim.conv2d, slim.fully_connected],
-        normalizer_fn=slim.batch_norm,
-        normalizer_params=batch_norm,
-        weights_initializer=he_initializer(config.seed),
-        weights_regularizer=slim.l2_regularizer(config.l2_scale),
-    ) as scope:
+    with (
+        slim.arg_scope(
+            [slim.conv2d, slim.fully_connected],
+            normalizer_fn=slim.batch_norm,
+            normalizer_params=batch_norm,
+            weights_initializer=he_initializer(config.seed),
+            weights_regularizer=slim.l2_regularizer(config.l2_scale),
+        ),
+        slim.arg_scope(
+            [dropout], keep_prob=config.keep_prob, is_training=is_training, seed=config.seed
+        ),
+        slim.arg_scope([conv_pool, linear_combinations], fast=fast) as scope,
+    ):
         return scope
 
 
-def conv_pool(x, filters, is_training, scope, pool_scope):
+@slim.add_arg_scope
+def conv_pool(x, filters, scope, pool_scope, fast=False):
     """A 3x3 convolution with batch norm and ReLU, and 2x2 max pooling.
 
     Args:
       x: [B, H, W, C], H and W even.
       filters: number of output channels, F.
-      is_training: [] bool tensor, or the Python value False for plain layers.
       scope, pool_scope: for example "conv1_1" and "pool_1_1".
+      fast: use the form of the last section.
 
     Returns:
       [B, H/2, W/2, F].
     """
-    if is_training is False:
-        return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)
-    with tf.name_scope(pool_scope) as pool_scope:
-        pass  # only makes its full name, for the ops that slim.conv2d builds in its own scope
-    norm = functools.partial(batch_norm_relu_pool, pool_scope=pool_scope)
-    return slim.conv2d(x, filters, 3, normalizer_fn=norm, activation_fn=None, scope=scope)
+    if fast:
+        return fused_conv_pool(x, filters, scope, pool_scope)
+    return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)
 
 
-def dropout(x, is_training, config, scope):
+@slim.add_arg_scope
+def dropout(x, scope, keep_prob=1.0, is_training=False, seed=0):
     """slim.dropout with a mask that depends only on the seed, the scope and the step.
 
     slim draws masks from a stream that a resumed run would start again.
+
+    Args:
+      x: [B, C].
+      scope: for example "dropout_1".
+      keep_prob: share of the values that is kept.
+      is_training: [] bool tensor, or the Python value False for prediction only.
+      seed: the run's seed.
+
+    Returns:
+      [B, C].
     """
     if is_training is False:
-        return slim.dropout(x, config.keep_prob, is_training=False, scope=scope)
+        return slim.dropout(x, keep_prob, is_training=False, scope=scope)
     with tf.name_scope(scope):
         step = tf.train.get_global_step()
-        step_seed = tf.stack([tf.cast(op_seed(config.seed, scope), tf.int64), step])
-        keep_prob = tf.where(is_training, config.keep_prob, 1.0)
+        step_seed = tf.stack([tf.cast(op_seed(seed, scope), tf.int64), step])
+        keep_prob = tf.where(is_training, keep_prob, 1.0)
         kept = tf_v2.random.stateless_uniform(tf.shape(x), step_seed) < keep_prob
         return x * (tf.cast(kept, tf.float32) / keep_prob)
 
@@ -379,37 +430,75 @@ def accuracies_of(predictions, labels):
 # --- The training step ---
 
 
-def training_step(losses, global_step, config):
+def training_step(losses, global_step, config, fast):
     """One step of Adam on the cross-entropies and the L2 loss.
 
     Args:
       losses: task -> [] cross-entropy.
       global_step: variable that the step increments.
       config: a `Config`.
+      fast: use the faster form of the last section.
 
     Returns:
       The step's operation.
     """
+    # The operations that read the variables with an L2 loss.
+    operations = tf.get_default_graph().get_operations()
+    reads = [op.inputs[0].op for op in operations if op.type == "L2Loss"]
     names = [v.op.name for v in tf.trainable_variables()]
     optimizer = Adam(
         config.learning_rate,
-        l2_scales={n: config.l2_scale for n in names if n.endswith("/weights")},
-        rate_scales={
-            n: config.cross_stitch_learning_rate_scale for n in names if n.endswith("/alpha")
-        },
+        l2_scales={read.inputs[0].op.name: config.l2_scale for read in reads},
+        rate_scales={n: config.cross_stitch_learning_rate_scale for n in names if unit_of(n)},
+        fast=fast,
     )
     gradients = optimizer.compute_gradients(tf.add_n(list(losses.values())))
-    # The L2 loss that is reported with a step reads the weights before the step.
-    reads = [
-        op.inputs[0].op for op in tf.get_default_graph().get_operations() if op.type == "L2Loss"
-    ]
+    # The L2 loss that is reported with a step is that of the weights before the step.
     with tf.control_dependencies(reads):
         return optimizer.apply_gradients(gradients, global_step)
 
 
+class Adam(tf.train.AdamOptimizer):
+    """tf.train.AdamOptimizer that adds the gradients of L2 losses itself, and has more rates.
+
+    To scale the gradients of some variables would not change their rate: Adam divides by
+    the size of the gradient.
+
+    Args:
+      learning_rate: a number.
+      l2_scales: variable name -> factor of sum(w^2)/2, for variables with an L2 loss.
+      rate_scales: variable name -> its learning rate, as a multiple of the others'.
+      fast: use the form of the last section for large variables with an L2 loss.
+    """
+
+    def __init__(self, learning_rate, l2_scales, rate_scales, fast):
+        super().__init__(learning_rate)
+        self._l2_scales, self._rate_scales, self._fast = l2_scales, rate_scales, fast
+
+    def _resource_apply_dense(self, grad, var):
+        name = var.op.name
+        l2_scale = self._l2_scales.get(name, 0.0)
+        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
+        arguments = {
+            "var": var.handle,
+            "m": self.get_slot(var, "m").handle,
+            "v": self.get_slot(var, "v").handle,
+            "beta1_power": beta1_power,
+            "beta2_power": beta2_power,
+            "lr": self._lr_t * self._rate_scales.get(name, 1.0),
+            "beta1": self._beta1_t,
+            "beta2": self._beta2_t,
+            "epsilon": self._epsilon_t,
+        }
+        if self._fast and l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
+            return adam_step(grad=grad, l2_scale=tf.constant(l2_scale), **arguments).op
+        grad = grad + l2_scale * var if l2_scale else grad
+        return tf.raw_ops.ResourceApplyAdam(grad=grad, **arguments)
+
+
 # --- Summaries ---
 
-# At most so many of a unit's weights: the largest dense unit has 157 million.
+# At most so many of a variable's weights: the largest dense unit has 157 million.
 HISTOGRAM_VALUES = 2**20
 
 
@@ -432,7 +521,6 @@ def unit_summary(mean_weights, tasks):
     Returns:
       A serialised summary, or None if there are no units.
     """
-    alphas = {v.op.name.split("/")[1]: v for v in tf.trainable_variables() if "/alpha" in v.op.name}
     summaries = []
     for scope, weights in mean_weights.items():
         summaries += [
@@ -440,9 +528,10 @@ def unit_summary(mean_weights, tasks):
             for i, to in enumerate(tasks)
             for j, source in enumerate(tasks)
         ]
-        stride = alphas[scope].shape.num_elements() // HISTOGRAM_VALUES + 1
-        values = tf.reshape(alphas[scope], [-1])[::stride]
-        summaries.append(tf.summary.histogram(f"{scope}/weights", values))
+        variables = [v for v in tf.trainable_variables() if unit_of(v.op.name) == scope]
+        strides = [v.shape.num_elements() // HISTOGRAM_VALUES + 1 for v in variables]
+        values = [tf.reshape(v, [-1])[::stride] for v, stride in zip(variables, strides)]
+        summaries.append(tf.summary.histogram(f"{scope}/weights", tf.concat(values, 0)))
     return tf.summary.merge(summaries) if summaries else None
 
 
@@ -451,8 +540,7 @@ def unit_summary(mean_weights, tasks):
 
 @contextlib.contextmanager
 def new_graph():
-    """A graph with resource variables, which the optimizer needs, also where TensorFlow's
-    version 2 behaviour is off."""
+    """A graph with resource variables, which `Adam` needs, whatever TensorFlow's default is."""
     with tf.Graph().as_default() as graph:
         tf.get_variable_scope().set_use_resource(True)
         yield graph
@@ -481,7 +569,7 @@ class Model(typing.NamedTuple):
     initializer: tf.Operation  # sets all variables to their start values
 
 
-def build(tasks, config=Config(), statistics=(0.0, 1.0)):
+def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True):
     """Builds the whole graph: network, loss, evaluation, training step, summaries.
 
     Args:
@@ -489,6 +577,9 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
       config: a `Config`.
       statistics: mean and scale with which the images are standardised, [28, 28] each,
         or numbers. `build_server` uses them.
+      fast: use the faster forms of the last section. Without them, the graph has ordinary
+        slim layers and TensorFlow ops only. It computes the same up to rounding, and
+        either graph restores the other's checkpoints.
 
     Returns:
       A `Model`.
@@ -518,7 +609,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
             is_training = tf.placeholder(tf.bool, [], "is_training")
         standardisation(*statistics)
 
-        outputs, stitches = network(x, [n for _, n in tasks], is_training, config)
+        outputs, stitches = network(x, [n for _, n in tasks], is_training, config, fast)
         logits = dict(zip(names, outputs))
 
         with tf.name_scope("loss"):
@@ -536,7 +627,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0)):
         # The variable scope puts Adam's moments under "train". The name scope is
         # entered by its full name, or TensorFlow would call it "train_1".
         with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
-            train_op = training_step(losses, global_step, config)
+            train_op = training_step(losses, global_step, config, fast)
 
         with tf.name_scope("summary"):
             summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)
@@ -596,7 +687,7 @@ def build_server(tasks, config=Config()):
         images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE], "images")
         mean, scale = standardisation()
         x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
-        logits, _ = network(x, [len(names) for _, names in tasks], False, config)
+        logits, _ = network(x, [len(names) for _, names in tasks], False, config, False)
         outputs = {}
         for (task, names), z in zip(tasks, logits):
             ids = tf.argmax(z, axis=1, output_type=tf.int32)
@@ -606,12 +697,17 @@ def build_server(tasks, config=Config()):
     return Server(graph, images, outputs)
 
 
-# --- Faster forms of ordinary layers ---
+# --- Faster forms: all below is for speed only ---
 #
 # Half of the plain graph's time goes into memory traffic: TensorFlow runs op by op, and
 # each op reads and writes all activations. These forms compute the same function in
 # fewer passes; tests/test_equivalence.py holds them against the plain graph. What each
 # is worth stands in tests/README.md.
+#
+# To delete them: delete this section; in `linear_combinations`, `conv_pool` and `Adam` the
+# branch that asks for `fast`; in `layer_defaults` the arg scope that sets it; then the
+# argument `fast` wherever it is passed on. `Adam` adds the gradients of L2 losses itself
+# only for `adam_step`: without that, minimise the whole loss.
 
 BATCH_NORM_EPSILON = 0.001  # slim's default
 ONE_PASS_MINIMUM = 2**20  # values of a variable; for smaller ones compiling does not pay
@@ -642,26 +738,26 @@ def channel_sums(x, y):
     return tf.reshape(sums, [channels])
 
 
+def one_pass_combinations(weights, towers):
+    """`linear_combinations`. Args and returns as there."""
+    channels = towers[0].shape.as_list()[-1]
+    if weights.shape.rank == 2:
+        weights = tf.broadcast_to(weights[..., None], [len(towers), len(towers), channels])
+    return combinations_by_channel(weights, *towers)
+
+
 @tf.custom_gradient
-def linear_combinations(alpha, *towers):
-    """[tf.add_n([alpha[i, j] * x for j, x in enumerate(towers)]) for i in range(T)].
-
-    Args:
-      alpha: [T, T, C].
-      *towers: T tensors of one shape, [B, H, W, C] or [B, C].
-
-    Returns:
-      T tensors of that shape.
-    """
+def combinations_by_channel(weights, *towers):
+    """`linear_combinations`. Args: weights, [T, T, C]; T towers. Returns as there."""
     ids = range(len(towers))
 
     def gradient(*d_outputs):
         # The towers receive the same sums with the weights transposed.
-        d_towers = [weighted_sum(d_outputs, alpha[:, j]) for j in ids]
-        d_alpha = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
-        return (d_alpha, *d_towers)
+        d_towers = [weighted_sum(d_outputs, weights[:, j]) for j in ids]
+        d_weights = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
+        return (d_weights, *d_towers)
 
-    return [weighted_sum(towers, alpha[i]) for i in ids], gradient
+    return [weighted_sum(towers, weights[i]) for i in ids], gradient
 
 
 @one_pass
@@ -670,7 +766,15 @@ def weighted_sum(tensors, weights):
     return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
 
 
-def batch_norm_relu_pool(y, is_training, decay, pool_scope, **_):
+def fused_conv_pool(x, filters, scope, pool_scope):
+    """`conv_pool`. Args and returns as there."""
+    with tf.name_scope(pool_scope) as pool_scope:
+        pass  # only makes its full name, for the ops that slim.conv2d builds in its own scope
+    norm = functools.partial(batch_norm_relu_pool, pool_scope=pool_scope)
+    return slim.conv2d(x, filters, 3, normalizer_fn=norm, activation_fn=None, scope=scope)
+
+
+def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool_scope):
     """slim.max_pool2d(tf.nn.relu(slim.batch_norm(y, ...)), 2), in a third of the passes.
 
     Batch norm and ReLU keep the order of a channel's values (batch norm reverses it
@@ -683,7 +787,7 @@ def batch_norm_relu_pool(y, is_training, decay, pool_scope, **_):
       is_training: [] bool tensor: use the batch's statistics, or the moving ones.
       decay: decay of the moving statistics.
       pool_scope: full name scope of the pooling, "network/pool_1_1/".
-      **_: slim.batch_norm's other parameters, of which `layer_defaults` uses "scale".
+      scale, updates_collections: as `layer_defaults` gives them to slim.batch_norm; fixed here.
 
     Returns:
       [B, H/2, W/2, C].
@@ -790,43 +894,6 @@ def window_values(y):
     _, height, width, channels = y.shape.as_list()
     y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
     return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
-
-
-class Adam(tf.train.AdamOptimizer):
-    """tf.train.AdamOptimizer on loss + l2_loss, where the L2 gradient is added in Adam's pass.
-
-    It also gives some variables a learning rate of their own. (To scale their gradients
-    would do nothing: Adam divides by the size of the gradient.)
-
-    Args:
-      learning_rate: a number.
-      l2_scales: variable name -> factor of sum(w^2)/2, for variables with an L2 loss.
-      rate_scales: variable name -> its learning rate, as a multiple of the others'.
-    """
-
-    def __init__(self, learning_rate, l2_scales, rate_scales):
-        super().__init__(learning_rate)
-        self._l2_scales, self._rate_scales = l2_scales, rate_scales
-
-    def _resource_apply_dense(self, grad, var):
-        name = var.op.name
-        l2_scale = self._l2_scales.get(name, 0.0)
-        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
-        arguments = {
-            "var": var.handle,
-            "m": self.get_slot(var, "m").handle,
-            "v": self.get_slot(var, "v").handle,
-            "beta1_power": beta1_power,
-            "beta2_power": beta2_power,
-            "lr": self._lr_t * self._rate_scales.get(name, 1.0),
-            "beta1": self._beta1_t,
-            "beta2": self._beta2_t,
-            "epsilon": self._epsilon_t,
-        }
-        if l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
-            return adam_step(grad=grad, l2_scale=tf.constant(l2_scale), **arguments).op
-        grad = grad + l2_scale * var if l2_scale else grad
-        return tf.raw_ops.ResourceApplyAdam(grad=grad, **arguments)
 
 
 @one_pass

@@ -427,13 +427,16 @@ def histograms_of_weights(folder):
     """
     import tensorflow as tf
 
+    import model
+
     reader = tf.train.load_checkpoint(str(folder))
     histograms = {}
     for name, shape in reader.get_variable_to_shape_map().items():
-        if name.endswith("/alpha") and name.startswith("network/") and len(shape) == 3:
+        scope = model.unit_of(name)
+        if scope and len(shape) == 3:
             bins = report.WEIGHT_BINS
             clipped = np.clip(reader.get_tensor(name), bins[0], bins[-1])
-            histograms[name.split("/")[1]] = [
+            histograms[scope] = [
                 [np.histogram(weights, bins)[0].tolist() for weights in row] for row in clipped
             ]
     return dict(sorted(histograms.items()))
@@ -452,13 +455,15 @@ def distances_from_start(folder, flags):
     """
     import tensorflow as tf
 
+    import model
+
     reader = tf.train.load_checkpoint(str(folder))
     num_towers, own = len(flags["tasks"].split(",")), flags["cross_stitch_init"]
-    start = np.full([num_towers] * 2, (1 - own) / max(num_towers - 1, 1), np.float32)
-    np.fill_diagonal(start, own)
+    start = model.start_weights(num_towers, own)
     distances = {}
     for name, shape in reader.get_variable_to_shape_map().items():
-        if name.endswith("/alpha") and name.startswith("network/"):
+        scope = model.unit_of(name)
+        if scope:
             alpha = reader.get_tensor(name)
             size = shape[0] // num_towers  # D of dense units; 1 of the others
             if size > 1:
@@ -469,7 +474,7 @@ def distances_from_start(folder, flags):
             else:
                 moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
                 squares = np.mean(np.square(moved), axis=2)
-            distances[name.split("/")[1]] = np.sqrt(squares).round(6).tolist()
+            distances[scope] = np.sqrt(squares).round(6).tolist()
     return dict(sorted(distances.items()))
 
 

@@ -1,4 +1,4 @@
-"""model.py's graph, rearranged for speed, computes what the plain graph does."""
+"""model.py's graphs, fast and plain, compute what the independent one of plain_slim.py does."""
 
 import numpy as np
 import plain_slim
@@ -59,10 +59,12 @@ units = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("num_tasks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_tasks, fast", [(2, True), (2, False), pytest.param(3, True, marks=pytest.mark.slow)]
+)
 @units
-def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, monkeypatch):
-    assert_the_graphs_agree(unit, num_tasks, monkeypatch)
+def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, fast, monkeypatch):
+    assert_the_graphs_agree(unit, num_tasks, monkeypatch, fast=fast)
 
 
 @pytest.mark.slow
@@ -77,34 +79,36 @@ def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
     assert_the_graphs_agree(unit, num_tasks, monkeypatch, places, share_until)
 
 
-def assert_the_graphs_agree(unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None):
+def assert_the_graphs_agree(
+    unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None, fast=True
+):
     # Dense weights grow with the fourth power of the image's size, to gigabytes.
     image_size = 28 if unit != "dense" and num_tasks == 2 else 8
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     # Without dropout, whose masks differ, and with an L2 loss that weighs something.
     options = {"keep_prob": 1.0, "l2_scale": 1e-4}
     config = config_of(unit, cross_stitch_at=",".join(places), share_until=share_until, **options)
-    fast = model.build(TASKS[:num_tasks], config)
+    ours = model.build(TASKS[:num_tasks], config, fast=fast)
     options |= {"places": places, "share_until": share_until}
     slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size, **options)
-    of_fast = {**fast.logits, "loss": fast.loss, **gradients_of(fast.graph, fast.loss)}
-    with session_of(fast.graph) as fast_session, session_of(slow.graph) as slow_session:
+    of_ours = {**ours.logits, "loss": ours.loss, **gradients_of(ours.graph, ours.loss)}
+    with session_of(ours.graph) as our_session, session_of(slow.graph) as slow_session:
         for training in (True, False):
             loss = slow.losses[training]
             of_slow = {**slow.logits[training], "loss": loss, **gradients_of(slow.graph, loss)}
             agreed = []
             for seed in range(3):
                 images, labels = batch(seed, num_tasks, image_size)
-                of_fast_batch, of_slow_batch = [
+                of_our_batch, of_slow_batch = [
                     {net.x: images, **{net.labels[name]: labels[name] for name in labels}}
-                    for net in (fast, slow)
+                    for net in (ours, slow)
                 ]
                 worst = differences(
-                    fast_session.run(of_fast, {**of_fast_batch, fast.is_training: training}),
+                    our_session.run(of_ours, {**of_our_batch, ours.is_training: training}),
                     slow_session.run(of_slow, of_slow_batch),
                 )
                 agreed.append(max(worst.values()) < TOLERANCE)
-                for name in (*fast.logits, "loss"):
+                for name in (*ours.logits, "loss"):
                     assert worst[name] < TOLERANCE, (name, worst[name])
             # Of two values of a window that lie within a rounding of each other,
             # either graph may take either one, and hands all of its gradient to it.
@@ -112,14 +116,57 @@ def assert_the_graphs_agree(unit, num_tasks, monkeypatch, places=model.PLACES, s
 
         moving = [
             {v.op.name: v for v in net.graph.get_collection("variables") if "moving" in v.op.name}
-            for net in (fast, slow)
+            for net in (ours, slow)
         ]
-        worst = differences(fast_session.run(moving[0]), slow_session.run(moving[1]))
+        worst = differences(our_session.run(moving[0]), slow_session.run(moving[1]))
         assert max(worst.values()) < TOLERANCE
 
 
+def test_the_plain_graph_has_nothing_compiled_and_no_gradient_of_its_own():
+    types = {}
+    for fast in (True, False):
+        graph_def = model.build(TASKS, config_of("channel"), fast=fast).graph.as_graph_def()
+        functions = graph_def.library.function
+        compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
+        assert bool(compiled) == fast
+        nodes = [*graph_def.node, *(node for f in functions for node in f.node_def)]
+        types[fast] = {node.op for node in nodes}
+    # What tf.custom_gradient makes, and the layers that it replaces.
+    assert "IdentityN" in types[True] and "IdentityN" not in types[False]
+    assert "MaxPool" not in types[True] and "MaxPool" in types[False]
+
+
+@units
+def test_fast_and_plain_graph_restore_each_others_checkpoints_and_train_alike(
+    unit, monkeypatch, tmp_path
+):
+    """Five steps, dropout included; after two of them, each goes on from the other's values."""
+    image_size = 8 if unit == "dense" else 28
+    monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
+    nets = [model.build(TASKS[:2], config_of(unit, l2_scale=0.01), fast=f) for f in (True, False)]
+    paths, losses = [None, None], [[], []]
+    for steps in (range(2), range(2, 5)):
+        for which, net in enumerate(nets):
+            with net.graph.as_default(), tf.Session(graph=net.graph) as session:
+                saver = tf.train.Saver()
+                if steps[0]:
+                    saver.restore(session, paths[1 - which])
+                else:
+                    session.run(net.initializer)
+                for step in steps:
+                    images, labels = batch(step, 2, image_size)
+                    given = {net.labels[name]: labels[name] for name in labels}
+                    given |= {net.x: images, net.is_training: True}
+                    losses[which].append(session.run([net.loss, net.train_op], given)[0])
+                if not steps[0]:
+                    paths[which] = saver.save(session, str(tmp_path / f"{which}"))
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert np.ptp(losses[0]) > 0.1
+
+
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("shape", [[64, 64], [1024, 1040]])  # either side of ONE_PASS_MINIMUM
-def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
+def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape, fast):
     random = np.random.RandomState(0)
     start, slope = random.normal(size=[2, *shape]).astype(np.float32)
     results = []
@@ -129,7 +176,7 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
             free = tf.get_variable("free", initializer=start)
             loss = tf.reduce_sum(slope * decayed**2) + tf.reduce_sum(slope * free)
             if ours:
-                step = model.Adam(0.01, {"decayed": 0.5}, {}).minimize(loss)
+                step = model.Adam(0.01, {"decayed": 0.5}, {}, fast).minimize(loss)
             else:
                 step = tf.train.AdamOptimizer(0.01).minimize(loss + 0.5 * tf.nn.l2_loss(decayed))
             session.run(tf.global_variables_initializer())
@@ -141,12 +188,13 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape):
         assert np.abs(of_ours - start).mean() > 0.01
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @units
-def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, monkeypatch):
+def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, fast, monkeypatch):
     image_size = 8 if unit == "dense" else 28
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     images, labels = batch(0, 2, image_size)
-    net = model.build(TASKS[:2], config_of(unit, l2_scale=0.01))
+    net = model.build(TASKS[:2], config_of(unit, l2_scale=0.01), fast=fast)
     gradients = gradients_of(net.graph, net.loss)
     with net.graph.as_default(), session_of(net.graph) as session:
         others = [v for v in tf.global_variables() if not v.op.name.startswith("network/")]

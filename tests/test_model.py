@@ -182,13 +182,13 @@ def test_identity_units_leave_logits_bit_identical(unit, batch):
 SHAPES = {"convolutional": [2, 3, 4], "fully connected": [5]}
 
 
-def unit_graph(unit, num_tasks, shape, own_weight=1.0, served=False):
+def unit_graph(unit, num_tasks, shape, own_weight=1.0, fast=True):
     """One unit on its own. Returns: session, inputs, outputs, alpha, mean weights."""
-    with tf.Graph().as_default() as graph:
-        is_training = False if served else tf.placeholder(tf.bool, [])
+    in_form = model.slim.arg_scope([model.linear_combinations], fast=fast)
+    with tf.Graph().as_default() as graph, in_form:
         inputs = [tf.placeholder(tf.float32, [None, *shape]) for _ in range(num_tasks)]
         config = config_of(unit, cross_stitch_init=own_weight)
-        outputs, means = model.cross_stitch(inputs, "cross_stitch_1", is_training, config)
+        outputs, means = model.cross_stitch(inputs, "cross_stitch_1", config)
         (alpha,) = tf.trainable_variables()
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
@@ -210,14 +210,14 @@ def combine(unit, alpha, inputs):
 
 
 unit_cases = pytest.mark.parametrize(
-    "unit, num_tasks, shape, served",
+    "unit, num_tasks, shape, fast",
     list(itertools.product(model.UNITS, (2, 3), SHAPES.values(), (False, True))),
 )
 
 
 @unit_cases
-def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape, served):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, served=served)
+def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape, fast):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, fast=fast)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -229,8 +229,8 @@ def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape
 
 
 @unit_cases
-def test_gradients_match_difference_quotients(unit, num_tasks, shape, served):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, served=served)
+def test_gradients_match_difference_quotients(unit, num_tasks, shape, fast):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, fast=fast)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -325,6 +325,35 @@ def test_towers_reach_each_other_through_units_only(batch):
             assert not np.any(session.run(gradient, given))
             randomise(net, session)
             assert np.any(session.run(gradient, given))
+
+
+def two_factors(towers, start, config):
+    """A unit with two matrices: alpha = left @ right, [T, T]."""
+    left = tf.get_variable("left", initializer=start)
+    right = tf.get_variable("right", initializer=np.eye(len(towers), dtype=np.float32))
+    alpha = left @ right
+    return model.linear_combinations(alpha, towers), alpha
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_unit_of_two_matrices_has_its_rate_and_its_histogram(fast, batch, monkeypatch):
+    monkeypatch.setitem(model.UNITS, "two", two_factors)
+    config = config_of("two", cross_stitch_learning_rate_scale=100.0, learning_rate=1e-4)
+    net = model.build(TASKS[:2], config, fast=fast)
+    names = [f"network/cross_stitch_{i}/{m}" for i in (1, 2, 3) for m in ("left", "right")]
+    variables = network_variables(net)
+    assert [name for name in variables if model.unit_of(name)] == names
+    with initialised(net) as session:
+        start = session.run(variables)
+        session.run(net.train_op, feed(net, batch, training=True))
+        moved = {name: abs(v - start[name]) for name, v in session.run(variables).items()}
+        summary = tf.Summary.FromString(session.run(net.unit_summary_op))
+    for name in names:
+        # Adam's first step is the rate, whatever the gradient.
+        np.testing.assert_allclose(moved[name], 0.01, rtol=1e-2, err_msg=name)
+    assert np.median(moved["network/fc_3_1/BatchNorm/beta"]) < 2e-4
+    counts = {v.tag: v.histo.num for v in summary.value if v.HasField("histo")}
+    assert counts == {f"summary/cross_stitch_{i}/weights": 2 * 4 for i in (1, 2, 3)}
 
 
 def test_an_unknown_unit_or_no_task_is_refused():
