@@ -110,12 +110,6 @@ class Dataset(typing.NamedTuple):
         indices = order[index * batch_size : (index + 1) * batch_size]
         return self.batch(self.train, indices, seed, epoch)
 
-    def images_before(self, step, batch_size):
-        """Counts the images in the training batches of all steps before `step`."""
-        num_examples = len(self.train.images)
-        epoch, index = divmod(step, steps_per_epoch(num_examples, batch_size))
-        return epoch * num_examples + index * batch_size
-
     def test_batches(self, batch_size):
         """Yields the test split in order, as `batch` does; the last batch may be smaller."""
         for start in range(0, len(self.test.images), batch_size):

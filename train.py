@@ -9,8 +9,8 @@ Each run has a folder of its own below --logdir, with event files, checkpoints a
 results.json. Run the same command again to resume a run that stopped: it ends with
 the same bits. `python train.py --help` lists the flags.
 
-The file reads from top to bottom: flags, session loop, hooks, results, export; then
-what protects a run against second processes, other flags and damaged files.
+The file reads from top to bottom: flags, training loop, what TensorBoard shows, the
+command, results, export; then what protects a run: its folder, its checkpoints, errors.
 """
 
 import collections
@@ -31,26 +31,10 @@ import sys
 import textwrap
 import threading
 import time
+import typing
 import warnings
 
 from absl import app, flags
-
-
-@contextlib.contextmanager
-def stderr_held_back():
-    """Discards what is written to stderr, unless the process dies meanwhile."""
-    watch = 'said=$(cat); case $said in *done) ;; *) printf "%s\\n" "$said" >&2 ;; esac'
-    watcher = subprocess.Popen(["sh", "-c", watch], stdin=subprocess.PIPE)
-    terminal = os.dup(2)
-    os.dup2(watcher.stdin.fileno(), 2)
-    try:
-        yield
-        os.write(2, b"done")
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        watcher.communicate()
-
 
 if __name__ == "__main__":
     # Until there is something to save, Ctrl-C ends the program without a traceback.
@@ -62,30 +46,36 @@ if __name__ == "__main__":
         # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
         # it makes training a quarter faster.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # TensorFlow's libraries write to stderr when they are imported, whatever the log level.
-    import_context = stderr_held_back()
-else:
-    import_context = contextlib.nullcontext()
+    # While it is imported, TensorFlow writes to stderr, whatever the log level. `tail` prints
+    # that if this process dies meanwhile, and is killed if not.
+    terminal = os.dup(2)
+    tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
+    os.dup2(tail.stdin.fileno(), 2)
 
-with import_context:
-    import numpy as np
-    import tensorflow as tf_v2
-    import tensorflow.compat.v1 as tf
-    import tqdm
-    from tensorboard.backend.event_processing import event_accumulator
-    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-    from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` imports Keras
-    from tensorboard.plugins.hparams.summary import session_end_pb
-    from tensorboard.summary.v1 import text_pb
+import numpy as np
+import tensorflow as tf_v2
+import tensorflow.compat.v1 as tf
+import tqdm
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` imports Keras
+from tensorboard.plugins.hparams.summary import session_end_pb
+from tensorboard.summary.v1 import text_pb
 
-    import data
-    import model
+import data
+import model
+
+if __name__ == "__main__":
+    os.dup2(terminal, 2)
+    tail.kill()
 
 FLAGS = flags.FLAGS
 for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
     delattr(FLAGS, flag.name)  # of an earlier run in the same process, as in a notebook
 
 # --- Flags ---
+
+ONE_TOWER = model.PLACES[-1]  # tasks that share the layers up to here have no towers of their own
 
 
 def define_hyper_parameters(*names):
@@ -106,7 +96,9 @@ define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init"
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
 flags.DEFINE_string("init_from", None, "Folder of a finished run whose towers to start with.")
 define_hyper_parameters("cross_stitch_at", "share_until")
-flags.DEFINE_boolean("hard_sharing", False, "The same as --share_until=fc_3: one tower, no units.")
+flags.DEFINE_boolean(
+    "hard_sharing", False, f"The same as --share_until={ONE_TOWER}: one tower, no units."
+)
 define_hyper_parameters("keep_prob", "batch_norm_decay")
 
 # Training
@@ -154,107 +146,396 @@ ALIASES = {
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 
+# Flags that change the result by rounding at most, and those that only set a run's length
+NO_EFFECT_ON_RESULT = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
+NO_EFFECT_ON_RESULT |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
+LENGTH_OF_RUN = {"num_epochs", "max_steps"}
+UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")} - ALIASES.keys()
 
-TASK_NAMES = sorted(task.name for task in data.TASKS)
+# --- The training loop ---
 
-
-def are_different(value):
-    names = value.split(",")
-    return all(names) and len(names) == len(set(names))
-
-
-def are_places(value):
-    names = value.split(",")
-    return set(names) <= set(model.PLACES) and len(names) == len(set(names))
-
-
-above_0 = (lambda v: 0 < v < float("inf"), "must be above 0")
-VALIDATORS = {  # absl's own bounds on floats accept nan
-    "tasks": (
-        are_different,
-        f"must be some of {', '.join(TASK_NAMES)}, or names of label files, each once, with"
-        " commas between",
-    ),
-    "cross_stitch_at": (
-        are_places,
-        f"must be some of {', '.join(model.PLACES)}, each once, with commas between",
-    ),
-    "cross_stitch_init": (lambda v: -10 <= v <= 10, "must be between -10 and 10"),
-    "cross_stitch_learning_rate_scale": above_0,
-    "keep_prob": (lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
-    "batch_norm_decay": (lambda v: 0 <= v < 1, "must be at least 0 and below 1"),
-    "learning_rate": above_0,
-    "l2_scale": (lambda v: 0 <= v < float("inf"), "must be at least 0"),
-    "save_checkpoint_secs": above_0,
-    "data_dir": (lambda v: v != "", "must name a folder"),
-    "init_from": (lambda v: v != "", "must name the folder of a finished run"),
-    "export_dir": (lambda v: v != "", "must name a folder"),
-    "run_name": (
-        lambda v: v is None or bool(v.strip(".")) and "/" not in v,
-        "must be the name of one folder below --logdir",
-    ),
-}
-for name, (is_valid, message) in VALIDATORS.items():
-    flags.register_validator(name, is_valid, message)
-
-
-def is_given(name):
-    return FLAGS[name].present > 0
-
-
-ONE_TOWER = model.PLACES[-1]  # tasks that share the layers up to here have no towers of their own
-
-
-def refuse(first, second, are_at_odds, message):
-    """Refuses the values of two flags together."""
-    flags.register_multi_flags_validator(
-        [first, second], lambda v: not are_at_odds(v[first], v[second]), message
-    )
-
-
-refuse("dataset", "data_dir", lambda dataset, folder: dataset == "synthetic" and folder,
-       "synthetic images are drawn, not read from a folder: leave out one of the two")  # fmt: skip
-refuse("overwrite", "eval_only", lambda overwrite, only: overwrite and only,
-       "--overwrite deletes what --eval_only is to evaluate: leave out one of the two")  # fmt: skip
-refuse("hard_sharing", "share_until", lambda hard, until: hard and until not in (None, ONE_TOWER),
-       "hard sharing is --share_until=fc_3: leave out one of the two")  # fmt: skip
-for name, one_tower in (("hard_sharing", True), ("share_until", ONE_TOWER)):
-    refuse(name, "cross_stitch", lambda value, stitch, one_tower=one_tower: value == one_tower
-           and stitch and is_given("cross_stitch"),
-           "hard sharing has one tower and so no units: leave out one of the two")  # fmt: skip
-refuse("share_until", "cross_stitch_at", lambda until, at: is_given("cross_stitch_at") and until
-       and set(at.split(",")) & set(model.PLACES[: model.PLACES.index(until) + 1]),
-       "units connect towers, which begin after the shared layers: name later places")  # fmt: skip
-refuse("cross_stitch_own_only", "cross_stitch_init", lambda own, init: own and init != 1,
-       "units that share nothing need --cross_stitch_init=1")  # fmt: skip
-
-
-def flag_values():
-    """This program's flags without the aliases: name -> value."""
-    own = FLAGS.get_flags_for_module(sys.modules[__name__])
-    return {flag.name: flag.value for flag in own if flag.name not in ALIASES}
-
-
-def config_from_flags():
-    values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
-    return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
-
-
-def kind_of_sharing():
-    """ "hard_sharing", the kind of unit, or "none". One task has nothing to share."""
-    if FLAGS.hard_sharing:
-        return "hard_sharing"
-    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch and "," in FLAGS.tasks else "none"
-
-
-# --- Training ---
-
-NUMERICS = 1  # a run of the same flags, data and machine ends with the same bits if this agrees
+NUMERICS = 1  # raised by a change that alters a result's bits; results.json records it
 EVALUATION_BATCH_SIZE = 250
 
 
 class RunError(Exception):
     """The run cannot continue; the message is one sentence for the user."""
+
+
+class Trained(typing.NamedTuple):
+    """What `train` did."""
+
+    resumed_after: int  # step of the checkpoint that it started from, or 0
+    step: int  # global step reached
+    stopped_by: int | None  # number of the signal that stopped it before the last step
+    images_per_second: float | None  # training speed, unknown after a single step
+    stitches: dict  # unit scope -> [T, T] mean weights
+    confusions: dict | None  # of the last evaluation, as `evaluate` returns them
+
+
+def train(net, dataset, run_dir, last_step, session_config):
+    """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
+
+    Args:
+      net: a `model.Model`.
+      dataset: a `data.Dataset`.
+      run_dir: the run's folder.
+      last_step: global step to train to.
+      session_config: a `tf.ConfigProto`.
+
+    Returns:
+      A `Trained`.
+
+    Raises:
+      RunError: the run cannot be resumed, has diverged, or cannot be saved.
+    """
+    with net.graph.as_default(), signals_noted() as signals:
+        saver, first_step, set_variables = find_start(net, dataset, run_dir, last_step)
+        net.graph.finalize()
+        with (
+            contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
+            event_writer(run_dir) as writer,
+            tf.Session(config=session_config) as session,
+        ):
+            set_variables(session)
+            write_start(writer, session, net, dataset.name, run_dir.name, first_step)
+            step, confusions, saved_at = first_step, None, time.monotonic()
+
+            for step in range(first_step + 1, last_step + 1):
+                is_due = step % FLAGS.eval_every == 0 or step == last_step
+                started = time.perf_counter()
+                # Step and seed decide which images come, and in `model.dropout` which mask: a
+                # resumed run continues with the same ones.
+                batch = dataset.train_batch(step - 1, FLAGS.batch_size, FLAGS.seed)
+                losses, summary = train_step(session, net, step, batch, is_due)
+                progress.add_step(
+                    len(batch[0]), sum(losses.values()), time.perf_counter() - started
+                )
+                if is_due:
+                    check_weights(session, net, step)
+                    shares, confusions = evaluate(session, net, dataset)
+                    speed = progress.add_evaluation({task: shares[task] for task in net.labels})
+                    write_evaluation(writer, session, net, step, summary, shares, speed)
+                    flush(writer, run_dir)  # TensorBoard shows it at once
+                stopping = bool(signals)  # read once: a later signal waits for the next step
+                seconds = time.monotonic() - saved_at
+                if step == last_step or stopping or seconds >= FLAGS.save_checkpoint_secs:
+                    save(session, net, saver, writer, run_dir, step)
+                    saved_at = time.monotonic()
+                if stopping:
+                    break
+
+            if step == last_step:
+                if confusions is None:  # killed after the last checkpoint, before the results
+                    _, confusions = evaluate(session, net, dataset)
+                write_end(writer, dataset, confusions, step)
+                flush(writer, run_dir)
+            stitches = session.run(net.stitches)
+    stopped_by = signals[0] if signals and step < last_step else None
+    return Trained(first_step, step, stopped_by, progress.speed(), stitches, confusions)
+
+
+def train_step(session, net, step, batch, is_due):
+    """Trains on one batch; returns the losses of the weights before the step.
+
+    Args:
+      session: a session of the net's graph.
+      net: a `model.Model`.
+      step: the global step after this one.
+      batch: images and labels, as `data.Dataset.train_batch` returns them.
+      is_due: whether to compute the batch's summary.
+
+    Returns:
+      task -> cross-entropy, and the serialised summary or None.
+
+    Raises:
+      RunError: a loss is NaN or infinite.
+    """
+    # In a single run: a second one would update batch norm again, with other weights and
+    # another dropout mask.
+    fetches = {"train_op": net.train_op, "losses": net.losses}
+    if is_due:
+        fetches["summary"] = net.summary_op
+    values = session.run(fetches, feed(net, batch, training=True))
+    if not np.all(np.isfinite(list(values["losses"].values()))):
+        raise RunError(diverged("loss", step))
+    return values["losses"], values.get("summary")
+
+
+def feed(net, batch, training):
+    """A batch, images and labels by task, as a feed_dict."""
+    images, labels = batch
+    by_task = {net.labels[name]: labels[name] for name in net.labels}
+    return {net.x: images, net.is_training: training, **by_task}
+
+
+def evaluate(session, net, dataset):
+    """Predicts the whole test set.
+
+    Returns:
+      task -> share of the images that is predicted correctly. If a task's labels follow
+      from the article, "<task>_by_article" is the accuracy of what the article's
+      prediction implies.
+      task -> confusion matrix, [classes, classes]: row = label, column = prediction.
+    """
+    by_article = collections.Counter()
+    confusions = {
+        name: np.zeros([logits.shape[-1]] * 2, int) for name, logits in net.logits.items()
+    }
+    for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
+        predictions = session.run(net.predictions, feed(net, batch, training=False))
+        implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
+        for name, label in batch[1].items():
+            np.add.at(confusions[name], (label, predictions[name]), 1)
+            if name in implied:
+                by_article[f"{name}_by_article"] += int(np.sum(implied[name] == label))
+    correct = {name: int(np.trace(matrix)) for name, matrix in confusions.items()} | by_article
+    return {name: count / len(dataset.test.images) for name, count in correct.items()}, confusions
+
+
+def find_start(net, dataset, run_dir, last_step):
+    """Finds what the run starts from, for the default graph.
+
+    Returns:
+      A `tf.train.Saver` for the run's checkpoints; the step that the run has reached, 0
+      for a new run; and a function of a session that gives all variables their values.
+
+    Raises:
+      RunError: the run cannot be resumed, or --init_from cannot be used.
+    """
+    delete_incomplete_checkpoints(run_dir)
+    newest, checkpoints = newest_checkpoint(run_dir)
+    # A checkpoint is named after its global step: model.ckpt-469.
+    step = int(newest.rpartition("-")[2]) if newest else 0
+    if step > last_step:
+        raise RunError(
+            f"{run_dir}: has {step:,} steps, more than the {last_step:,} of this command. Choose"
+            " another --run_name, or start over with --overwrite."
+        )
+    towers = [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)]
+    with tf.name_scope("train/"):  # keeps the graph page tidy
+        saver = tf.train.Saver(max_to_keep=FLAGS.keep_checkpoints)
+        tower_saver = tf.train.Saver(towers) if FLAGS.init_from and not newest else None
+    # The saver deletes from the front of its list: the damaged ones, then the oldest.
+    first_whole = checkpoints.index(newest) if newest else 0
+    saver.recover_last_checkpoints(checkpoints[:first_whole] + checkpoints[first_whole:][::-1])
+    source = checkpoint_of_source(dataset, towers) if tower_saver else None
+
+    def set_variables(session):
+        if newest:
+            saver.restore(session, newest)
+            return
+        session.run(net.initializer)
+        if tower_saver:
+            tower_saver.restore(session, source)
+
+    if step:
+        print(f"Resuming after step {step:,}.", flush=True)
+    return saver, step, set_variables
+
+
+def check_weights(session, net, step):
+    """Raises: RunError, a variable holds a NaN or an infinity."""
+    if not session.run(net.finite):
+        raise RunError(diverged("weights", step))
+
+
+def save(session, net, saver, writer, run_dir, step):
+    """Writes a checkpoint, but never weights that are NaN. Raises: RunError."""
+    check_weights(session, net, step)
+    # A resumed run does not write the events before its checkpoint again.
+    flush(writer, run_dir)
+    try:
+        saver.save(session, str(run_dir / "model.ckpt"), step, write_meta_graph=False)
+    except (tf.errors.OpError, ValueError) as error:  # ValueError: the folder is gone
+        raise RunError(
+            f"{run_dir}: the checkpoint cannot be written ({brief(error)}). Once it can,"
+            f" {how_to_resume()} from the previous one."
+        ) from error
+
+
+class Progress:
+    """A bar with the time left, training speed, cross-entropies and test accuracies.
+
+    Speed is that of the training steps, without the first, in which TensorFlow compiles.
+    """
+
+    def __init__(self, name, first_step, last_step):
+        self.bar = tqdm.tqdm(
+            desc=name,
+            initial=first_step,
+            total=last_step,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            # It fits a terminal of 80 columns.
+            bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
+        )
+        self.close = self.bar.close
+        self._images, self._seconds = None, 0.0  # of all steps but the first
+        self._evaluated = 0, 0.0  # images and seconds at the last evaluation
+        self._loss, self._shares = float("nan"), {}
+
+    def add_step(self, num_images, loss, seconds):
+        if self._images is None:
+            self._images = 0
+        else:
+            self._images, self._seconds = self._images + num_images, self._seconds + seconds
+        self._loss = loss
+        self._show()
+        self.bar.update()
+
+    def add_evaluation(self, shares):
+        """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
+        images, seconds = self._images - self._evaluated[0], self._seconds - self._evaluated[1]
+        self._evaluated = self._images, self._seconds
+        self._shares = shares
+        self._show()
+        return images / seconds if images else None
+
+    def speed(self):
+        """Images a second in training; None before the second step."""
+        return self._images / self._seconds if self._images else None
+
+    def _show(self):
+        shares = [f"{name} {share:.3f}" for name, share in self._shares.items()]
+        texts = [f"{self.speed() or 0:.0f} img/s", f"loss {self._loss:.3f}", *shares]
+        self.bar.set_postfix_str(" ".join(texts), refresh=False)
+
+
+# --- What TensorBoard shows ---
+
+TAG = "summary/"  # prefix of the original's tags
+COMPARED = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # first on the HParams page
+
+
+@contextlib.contextmanager
+def event_writer(run_dir):
+    """Yields: a `tf.summary.FileWriter` for the run's folder."""
+    keep_event_files_in_order(run_dir)
+    writer = tf.summary.FileWriter(str(run_dir))
+    try:
+        yield writer
+    finally:
+        # All that a run needs was flushed before its last checkpoint. After a full disk, this
+        # would raise another error over the first.
+        with contextlib.suppress(Exception):
+            writer.close()
+
+
+def write_start(writer, session, net, dataset_name, run_name, step):
+    """Writes the run's graph; at step 0 also its flags and the units' weights."""
+    # Makes TensorBoard drop what a killed process wrote after its last checkpoint.
+    start = tf.SessionLog(status=tf.SessionLog.START)
+    writer.add_session_log(start, step + 1 if step else 0)
+    # Without the function library: the page would list its branches of tf.cond, too.
+    graph_def = net.graph.as_graph_def()
+    graph_def.ClearField("library")
+    writer.add_event(tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString()))
+    if step == 0:
+        write_flags(writer, net, dataset_name, run_name)
+        if net.stitches:
+            writer.add_summary(session.run(net.unit_summary_op), step)
+
+
+def write_flags(writer, net, dataset_name, run_name):
+    """Writes the run's flags as text and for the HParams page, which compares runs by them."""
+    settings = {"sharing": kind_of_sharing(), **flag_values(), "dataset": dataset_name}
+    text = "\n\n".join(f"**{name}** {value}" for name, value in settings.items())
+    shown = {
+        name: "" if value is None else value
+        for name, value in settings.items()
+        if name not in NO_EFFECT_ON_RESULT
+    }
+    # TensorBoard shows the columns of one run for all of them: name every task in each.
+    tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
+    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in tasks), "loss_total"]
+    columns = hparams.hparams_config_pb(
+        [hparams.HParam(name) for name in shown],
+        [hparams.Metric(TAG + tag, display_name=tag) for tag in tags],
+    )
+    # TensorBoard sorts the columns by name, after those that are marked as different.
+    plugin_data = columns.value[0].metadata.plugin_data
+    content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name in COMPARED
+    plugin_data.content = content.SerializeToString()
+    add_protos(writer, 0, text_pb("run", text), columns, hparams.hparams_pb(shown, run_name))
+
+
+def write_evaluation(writer, session, net, step, summary_of_batch, shares, speed):
+    """Writes a step's losses, accuracies and units.
+
+    Args:
+      writer, session, net, step: as in `train`.
+      summary_of_batch: of the training batch, serialised.
+      shares: accuracies on the test set, as `evaluate` returns them.
+      speed: images a second in training since the last evaluation, or None.
+    """
+    writer.add_summary(summary_of_batch, step)
+    if net.stitches:
+        units, stitches = session.run([net.unit_summary_op, net.stitches])
+        writer.add_summary(units, step)
+        add_unit_picture(writer, stitches, list(net.labels), step)
+    values = {f"accuracy_test_{name}": share for name, share in shares.items()}
+    values["accuracy_test"] = np.mean([shares[task] for task in net.labels])
+    if speed:
+        values["images_per_second"] = speed
+    summary = tf.Summary()
+    for tag, value in values.items():
+        summary.value.add(tag=TAG + tag, simple_value=value)
+    writer.add_summary(summary, step)
+
+
+def write_end(writer, dataset, confusions, step):
+    """Writes the confusion matrices and, for the HParams page, that the run has ended."""
+    for task in dataset.tasks:
+        counts = confusions[task.name]
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        panels = {task.name: (shares, counts)}
+        add_picture(writer, f"confusion_{task.name}", step,
+                    panels, task.classes, ("label", "prediction"), 1, False)  # fmt: skip
+    add_protos(writer, step, session_end_pb(api_pb2.STATUS_SUCCESS))
+
+
+def add_protos(writer, step, *protos):
+    """Adds summaries in TensorBoard's own class of the message."""
+    for proto in protos:
+        writer.add_summary(tf.Summary.FromString(proto.SerializeToString()), step)
+
+
+def add_unit_picture(writer, stitches, tasks, step):
+    limit = max(1.0, *(np.abs(weights).max() for weights in stitches.values()))
+    written = np.vectorize("{:.3f}".format)
+    panels = {scope: (weights, written(weights)) for scope, weights in stitches.items()}
+    add_picture(writer, "mean_weights", step, panels, tasks, ("to", "from"), limit, True)
+
+
+def add_picture(writer, tag, step, *matrices):
+    """Adds a picture for TensorBoard. Args: matrices, as `img.matrices.draw` takes them."""
+    from img import matrices as pictures  # matplotlib takes a second: not before the first step
+
+    png = pictures.draw(*matrices)
+    summary = tf.Summary()
+    summary.value.add(tag=TAG + tag, image=tf.Summary.Image(encoded_image_string=png))
+    writer.add_summary(summary, step)
+
+
+def flush(writer, run_dir):
+    """Writes all events so far to the disk. Raises: RunError, it cannot."""
+    # Writing to a deleted file raises nothing.
+    if not (run_dir / LOCK).exists():
+        raise RunError(f"{run_dir}: the folder was deleted, so this run ends.")
+    try:
+        writer.flush()
+    except Exception as error:  # its class depends on the system's error
+        raise RunError(
+            f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can,"
+            f" {how_to_resume()} from the last checkpoint."
+        ) from error
+
+
+# --- The command ---
 
 
 def run():
@@ -326,368 +607,27 @@ def build(dataset):
     return model.build(tasks, config_from_flags(), (dataset.mean, dataset.scale))
 
 
-def train(net, dataset, run_dir, last_step, session_config):
-    """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
+def is_given(name):
+    return FLAGS[name].present > 0
 
-    Args:
-      net: a `model.Model`.
-      dataset: a `data.Dataset`.
-      run_dir: the run's folder.
-      last_step: global step to train to.
-      session_config: a `tf.ConfigProto`.
 
-    Returns:
-      The step it resumed after, or 0; the step reached; the number of the signal that
-      stopped it before `last_step`, or None; training speed in images a second, or None
-      for a single step; the units' mean weights, scope -> [T, T]; and the confusion
-      matrices, as `evaluate` returns them.
+def flag_values():
+    """This program's flags without the aliases: name -> value."""
+    own = FLAGS.get_flags_for_module(sys.modules[__name__])
+    return {flag.name: flag.value for flag in own if flag.name not in ALIASES}
 
-    Raises:
-      RunError: the run cannot be resumed, has diverged, or cannot be saved.
-    """
-    # The session's own ops join "train": the graph page stays tidy.
-    with net.graph.as_default(), tf.name_scope("train/"), signals_noted() as signals:
-        scaffold, checkpoint, first_step = resume(net, dataset, run_dir, last_step)
-        if first_step:
-            print(f"Resuming after step {first_step:,}.", flush=True)
 
-        keep_event_files_in_order(run_dir)
-        writer = tf.summary.FileWriterCache.get(str(run_dir))
-        describe_run(net, writer, first_step, dataset.name, run_dir.name)
-        evaluation = EvaluationHook(net, last_step, writer, dataset, run_dir)
-        progress = ProgressHook(net, dataset, evaluation, last_step)
-        hooks = [
-            DivergenceHook(net, last_step),
-            SummaryHook(net, last_step, writer),
-            evaluation,
-            progress,
-            CheckpointHook(net, run_dir, scaffold),
-        ]
-        with (
-            progress.bar,
-            tf.train.SingularMonitoredSession(
-                hooks, scaffold, config=session_config, checkpoint_filename_with_path=checkpoint
-            ) as session,
-        ):
-            for step in range(first_step, last_step):
-                if signals:
-                    break
-                batch = dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed)
-                session.run(net.train_op, feed(net, batch, training=True))
-            # The raw session has no hooks, which would count this as a training step.
-            raw = session.raw_session()
-            step, stitches = raw.run([net.global_step, net.stitches])
-            confusions = evaluation.confusions
-            if step == last_step:
-                # A run that was killed after its last checkpoint has no step left to evaluate at.
-                confusions = confusions or evaluate(raw, net, dataset)[1]
-                add_confusion_pictures(writer, dataset, confusions, last_step)
-                describe_end(writer, last_step)
-        tf.summary.FileWriterCache.clear()  # closes the event file
-    stopped_by = signals[0] if step < last_step else None
-    return first_step, int(step), stopped_by, progress.images_per_second, stitches, confusions
+def config_from_flags():
+    """Returns: the `model.Config` that the flags ask for."""
+    values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
+    return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
 
 
-def feed(net, batch, training):
-    images, labels = batch
-    by_task = {net.labels[name]: labels[name] for name in net.labels}
-    return {net.x: images, net.is_training: training, **by_task}
-
-
-def evaluate(session, net, dataset):
-    """Predicts the whole test set.
-
-    Returns:
-      task -> share of the images that is predicted correctly. If a task's labels follow
-      from the article, "<task>_by_article" is the accuracy of what the article's
-      prediction implies.
-      task -> confusion matrix, [classes, classes]: row = label, column = prediction.
-    """
-    by_article = collections.Counter()
-    confusions = {
-        name: np.zeros([logits.shape[-1]] * 2, int) for name, logits in net.logits.items()
-    }
-    for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
-        predictions = session.run(net.predictions, feed(net, batch, training=False))
-        implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
-        for name, label in batch[1].items():
-            np.add.at(confusions[name], (label, predictions[name]), 1)
-            if name in implied:
-                by_article[f"{name}_by_article"] += int(np.sum(implied[name] == label))
-    correct = {name: int(np.trace(matrix)) for name, matrix in confusions.items()} | by_article
-    return {name: count / len(dataset.test.images) for name, count in correct.items()}, confusions
-
-
-CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
-
-
-def cores():
-    """How many cores this process may use: --threads, or what the system allows it."""
-    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
-    allowed = len(affinity(0)) if affinity else os.cpu_count()
-    try:  # a container's quota, in microseconds of processor time for each period
-        quota, period = pathlib.Path(CPU_QUOTA).read_text().split()
-        allowed = min(allowed, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max 100000"
-        pass
-    return FLAGS.threads or allowed
-
-
-def thread_settings(num_tasks, sharing):
-    """Gives every tower an equal share of the cores. That is faster than all cores on one
-    tower's op after the other, except for dense units: their matrix product is larger than
-    both towers.
-
-    Call it before `model.build`: TensorFlow creates its threads once for the process, as
-    early as it compiles a function.
-
-    Args:
-      num_tasks: number of tasks.
-      sharing: as `kind_of_sharing` returns it.
-
-    Returns:
-      A `tf.ConfigProto` for the session.
-    """
-    towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, cores())
-    threads = cores() // towers
-    try:
-        tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
-    except RuntimeError:
-        raise RunError(
-            "TensorFlow has already started its threads in this process. Start train.py in a new"
-            " process, or before any other use of TensorFlow."
-        ) from None
-    return tf.ConfigProto(
-        intra_op_parallelism_threads=threads,
-        inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
-    )
-
-
-# --- Hooks: each has one job ---
-
-TAG = "summary/"  # prefix of the original's tags
-LOSS_EVERY = 20  # steps between losses in the progress bar
-
-
-class EvaluationStepHook(tf.train.SessionRunHook):
-    """Base of hooks that act at every evaluation: each --eval_every steps, and at the last.
-
-    Steps are global steps, so a resumed run acts at the same ones as an uninterrupted run.
-    """
-
-    def __init__(self, net, last_step):
-        self.net, self._last_step = net, last_step
-
-    def after_create_session(self, session, coord):
-        self.step = int(session.run(self.net.global_step))
-
-    def before_run(self, run_context):
-        self.step += 1
-        self.due = self.step % FLAGS.eval_every == 0 or self.step == self._last_step
-        return tf.train.SessionRunArgs(self.fetches())
-
-    def fetches(self):
-        """What the training step computes for this hook."""
-        return []
-
-    def after_run(self, run_context, run_values):
-        if self.due:
-            self.act(run_context.session, run_values.results)
-
-
-class DivergenceHook(EvaluationStepHook):
-    """Ends the run when a loss is NaN or infinite, or at an evaluation a weight."""
-
-    def fetches(self):
-        return self.net.losses
-
-    def after_run(self, run_context, run_values):
-        if not np.all(np.isfinite(list(run_values.results.values()))):
-            raise RunError(diverged("loss", self.step))
-        super().after_run(run_context, run_values)
-
-    def act(self, session, _):
-        if not session.run(self.net.finite):
-            raise RunError(diverged("weights", self.step))
-
-
-def describe_run(net, writer, step, dataset_name, run_name):
-    """Writes what TensorBoard shows of the run as a whole: its graph, flags and HParams."""
-    # TensorBoard drops earlier events of this step and later: a run that was killed
-    # wrote some after its last checkpoint, and they are written again.
-    start = tf.SessionLog(status=tf.SessionLog.START)
-    writer.add_session_log(start, step + 1 if step else 0)
-    # Without the function library: the page would list its branches of tf.cond, too.
-    graph_def = net.graph.as_graph_def()
-    graph_def.ClearField("library")
-    writer.add_event(tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString()))
-    if step > 0:
-        return
-    settings = {"sharing": kind_of_sharing(), **flag_values(), "dataset": dataset_name}
-    text = "\n\n".join(f"**{name}** {value}" for name, value in settings.items())
-    shown = {
-        name: "" if value is None else value
-        for name, value in settings.items()
-        if name not in NO_EFFECT_ON_RESULT
-    }
-    # TensorBoard takes the columns of one run for all of them.
-    tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
-    tags = ["accuracy_test", *(f"accuracy_test_{task}" for task in tasks), "loss_total"]
-    columns = hparams.hparams_config_pb(
-        [hparams.HParam(name) for name in shown],
-        [hparams.Metric(TAG + tag, display_name=tag) for tag in tags],
-    )
-    # TensorBoard sorts the columns by name, after those that are marked as different. The
-    # mark puts first what people compare.
-    first = ("sharing", "cross_stitch_init", "seed", "num_epochs")
-    plugin_data = columns.value[0].metadata.plugin_data
-    content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
-    for column in content.experiment.hparam_infos:
-        column.differs = column.name in first
-    plugin_data.content = content.SerializeToString()
-    for summary in (text_pb("run", text), columns, hparams.hparams_pb(shown, trial_id=run_name)):
-        writer.add_summary(tf.Summary.FromString(summary.SerializeToString()), 0)
-
-
-def describe_end(writer, step):
-    """Writes the run's status for the HParams page."""
-    end = session_end_pb(api_pb2.STATUS_SUCCESS)
-    writer.add_summary(tf.Summary.FromString(end.SerializeToString()), step)
-
-
-class SummaryHook(EvaluationStepHook):
-    """Writes losses and accuracies of the training batch, and the weights of the units."""
-
-    def __init__(self, net, last_step, writer):
-        super().__init__(net, last_step)
-        self._writer = writer
-
-    def after_create_session(self, session, coord):
-        super().after_create_session(session, coord)
-        if self.step == 0:
-            self._add_units(session)
-
-    def fetches(self):
-        return self.net.summary_op if self.due else []
-
-    def act(self, session, summary_of_batch):
-        self._writer.add_summary(summary_of_batch, self.step)
-        self._add_units(session)
-        if self.net.stitches:
-            stitches = session.run(self.net.stitches)
-            add_unit_picture(self._writer, stitches, list(self.net.labels), self.step)
-
-    def _add_units(self, session):
-        if self.net.stitches:
-            self._writer.add_summary(session.run(self.net.unit_summary_op), self.step)
-
-
-class EvaluationHook(EvaluationStepHook):
-    """Writes the accuracies on the whole test set, and the training speed since the last time."""
-
-    def __init__(self, net, last_step, writer, dataset, run_dir):
-        super().__init__(net, last_step)
-        self._writer, self._dataset, self._run_dir = writer, dataset, run_dir
-        self._mark = None  # time and step since when speed is measured
-        self.accuracies = {}  # task -> share of the test images, at the last evaluation
-        self.confusions = None  # as `evaluate` returns them
-        self.seconds = 0.0  # spent on evaluation so far
-
-    def after_run(self, run_context, run_values):
-        self._mark = self._mark or (time.perf_counter(), self.step)  # skips the slow first step
-        super().after_run(run_context, run_values)
-
-    def act(self, session, _):
-        now = time.perf_counter()
-        shares, self.confusions = evaluate(session, self.net, self._dataset)
-        self.accuracies = {name: shares[name] for name in self.net.labels}
-        values = {f"accuracy_test_{name}": share for name, share in shares.items()}
-        values["accuracy_test"] = np.mean(list(self.accuracies.values()))
-        since, first = self._mark
-        if self.step > first:
-            images = images_between(self._dataset, first, self.step)
-            values["images_per_second"] = images / (now - since)
-        summary = tf.Summary()
-        for tag, value in values.items():
-            summary.value.add(tag=TAG + tag, simple_value=value)
-        self._writer.add_summary(summary, self.step)
-        flush(self._writer, self._run_dir)  # TensorBoard shows the evaluation at once
-        self._mark = time.perf_counter(), self.step
-        self.seconds += self._mark[0] - now
-
-
-class ProgressHook(tf.train.SessionRunHook):
-    """A bar with the time left, training speed, the batch's loss and the test accuracies."""
-
-    def __init__(self, net, dataset, evaluation, last_step):
-        self._net, self._dataset, self._evaluation = net, dataset, evaluation
-        self.images_per_second = None  # without evaluation and the first step
-        self.bar = tqdm.tqdm(
-            desc=dataset.name,
-            total=last_step,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            # It fits a terminal of 80 columns.
-            bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
-        )
-
-    def after_create_session(self, session, coord):
-        step = int(session.run(self._net.global_step))
-        # Otherwise the bar would count the steps of an earlier session as this one's.
-        self.bar.initial = self.bar.n = self.bar.last_print_n = step
-        self._start = None
-        self._loss = float("nan")  # until it is first computed
-
-    def before_run(self, run_context):
-        # Not at every step: the L2 loss reads all weights, and takes 2 % of a step.
-        due = self._start is None or self.bar.n % LOSS_EVERY == 0
-        return tf.train.SessionRunArgs(self._net.loss if due else [])
-
-    def after_run(self, run_context, run_values):
-        self._loss = run_values.results or self._loss
-        now = time.perf_counter() - self._evaluation.seconds
-        if self._start is None:
-            self._start, self._first = now, self.bar.n + 1
-        else:
-            images = images_between(self._dataset, self._first, self.bar.n + 1)
-            self.images_per_second = images / (now - self._start)
-        speed = f"{self.images_per_second or 0:.0f} img/s"
-        tests = [f"{name} {share:.3f}" for name, share in self._evaluation.accuracies.items()]
-        self.bar.set_postfix_str(" ".join([speed, f"loss {self._loss:.3f}", *tests]), refresh=False)
-        self.bar.update()
-
-
-def images_between(dataset, first, last):
-    """How many images the steps after `first`, up to and with `last`, train on."""
-    start, end = (dataset.images_before(step, FLAGS.batch_size) for step in (first, last))
-    return end - start
-
-
-def add_confusion_pictures(writer, dataset, confusions, step):
-    for task in dataset.tasks:
-        counts = confusions[task.name]
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        panels = {task.name: (shares, counts)}
-        add_picture(writer, f"confusion_{task.name}", step,
-                    panels, task.classes, ("label", "prediction"), 1, False)  # fmt: skip
-
-
-def add_unit_picture(writer, stitches, tasks, step):
-    limit = max(1.0, *(np.abs(weights).max() for weights in stitches.values()))
-    written = np.vectorize("{:.3f}".format)
-    panels = {scope: (weights, written(weights)) for scope, weights in stitches.items()}
-    add_picture(writer, "mean_weights", step, panels, tasks, ("to", "from"), limit, True)
-
-
-def add_picture(writer, tag, step, *matrices):
-    """Adds a picture for TensorBoard. Args: matrices, as `img.matrices.draw` takes them."""
-    from img import matrices as pictures  # matplotlib takes a second: not before the first step
-
-    png = pictures.draw(*matrices)
-    summary = tf.Summary()
-    summary.value.add(tag=TAG + tag, image=tf.Summary.Image(encoded_image_string=png))
-    writer.add_summary(summary, step)
+def kind_of_sharing():
+    """ "hard_sharing", the kind of unit, or "none". One task has nothing to share."""
+    if FLAGS.hard_sharing:
+        return "hard_sharing"
+    return FLAGS.cross_stitch_unit if FLAGS.cross_stitch and "," in FLAGS.tasks else "none"
 
 
 # --- Results ---
@@ -706,17 +646,16 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "numpy": np.__version__,
     }
     net = build(dataset)
-    resumed_after, step, stopped_by, images_per_second, stitches, confusions = train(
-        net, dataset, run_dir, last_step, session_config
-    )
-    if stopped_by:
+    trained = train(net, dataset, run_dir, last_step, session_config)
+    if trained.stopped_by:
         print(
-            f"Stopped after step {step:,} of {last_step:,} and saved. {how_to_resume().capitalize()}.",
+            f"Stopped after step {trained.step:,} of {last_step:,} and saved."
+            f" {how_to_resume().capitalize()}.",
             file=sys.stderr,
         )
-        sys.exit(128 + stopped_by)  # as shells report a process that a signal ended
+        sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
     # Accuracies and loss are read from the event files, which a resumed run continues;
-    # times and commit are those of the last session, since `resumed_after`.
+    # times and commit are those of the last process, since `resumed_after`.
     curves = read_scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
@@ -728,7 +667,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "numerics": NUMERICS,
         "machine": machine(),
         "commit": version,
-        "global_step": step,
+        "global_step": trained.step,
         "loss_total": curves["loss_total"][-1],
         "accuracy_test": {name: values[-1] for name, values in tests.items()},
         "accuracy_test_last": {
@@ -737,15 +676,15 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         },
         "cross_stitch": {
             scope: np.round(weights.astype(float), 6).tolist()
-            for scope, weights in stitches.items()
+            for scope, weights in trained.stitches.items()
         },
         "recall": {
-            task.name: dict(zip(task.classes, recalls(confusions[task.name])))
+            task.name: dict(zip(task.classes, recalls(trained.confusions[task.name])))
             for task in dataset.tasks
         },
-        "confusion": {name: matrix.tolist() for name, matrix in confusions.items()},
-        "resumed_after": resumed_after,
-        "images_per_second": images_per_second and round(images_per_second, 1),
+        "confusion": {name: matrix.tolist() for name, matrix in trained.confusions.items()},
+        "resumed_after": trained.resumed_after,
+        "images_per_second": trained.images_per_second and round(trained.images_per_second, 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
     write_json(run_dir / RESULTS, results)
@@ -869,11 +808,13 @@ def commit():
         return None
 
 
+# --- Export ---
+
 EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which step
 
 
 def export_folders():
-    """The folder --export_dir, and the one that gets its name when the export is whole."""
+    """The folder --export_dir, and a draft that is renamed to it when the export is whole."""
     folder = pathlib.Path(os.path.expanduser(FLAGS.export_dir))
     return folder, folder.with_name(f".{folder.name}.unfinished-export")
 
@@ -934,12 +875,6 @@ def restored(graph, run_dir):
 
 LOCK = "lock"
 RUN_FILES = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
-# Flags that change the result by rounding at most. The flags below only set a run's length.
-NO_EFFECT_ON_RESULT = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
-NO_EFFECT_ON_RESULT |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
-LENGTH_OF_RUN = {"num_epochs", "max_steps"}
-UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")} - ALIASES.keys()
-FORMER_DEFAULTS = {"batch_norm_decay": 0.999}  # of earlier versions, whose runs resume
 
 
 def run_name(dataset_name):
@@ -953,21 +888,12 @@ def run_name(dataset_name):
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
     left_out = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}
     left_out |= NO_EFFECT_ON_RESULT | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
-
-    def name_for(defaults):
-        others = [
-            f"{name}={pathlib.Path(value).name if name == 'init_from' else value}"
-            for name, value in flag_values().items()
-            if name not in left_out and value != defaults.get(name, FLAGS[name].default)
-        ]
-        return "-".join([dataset_name, kind_of_sharing(), f"seed{FLAGS.seed}", *others])
-
-    former = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / name_for(FORMER_DEFAULTS)
-    if (former / SETTINGS).exists():
-        settings = read_json(former / SETTINGS)
-        if all(settings.get(name) == FLAGS[name].value for name in FORMER_DEFAULTS):
-            return former.name
-    return name_for({})
+    others = [
+        f"{name}={pathlib.Path(value).name if name == 'init_from' else value}"
+        for name, value in flag_values().items()
+        if name not in left_out and value != FLAGS[name].default
+    ]
+    return "-".join([dataset_name, kind_of_sharing(), f"seed{FLAGS.seed}", *others])
 
 
 def check_path(folder):
@@ -1009,10 +935,10 @@ def settings_from_flags(dataset):
 
 
 def completed(before, now):
-    """Adds to the settings `before` what an earlier version did not write: it acted as the
-    flag's default, and its classes are taken for those of `now`."""
+    """Fills in settings that an earlier version did not record: flags with their defaults,
+    the classes with those of `now`."""
     defaults = {name: FLAGS[name].default for name in now if name in FLAGS}
-    return defaults | FORMER_DEFAULTS | {"classes": now["classes"]} | before
+    return defaults | {"classes": now["classes"]} | before
 
 
 def check_settings(run_dir, dataset, now):
@@ -1047,16 +973,12 @@ def check_settings(run_dir, dataset, now):
         )
     before = completed(read_json(record), now) if record.exists() else now
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    # Without units, their flags are not recorded: --cross_stitch says it all.
+    # Without units, their flags are not recorded, so they cannot differ.
     differing = [name for name in differing if name in now or name not in UNIT_FLAGS]
     if differing:
+        named = {name: f"--{name}=" if name in FLAGS else f"{name} " for name in differing}
         started, asked = (
-            " ".join(
-                f"--{name}={settings.get(name)}"
-                if name in FLAGS
-                else f"{name} {settings.get(name)}"
-                for name in differing
-            )
+            " ".join(f"{text}{settings.get(name)}" for name, text in named.items())
             for settings in (before, now)
         )
         raise RunError(
@@ -1104,51 +1026,6 @@ def write_json(path, content):
 
 
 # --- Protection: stopped runs, damaged files, full disks, divergence ---
-
-
-def resume(net, dataset, run_dir, last_step):
-    """Finds what the run starts from, for the default graph.
-
-    Returns: a `tf.train.Scaffold`, the path of a checkpoint and its step; None and 0 for a new run.
-    Raises: RunError, the run cannot be resumed.
-    """
-    delete_incomplete_checkpoints(run_dir)
-    newest, checkpoints = newest_checkpoint(run_dir)
-    # A checkpoint is named after its global step: model.ckpt-469.
-    step = int(newest.rpartition("-")[2]) if newest else 0
-    if step > last_step:
-        raise RunError(
-            f"{run_dir}: has {step:,} steps, more than the {last_step:,} of this command. Choose"
-            " another --run_name, or start over with --overwrite."
-        )
-    saver = tf.train.Saver(max_to_keep=FLAGS.keep_checkpoints)
-    # The saver deletes from the front of its list: the damaged ones, then the oldest.
-    first_whole = checkpoints.index(newest) if newest else 0
-    saver.recover_last_checkpoints(checkpoints[:first_whole] + checkpoints[first_whole:][::-1])
-    init_fn = None
-    if FLAGS.init_from and not newest:
-        init_fn = restore_towers(check_source(dataset))
-    scaffold = tf.train.Scaffold(init_op=net.initializer, init_fn=init_fn, saver=saver)
-    return scaffold, newest, step
-
-
-def restore_towers(source):
-    """Restores the towers of the finished run in the folder `source`, in the default graph.
-
-    Returns: an init_fn for a scaffold.
-    Raises: RunError, no checkpoint is whole and fits.
-    """
-    towers = [v for v in tf.global_variables("network/") if not v.op.name.endswith("/alpha")]
-    try:
-        checkpoint, _ = newest_checkpoint(source, towers)
-    except RunError:  # its advice is for a run's own folder
-        checkpoint = None
-    if checkpoint is None:
-        raise RunError(
-            f"--init_from={source}: none of its checkpoints can be used. Train it again."
-        )
-    saver = tf.train.Saver(towers)
-    return lambda _, session: saver.restore(session, checkpoint)
 
 
 def newest_checkpoint(run_dir, variables=None):
@@ -1200,6 +1077,25 @@ def steps_saved(run_dir):
     return [int(name[1]) for name in names if name]
 
 
+def checkpoint_of_source(dataset, towers):
+    """The newest whole checkpoint of the run --init_from. Raises: RunError, none fits.
+
+    Args:
+      dataset: a `data.Dataset`.
+      towers: the variables that it must hold.
+    """
+    source = check_source(dataset)
+    try:
+        checkpoint, _ = newest_checkpoint(source, towers)
+    except RunError:  # its advice is for a run's own folder
+        checkpoint = None
+    if checkpoint is None:
+        raise RunError(
+            f"--init_from={source}: none of its checkpoints can be used. Train it again."
+        )
+    return checkpoint
+
+
 def delete_incomplete_checkpoints(run_dir):
     """Deletes what a run that was killed while saving left: data without an index."""
     for path in run_dir.glob("model.ckpt-*.data-*"):
@@ -1223,48 +1119,6 @@ def keep_event_files_in_order(run_dir):
             )
 
 
-class CheckpointHook(tf.train.CheckpointSaverHook):
-    """Saves every --save_checkpoint_secs and at the end, but never weights that are NaN."""
-
-    def __init__(self, net, run_dir, scaffold):
-        super().__init__(
-            str(run_dir), FLAGS.save_checkpoint_secs, scaffold=scaffold, save_graph_def=False
-        )
-        self._net, self._run_dir = net, run_dir
-
-    def after_create_session(self, session, coord):
-        # TensorFlow's hook would save here, over the checkpoint that was just restored.
-        # A run killed while saving would have lost it.
-        self._timer.update_last_triggered_step(session.run(self._global_step_tensor))
-
-    def _save(self, session, step):
-        if not session.run(self._net.finite):
-            raise RunError(diverged("weights", step))
-        # A resumed run writes no events from before its checkpoint: they must be on the disk.
-        flush(self._summary_writer, self._run_dir)
-        try:
-            return super()._save(session, step)
-        except tf.errors.OpError as error:  # a session ends quietly at some of these
-            raise RunError(
-                f"{self._run_dir}: the checkpoint cannot be written ({brief(error.message)}). Once"
-                f" it can, {how_to_resume()} from the previous one."
-            ) from error
-
-
-def flush(writer, run_dir):
-    """Writes all events so far to the disk. Raises: RunError, it cannot."""
-    # Writing to a deleted file raises nothing.
-    if not (run_dir / LOCK).exists():
-        raise RunError(f"{run_dir}: the folder was deleted, so this run ends.")
-    try:
-        writer.flush()
-    except Exception as error:  # its class depends on the system's error
-        raise RunError(
-            f"{run_dir}: the event file cannot be written ({brief(error)}). Once it can,"
-            f" {how_to_resume()} from the last checkpoint."
-        ) from error
-
-
 def how_to_resume():
     without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
     return f"run the same command{without} to resume"
@@ -1281,7 +1135,7 @@ def diverged(what, step):
 
 @contextlib.contextmanager
 def signals_noted():
-    """Lets a step end before a signal stops the run. A second signal acts at once.
+    """Lets a step end before a signal stops the run. A second one of its kind acts at once.
 
     SIGHUP means a lost terminal; batch systems send SIGUSR1 before they stop a job. A
     signal that was ignored from the start, as `nohup` arranges, stays ignored.
@@ -1293,6 +1147,8 @@ def signals_noted():
     def note(number, _):
         noted.append(number)
         signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # the terminal may be lost
+            os.write(2, b"\nStopping after this step. Once more: at once, without saving.\n")
 
     previous = {
         number: signal.signal(number, note)
@@ -1317,22 +1173,139 @@ def format_warning(message, *_):
     return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78), rule, "", ""])
 
 
-def check_command_line(arguments):
-    """Refuses what would have no effect. Args: arguments, those that are no flags."""
-    if arguments:
+# --- Threads ---
+
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+def cores():
+    """How many cores this process may use: --threads, or what the system allows it."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
+    allowed = len(affinity(0)) if affinity else os.cpu_count()
+    try:  # a container's quota, in microseconds of processor time for each period
+        quota, period = pathlib.Path(CPU_QUOTA).read_text().split()
+        allowed = min(allowed, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max 100000"
+        pass
+    return FLAGS.threads or allowed
+
+
+def thread_settings(num_tasks, sharing):
+    """Gives every tower an equal share of the cores. That is faster than all cores on one
+    tower's op after the other, except for dense units: their matrix product is larger than
+    both towers.
+
+    Call it before `model.build`: TensorFlow creates its threads once for the process, as
+    early as it compiles a function.
+
+    Args:
+      num_tasks: number of tasks.
+      sharing: as `kind_of_sharing` returns it.
+
+    Returns:
+      A `tf.ConfigProto` for the session.
+    """
+    towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, cores())
+    threads = cores() // towers
+    try:
+        tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError:
+        raise RunError(
+            "TensorFlow has already started its threads in this process. Start train.py in a new"
+            " process, or before any other use of TensorFlow."
+        ) from None
+    return tf.ConfigProto(
+        intra_op_parallelism_threads=threads,
+        inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
+    )
+
+
+# --- The command line ---
+
+TASK_NAMES = sorted(task.name for task in data.TASKS)
+
+
+def check_flags():
+    """Checks what absl does not: values alone, then together. Raises: flags.Error."""
+
+    def refuse(names, message):
+        values = " ".join(f"--{name}={FLAGS[name].value}" for name in names.split())
+        raise flags.IllegalFlagValueError(f"{values}: {message}")
+
+    tasks, places = FLAGS.tasks.split(","), FLAGS.cross_stitch_at.split(",")
+    if not all(tasks) or len(tasks) > len(set(tasks)):
+        known = ", ".join(TASK_NAMES)
+        refuse(
+            "tasks",
+            f"must be some of {known}, or names of label files, each once, with commas between",
+        )
+    if not set(places) <= set(model.PLACES) or len(places) > len(set(places)):
+        known = ", ".join(model.PLACES)
+        refuse("cross_stitch_at", f"must be some of {known}, each once, with commas between")
+    # Every comparison with nan is false.
+    if not -10 <= FLAGS.cross_stitch_init <= 10:
+        refuse("cross_stitch_init", "must be between -10 and 10")
+    for name in ("cross_stitch_learning_rate_scale", "learning_rate", "save_checkpoint_secs"):
+        if not 0 < FLAGS[name].value < float("inf"):
+            refuse(name, "must be above 0")
+    if not 0 < FLAGS.keep_prob <= 1:
+        refuse("keep_prob", "must be above 0 and at most 1")
+    if not 0 <= FLAGS.batch_norm_decay < 1:
+        refuse("batch_norm_decay", "must be at least 0 and below 1")
+    if not 0 <= FLAGS.l2_scale < float("inf"):
+        refuse("l2_scale", "must be at least 0")
+    for name in ("data_dir", "export_dir"):
+        if FLAGS[name].value == "":
+            refuse(name, "must name a folder")
+    if FLAGS.init_from == "":
+        refuse("init_from", "must name the folder of a finished run")
+    if FLAGS.run_name is not None and (not FLAGS.run_name.strip(".") or "/" in FLAGS.run_name):
+        refuse("run_name", "must be the name of one folder below --logdir")
+
+    one = "leave out one of the two"
+    if FLAGS.dataset == "synthetic" and FLAGS.data_dir:
+        refuse("dataset data_dir", f"synthetic images are drawn, not read from a folder: {one}")
+    if FLAGS.overwrite and FLAGS.eval_only:
+        refuse("overwrite eval_only", f"--overwrite deletes what --eval_only is to evaluate: {one}")
+    if FLAGS.hard_sharing and FLAGS.share_until not in (None, ONE_TOWER):
+        refuse("hard_sharing share_until", f"hard sharing is --share_until={ONE_TOWER}: {one}")
+    if is_given("cross_stitch") and FLAGS.cross_stitch:
+        if FLAGS.hard_sharing:
+            refuse(
+                "hard_sharing cross_stitch", f"hard sharing has one tower and so no units: {one}"
+            )
+        if FLAGS.share_until == ONE_TOWER:
+            refuse("share_until cross_stitch", f"hard sharing has one tower and so no units: {one}")
+    if FLAGS.share_until and is_given("cross_stitch_at"):
+        if set(places) & set(model.PLACES[: model.PLACES.index(FLAGS.share_until) + 1]):
+            refuse("share_until cross_stitch_at", "units connect towers, which begin after the"
+                   " shared layers: name later places")  # fmt: skip
+    if FLAGS.cross_stitch_own_only and FLAGS.cross_stitch_init != 1:
+        refuse("cross_stitch_own_only cross_stitch_init",
+               "units that share nothing need --cross_stitch_init=1")  # fmt: skip
+
+
+def parse_flags(arguments):
+    """Parses the command line and exits with one sentence if it is wrong."""
+    try:
+        others = FLAGS(arguments)[1:]
+        check_flags()
+    except flags.Error as error:
+        sys.exit(f"train.py: {error}")
+    if others:
         sys.exit(
-            f"train.py: {arguments[0]}: not a flag. Write every flag as --name=value, for example"
+            f"train.py: {others[0]}: not a flag. Write every flag as --name=value, for example"
             " --cross_stitch=False."
         )
     for flag in FLAGS.get_flags_for_module("absl.logging"):
         if flag.present:
             hint = " The folder for runs is --logdir." if flag.name == "log_dir" else ""
             sys.exit(f"train.py: --{flag.name}: has no effect in this program. Leave it out.{hint}")
+    return arguments[:1]
 
 
-def main(arguments):
+def main(_):
     """Runs the program. Every expected error becomes one sentence and exit code 1."""
-    check_command_line(arguments[1:])
     warnings.formatwarning = format_warning
     warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
     # The event file's thread ends with a traceback if the disk is full; `flush` reports it.
@@ -1356,7 +1329,7 @@ if __name__ == "__main__":
     format_before = warnings.formatwarning
     try:
         with warnings.catch_warnings():
-            app.run(main)
+            app.run(main, flags_parser=parse_flags)
     finally:  # a notebook's process goes on
         signal.signal(signal.SIGINT, interrupt_handler)
         warnings.formatwarning, threading.excepthook = format_before, threading.__excepthook__

@@ -169,14 +169,6 @@ def test_the_last_batch_of_a_real_epoch_has_96_images(fashion_mnist):
     assert sizes == [128, 128, 96, 128]
 
 
-def test_images_before_counts_the_images_of_earlier_batches():
-    split = make_split(300, np.random.RandomState(0))
-    dataset = data.with_statistics("made", split, split)
-    sizes = [len(dataset.train_batch(step, 128, 0)[0]) for step in range(8)]
-    for step in range(8):
-        assert dataset.images_before(step, 128) == sum(sizes[:step])
-
-
 def test_the_order_depends_only_on_seed_and_epoch():
     split = make_split(300, np.random.RandomState(0))
     dataset = data.with_statistics("made", split, split)

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import time
-import types
 
 import numpy as np
 import pytest
@@ -461,26 +460,31 @@ def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_speed_of_this_session():
-    train.FLAGS(["train.py"])
-    dataset = types.SimpleNamespace(name="some", images_before=lambda step, size: step * size)
-    net = types.SimpleNamespace(global_step=None, loss="the loss")
-    evaluation = types.SimpleNamespace(seconds=0.0, accuracies={})
-    progress = train.ProgressHook(net, dataset, evaluation, 1000)
+def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():
+    progress = train.Progress("some", 907, 1000)
     progress.bar.mininterval = 0
-    resumed_after = types.SimpleNamespace(run=lambda _: 907)
-    progress.after_create_session(resumed_after, None)
-    assert progress.before_run(None).fetches == "the loss"  # or else the bar would show nan
     start = time.perf_counter()
     for _ in range(10):
         time.sleep(0.01)
-        progress.after_run(None, types.SimpleNamespace(results=1.0))
+        progress.add_step(32, 1.5, 0.01)
     steps_a_second = 10 / (time.perf_counter() - start)
     shown = progress.bar.format_dict
-    progress.bar.close()
-    train.FLAGS.unparse_flags()
+    progress.close()
     assert shown["n"] == 917
     assert shown["rate"] < 2 * steps_a_second
+    assert "loss 1.500" in shown["postfix"]
+
+
+def test_speed_leaves_out_the_first_step_and_counts_from_the_last_evaluation():
+    progress = train.Progress("some", 0, 100)
+    progress.add_step(1000, 1.5, 60.0)
+    assert progress.speed() is None and progress.add_evaluation({}) is None
+    progress.add_step(30, 1.5, 0.5)
+    assert progress.add_evaluation({}) == progress.speed() == 60
+    progress.add_step(30, 1.5, 1.0)
+    assert progress.speed() == 40
+    assert progress.add_evaluation({"article": 0.5}) == 30
+    progress.close()
 
 
 def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
