@@ -8,12 +8,14 @@
 
 Every contender is a process of its own, which waits while another is measured.
 They take turns, A B C A B C …, so that all of them see the same machine. Run it
-on a quiet one. All train the same two towers on the same batches of 128.
+on a quiet one. All train the same two towers on the same batches of 128. A peer that
+is not installed is left out.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,7 +27,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, os.environ.get("PROGRAM", str(ROOT)))  # the checkout that is measured
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py does, for Keras, too
 
@@ -95,14 +97,15 @@ def ours(unit, num_tasks=2):
 FORMS = {  # fast form: settings that it bears on, functions that make it
     "fused conv layer": (
         ("none", "channel"),
-        ("batch_norm_relu_pool", "pool_extremes", "scaled_relu", "pool_gradient", "window_values"),
+        ("fused_conv_pool", "batch_norm_relu_pool", "pool_extremes", "scaled_relu",
+         "pool_gradient", "window_values"),
     ),
     "depthwise sums": (("none", "channel"), ("channel_sums",)),
     "stitched sum in one pass": (("channel",), ("weighted_sum",)),
-    "gradient of the stitched sum": (("channel",), ("linear_combinations",)),
+    "gradient of the stitched sum": (("channel",), ("combinations_by_channel",)),
     "one-pass Adam": (("none", "channel"), ("adam_step",)),
     "thread for every tower": (("none", "channel"), ()),
-}
+}  # fmt: skip
 
 
 def without(unit, *forms):
@@ -112,9 +115,8 @@ def without(unit, *forms):
     import model
     import train
 
-    def slim_layer(x, filters, _, scope, pool_scope):
-        y = model.slim.conv2d(x, filters, 3, scope=scope)
-        return model.slim.max_pool2d(y, 2, scope=pool_scope)
+    def plain_conv_pool(x, filters, scope, pool_scope):
+        return model.conv_pool(x, filters, scope=scope, pool_scope=pool_scope, fast=False)
 
     def sums(x, y):
         return tf.reduce_sum(x * y, list(range(x.shape.rank - 1)))
@@ -122,14 +124,14 @@ def without(unit, *forms):
     def weighted_sum(tensors, weights):
         return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
 
-    def linear_combinations(alpha, *towers):
-        return [weighted_sum(towers, alpha[i]) for i in range(len(towers))]
+    def combinations(weights, *towers):
+        return model.linear_combinations(weights, towers, fast=False)
 
     plain = {
-        "fused conv layer": (model, "conv_pool", slim_layer),
+        "fused conv layer": (model, "fused_conv_pool", plain_conv_pool),
         "depthwise sums": (model, "channel_sums", sums),
         "stitched sum in one pass": (model, "weighted_sum", weighted_sum),
-        "gradient of the stitched sum": (model, "linear_combinations", linear_combinations),
+        "gradient of the stitched sum": (model, "combinations_by_channel", combinations),
         "one-pass Adam": (model, "ONE_PASS_MINIMUM", 2**62),
         "thread for every tower": (train, "thread_settings", lambda *_: tf.ConfigProto()),
     }
@@ -347,6 +349,10 @@ def work(maker, arguments):
     """A contender's process: a turn for each line that comes in, its seconds going out."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
+    if maker in (ours, without, evaluation):
+        import train
+
+        train.FLAGS(["train.py"])  # its defaults
     turn = maker(*arguments)
     turn()
     turn()
@@ -369,16 +375,15 @@ MAKERS = {
 
 
 class Contender:
-    def __init__(self, *arguments, root=ROOT, environment={}):
-        script = str(pathlib.Path(root, "tests", "benchmark.py").resolve())
-        command = [sys.executable, script, "--work", json.dumps(arguments)]
+    def __init__(self, *arguments, program=ROOT, environment={}):
+        command = [sys.executable, __file__, "--work", json.dumps(arguments)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, "PROGRAM": str(pathlib.Path(program).resolve()), **environment},
         )
         line = self._process.stdout.readline()
         if not line:
@@ -486,7 +491,7 @@ def measure_against(folder, environment, sittings, rounds, units, note):
             sittings,
             rounds,
             note,
-            {"before": {"root": folder}, "after": {"environment": environment}},
+            {"before": {"program": folder}, "after": {"environment": environment}},
         )
         for unit in units
     }
@@ -524,27 +529,26 @@ import sys, time
 sys.path.insert(0, {root!r})
 import train
 from absl import app
-session = train.tf.train.SingularMonitoredSession
-run = session.run
-def first(self, *args, **kwargs):
-    values = run(self, *args, **kwargs)
+train_step = train.train_step
+def first(*args):
+    values = train_step(*args)
     print("first step at", time.time(), flush=True)
-    session.run = run
+    train.train_step = train_step
     return values
-session.run = first
+train.train_step = first
 sys.argv[0] = "train.py"
-app.run(train.main)
+app.run(train.main, flags_parser=train.parse_flags)
 """
 
 
 def program(unit, logdir):
-    """A short run of train.py on the real data, checkpoints and evaluations included.
+    """A short run of train.py on the real data: eight times STEPS, and an evaluation.
 
     Returns: seconds from the command to its first step, peak memory in GB.
     """
     code = FIRST_STEP.format(root=str(ROOT))
     flags = ["--cross_stitch=False"] if unit == "none" else [f"--cross_stitch_unit={unit}"]
-    flags += ["--dataset=fashion_mnist", "--max_steps=200", f"--logdir={logdir}"]
+    flags += ["--dataset=fashion_mnist", f"--max_steps={8 * STEPS}", f"--logdir={logdir}"]
     start = time.time()
     with subprocess.Popen(
         [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -578,7 +582,8 @@ def best(rates, name):
 def report(record):
     """The record as Markdown."""
     rates, machine = record["images_per_second"], record["machine"]
-    flops = statistics.median(rates["matmul"]) / (STEPS * BATCH_SIZE) * 10 * 2 * 4096**3
+    steps = record.get("steps", 25)  # what the first records were made with
+    flops = statistics.median(rates["matmul"]) / (steps * BATCH_SIZE) * 10 * 2 * 4096**3
     lines = [
         f"{machine['processor']}, {machine['threads']} threads; "
         + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -656,9 +661,10 @@ def main():
     def note(text):
         print(text, file=sys.stderr, flush=True)
 
-    if options.forms or options.against:
-        import train
+    import train
 
+    train.FLAGS(["train.py"])  # its defaults
+    if options.forms or options.against:
         record = {"machine": train.machine(), "commit": train.commit()}
         how_often = options.sittings, options.rounds
         units = options.units.split(",")
@@ -676,16 +682,20 @@ def main():
             pathlib.Path(options.record).write_text(json.dumps(record) + "\n")
         return print(report_forms(record) if options.forms else report_against(record))
 
+    peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
+    modes = {
+        "torch": ("eager", "channels-last", "compiled", "compiled channels-last"),
+        "keras": ("step by step", "many steps", "XLA"),
+    }
     contenders = {"matmul": ["matmul", None]}
     for unit in ("none", "channel", "layer"):
         contenders[f"ours {unit}"] = ["ours", unit]
     for unit in ("none", "channel"):
         contenders[f"slim {unit}"] = ["slim", unit]
         contenders[f"evaluation {unit}"] = ["evaluation", unit]
-        for mode in ("eager", "channels-last", "compiled", "compiled channels-last"):
-            contenders[f"torch {unit} {mode}"] = ["torch", unit, mode]
-        for mode in ("step by step", "many steps", "XLA"):
-            contenders[f"keras {unit} {mode}"] = ["keras", unit, mode]
+        for peer in peers:
+            for mode in modes[peer]:
+                contenders[f"{peer} {unit} {mode}"] = [peer, unit, mode]
     rates = sitting(contenders, options.rounds, note)
     dense = {f"{name} dense": [name, "dense"] for name in ("ours", "slim")}
     rates |= sitting(dense, min(options.rounds, 3), note)
@@ -702,12 +712,11 @@ def main():
             note(f"train.py, {unit}")
             runs[unit] = [program(unit, f"{folder}/{n}") for n in range(3)]
 
-    import train
-
-    libraries = ("tensorflow", "tf-slim", "keras", "torch", "numpy")
+    libraries = ("tensorflow", "tf-slim", "numpy", *peers)
     record = {
         "machine": train.machine(),
         "commit": train.commit(),
+        "steps": STEPS,
         "versions": {name: importlib.metadata.version(name) for name in libraries},
         "images_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
         "program": {unit: [[round(v, 3) for v in run] for run in r] for unit, r in runs.items()},

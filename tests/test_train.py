@@ -864,13 +864,6 @@ def test_readme_gives_the_flags_and_defaults_that_hold():
     assert set(re.findall(r"--(\w+)", aliases)) == set(train.ALIASES)
 
 
-@pytest.mark.parametrize("record", ["speed.json", "fast_forms.json", "against.json"])
-def test_the_tests_readme_shows_the_figures_of_the_speed_records(record):
-    finished = run_script("tests/benchmark.py", "--show", ROOT / "tests" / record)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() in (ROOT / "tests" / "README.md").read_text()
-
-
 # --- The curves ---
 
 
