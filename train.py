@@ -541,64 +541,63 @@ def flush(writer, run_dir):
 def run():
     """Does what the flags ask: trains or resumes a run, evaluates it, exports it."""
     started = time.perf_counter()
-    if FLAGS.hard_sharing or FLAGS.share_until == ONE_TOWER:  # two names, but one run
-        FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
-    dataset = data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        FLAGS.seed,
-        FLAGS.tasks.split(",") if FLAGS["tasks"].present else None,
-        FLAGS.train_examples,
-        FLAGS.holdout,
-    )
-    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
-    of_units = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
-    if of_units and kind_of_sharing() in ("none", "hard_sharing"):
-        warnings.warn(f"this network has no units, so it makes no use of {', '.join(of_units)}")
-    num_examples = len(dataset.train.images)
-    if FLAGS.batch_size > num_examples:
-        raise data.DataError(
-            f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
-        )
-    last_step = FLAGS.num_epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
+    dataset = load_dataset()
+    last_step = FLAGS.num_epochs * data.steps_per_epoch(len(dataset.train.images), FLAGS.batch_size)
     last_step = min(last_step, FLAGS.max_steps or last_step)
-
     run_dir = pathlib.Path(os.path.expanduser(FLAGS.logdir)) / run_name(dataset.name)
     check_path(run_dir)
     results = None if FLAGS.overwrite else results_of_finished(run_dir)
     if FLAGS.eval_only and not results:
         raise RunError(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
-    finished = results and (FLAGS.eval_only or results["global_step"] == last_step)
+    is_finished = bool(results) and (FLAGS.eval_only or results["global_step"] == last_step)
     session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
     # A finished run is only read: it may be on a disk that cannot be written.
-    with contextlib.nullcontext() if finished else claimed(run_dir):
+    with contextlib.nullcontext() if is_finished else claimed(run_dir):
         settings = settings_from_flags(dataset)
-        step = results["global_step"] if finished else last_step
-        exported = FLAGS.export_dir and finished and is_exported(settings, step)
-        if FLAGS.export_dir and not exported:
+        step = results["global_step"] if is_finished else last_step
+        exports = FLAGS.export_dir and not (is_finished and is_exported(settings, step))
+        if exports:
             check_export_folder()
         check_settings(run_dir, dataset, settings)
-        if finished:
-            print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.\n")
-            print(table(results))
+        if is_finished:
+            print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.")
         else:
             write_json(run_dir / SETTINGS, settings)
-            print(
-                f"Writing to {run_dir}\nWatch it: tensorboard --logdir={FLAGS.logdir}", flush=True
-            )
+            print(f"Writing to {run_dir}")
+            print(f"Watch it: tensorboard --logdir={FLAGS.logdir}", flush=True)
             results = train_and_report(dataset, run_dir, last_step, session_config, started)
-            print("\n" + table(results))
+        print("\n" + table(results))
         if FLAGS.eval_only:
-            net = build(dataset)
-            with restored(net.graph, run_dir) as session:
-                shares, confusions = evaluate(session, net, dataset)
-            print("\nEvaluated: " + ", ".join(f"{n} {share:.4f}" for n, share in shares.items()))
-            for task in dataset.tasks:
-                print("\n" + confusion_table(task, confusions[task.name]))
-        if FLAGS.export_dir and not exported:
+            print("\n" + evaluation_text(dataset, run_dir))
+        if exports:
             export(dataset, run_dir, settings, step)
         if FLAGS.export_dir:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
+
+
+def load_dataset():
+    """Loads the data that the flags ask for, and sets flags that follow from others or from it.
+
+    Returns: a `data.Dataset`. Raises: data.DataError.
+    """
+    if FLAGS.hard_sharing or FLAGS.share_until == ONE_TOWER:  # two names, but one run
+        FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
+    tasks = FLAGS.tasks.split(",") if is_given("tasks") else None
+    dataset = data.load(
+        FLAGS.dataset, FLAGS.data_dir, FLAGS.seed, tasks, FLAGS.train_examples, FLAGS.holdout
+    )
+    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
+    of_units = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
+    if of_units and kind_of_sharing() in ("none", "hard_sharing"):
+        warnings.warn(
+            f"ignored, because the network has no cross-stitch units: {', '.join(of_units)}"
+        )
+    num_examples = len(dataset.train.images)
+    if FLAGS.batch_size > num_examples:
+        raise data.DataError(
+            f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
+        )
+    return dataset
 
 
 def build(dataset):
@@ -756,6 +755,16 @@ def confusion_table(task, confusion):
         cells = "".join(f"{count:>{width}}" for count in row)
         lines.append(f"{index:>3} {name:<{first - 4}}{share:>8}{cells}")
     return "\n".join(lines)
+
+
+def evaluation_text(dataset, run_dir):
+    """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
+    net = build(dataset)
+    with restored(net.graph, run_dir) as session:
+        shares, confusions = evaluate(session, net, dataset)
+    accuracies = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+    tables = [confusion_table(task, confusions[task.name]) for task in dataset.tasks]
+    return "\n\n".join([f"Evaluated: {accuracies}", *tables])
 
 
 def read_scalars(run_dir):

@@ -820,12 +820,12 @@ def test_flags_at_odds_are_refused_in_one_sentence(given, word):
 def test_flags_of_units_that_there_are_not_are_named(tmp_path):
     given = ("--dataset=synthetic", "--max_steps=1")
     quiet = run(tmp_path / "quiet", *given, "--cross_stitch_enabled=0", prelude=SMALL)
-    assert quiet.returncode == 0 and "no units" not in quiet.stderr
+    assert quiet.returncode == 0 and "ignored" not in quiet.stderr
     told = run(tmp_path / "told", *given, "--hard_sharing", "--cross_stitch_at=pool_1",
                "--cross_stitch_init=0.9", prelude=SMALL)  # fmt: skip
     assert told.returncode == 0
     warning = " ".join(told.stderr.split())
-    assert "no units, so it makes no use of --cross_stitch_at, --cross_stitch_init" in warning
+    assert "no cross-stitch units: --cross_stitch_at, --cross_stitch_init" in warning
 
 
 @pytest.mark.parametrize("flag, word", [
