@@ -81,26 +81,39 @@ def layer_unit(towers, start, config):
     return outputs, tf.identity(alpha)
 
 
-def dense_unit(towers, start, config):
-    """The original repository's unit: out = alpha x, where x holds all values of all towers."""
+def nddr_unit(towers, start, config):
+    """One weight per pair of channels: out = alpha x, x all towers' channels at one position.
+
+    The linear map of an NDDR layer (Gao et al., CVPR 2019, arXiv 1801.08297), without the
+    batch norm and ReLU that follow it there, and without weight decay on alpha.
+    """
     num_towers, shape = len(towers), towers[0].shape.as_list()[1:]
-    size = int(np.prod(shape))  # D = H*W*C
+    channels = shape[-1]
 
     def initializer(_, dtype, partition_info=None):
-        # A Kronecker product, computed in the graph: a constant of this size would
-        # not fit into a graph definition.
-        blocks = start[:, None, :, None] * tf.eye(size, dtype=dtype)[:, None, :]
-        return tf.reshape(blocks, [num_towers * size] * 2)
+        # A Kronecker product, computed in the graph: for dense units, a constant of this
+        # size would not fit into a graph definition.
+        blocks = start[:, None, :, None] * tf.eye(channels, dtype=dtype)[:, None, :]
+        return tf.reshape(blocks, [num_towers * channels] * 2)
 
-    alpha = tf.get_variable("alpha", [num_towers * size] * 2, initializer=initializer)  # [T*D, T*D]
-    flat = tf.concat([tf.reshape(x, [-1, size]) for x in towers], axis=1)  # [B, T*D]
-    mixed = tf.einsum("bi,oi->bo", flat, trained_part(alpha, num_towers, config))
-    outputs = [tf.reshape(x, [-1, *shape]) for x in tf.split(mixed, num_towers, axis=1)]
-    blocks = tf.reshape(alpha, [num_towers, size, num_towers, size])
-    return outputs, tf.reduce_sum(blocks, [1, 3]) / size
+    size = num_towers * channels
+    alpha = tf.get_variable("alpha", [size, size], initializer=initializer)  # [T*C, T*C]
+    x = tf.reshape(tf.concat(towers, axis=-1), [-1, size])  # [B*H*W, T*C]
+    mixed = tf.einsum("bi,oi->bo", x, trained_part(alpha, num_towers, config))
+    outputs = [tf.reshape(y, [-1, *shape]) for y in tf.split(mixed, num_towers, axis=1)]
+    blocks = tf.reshape(alpha, [num_towers, channels, num_towers, channels])
+    return outputs, tf.reduce_sum(blocks, [1, 3]) / channels
 
 
-UNITS = {"channel": channel_unit, "layer": layer_unit, "dense": dense_unit}
+def dense_unit(towers, start, config):
+    """The original repository's unit: out = alpha x, where x holds all values of all towers."""
+    shape = towers[0].shape.as_list()[1:]
+    flat = [tf.reshape(x, [-1, int(np.prod(shape))]) for x in towers]  # [B, D], D = H*W*C
+    outputs, mean_weights = nddr_unit(flat, start, config)  # alpha [T*D, T*D]
+    return [tf.reshape(y, [-1, *shape]) for y in outputs], mean_weights
+
+
+UNITS = {"channel": channel_unit, "layer": layer_unit, "nddr": nddr_unit, "dense": dense_unit}
 
 
 def cross_stitch(towers, scope, config):
@@ -191,7 +204,7 @@ class Config:
     cross_stitch: bool = option(True, "Connect the towers with cross-stitch units.")
     cross_stitch_unit: str = option(
         "channel",
-        "One weight per channel, per layer, or per pair of values.",
+        "One weight per channel, layer, pair of channels (nddr), or pair of values (dense).",
         enum_values=tuple(UNITS),
     )
     cross_stitch_init: float = option(

@@ -34,6 +34,10 @@ def stitch(towers, unit, scope):
             alpha = tf.get_variable("alpha", [size * len(towers)] * 2)
             mixed = tf.split(tf.matmul(flat, alpha, transpose_b=True), len(towers), axis=1)
             return [tf.reshape(x, [-1, *shape]) for x in mixed]
+        if unit == "nddr":
+            alpha = tf.get_variable("alpha", [channels * len(towers)] * 2)
+            mixed = tf.tensordot(tf.concat(towers, axis=-1), alpha, [[-1], [1]])
+            return tf.split(mixed, len(towers), axis=-1)
         by_channel = [channels] if unit == "channel" else []
         alpha = tf.get_variable("alpha", [len(towers)] * 2 + by_channel)
         return [tf.add_n([alpha[i, j] * towers[j] for j in ids]) for i in ids]

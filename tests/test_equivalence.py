@@ -55,7 +55,11 @@ def differences(fast, slow):
 
 units = pytest.mark.parametrize(
     "unit",
-    [None, "channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))],
+    [
+        None,
+        "channel",
+        *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense")),
+    ],
 )
 
 

@@ -199,6 +199,9 @@ def combine(unit, alpha, inputs):
     """The units' definition, value by value, in numpy and float64."""
     num_tasks, shape = len(inputs), inputs[0].shape
     outputs = np.zeros([num_tasks, *shape])
+    if unit == "nddr":
+        x = np.concatenate(inputs, axis=-1)
+        return np.split(x @ alpha.astype(float).T, num_tasks, axis=-1)
     if unit == "dense":
         flat = np.concatenate([x.reshape(len(x), -1) for x in inputs], axis=1)
         mixed = np.einsum("ok,bk->bo", alpha.astype(float), flat)
@@ -261,6 +264,25 @@ def test_gradients_match_difference_quotients(unit, num_tasks, shape, fast):
                 values[j], tuple(at), lambda x: loss(weights, values[:j] + [x] + values[j + 1 :])
             )
             np.testing.assert_allclose(gradient[tuple(at)], slope, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("of", ["layer", "channel"])
+@pytest.mark.parametrize("num_tasks, shape", [(2, [2, 3, 4]), (3, [5]), (5, [2, 2, 3])])
+def test_nddr_with_diagonal_blocks_is_a_layer_or_channel_unit(of, num_tasks, shape):
+    random = np.random.RandomState(0)
+    values = [random.normal(size=[BATCH, *shape]) for _ in range(num_tasks)]
+    results = []
+    for unit in (of, "nddr"):
+        session, inputs, outputs, alpha, means = unit_graph(unit, num_tasks, shape)
+        if unit == of:
+            weights = random.normal(size=alpha.shape)
+        with session:
+            by_channel = weights if of == "channel" else np.repeat(weights[..., None], shape[-1], 2)
+            diagonal = np.einsum("ijc,cd->icjd", by_channel, np.eye(shape[-1]))
+            alpha.load(weights if unit == of else diagonal.reshape(alpha.shape), session)
+            results.append(session.run([*outputs, means], dict(zip(inputs, values))))
+    for one, other in zip(*results):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("unit, num_tasks", list(itertools.product(model.UNITS, (1, 2, 3))))
@@ -585,7 +607,8 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
 
 
 @pytest.mark.parametrize(
-    "unit", ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))]
+    "unit",
+    ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
 )
 def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, monkeypatch):
     monkeypatch.setattr(model, "IMAGE_SIZE", 8)
