@@ -163,6 +163,23 @@ class Dataset(typing.NamedTuple):
             if task.from_article and task.name != "article"
         }
 
+    def images_by_class(self):
+        """Counts the training images. Returns: task -> class -> number of images.
+
+        Tasks that turn the images have none: a class gets other images in each epoch.
+        """
+        counts = {}
+        for task in self.tasks:
+            if task.from_article:
+                labels = np.array(task.from_article)[self.train.articles]
+            elif task.name in self.train.labels:
+                labels = self.train.labels[task.name]
+            else:
+                continue
+            numbers = np.bincount(labels, minlength=len(task.classes)).tolist()
+            counts[task.name] = dict(zip(task.classes, numbers))
+        return counts
+
     def fingerprint(self):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""
         digest = hashlib.sha256()
@@ -229,10 +246,44 @@ def balanced_subset(split, size, seed):
     order = np.random.RandomState([seed, 0, 2]).permutation(len(split.articles))
     articles = split.articles[order]
     rank = np.empty(len(order), int)  # how many images of the same article come before it
-    for article in range(len(ARTICLES)):
+    for article in np.unique(articles):
         rank[articles == article] = np.arange(np.sum(articles == article))
     chosen = np.sort(order[np.argsort(rank, kind="stable")[:size]])
     return split.take(chosen)
+
+
+# Ten seeds give each article each rank once.
+RANK_OF_ARTICLE = (7, 2, 9, 4, 0, 6, 3, 8, 5, 1)
+
+
+def ranks_of_articles(seed):
+    """The rank of each article in `starved_subset`, 0 for the commonest to 9. Returns: 10 ints."""
+    return [(rank + seed) % len(ARTICLES) for rank in RANK_OF_ARTICLE]
+
+
+def starved_subset(split, ratio, seed):
+    """Chooses images at random, fewer of each article than of the one before it in rank.
+
+    The share that is kept falls geometrically: all images of the commonest article, 1/ratio
+    of the rarest. With the same seed, the images of a larger ratio are part of those of a
+    smaller one.
+
+    Args:
+      split: the `Split` to choose from.
+      ratio: how many times more of the commonest article are kept than of the rarest.
+      seed: determines the choice and, by `ranks_of_articles`, which articles are rare.
+
+    Returns:
+      A `Split`, the images in their original order.
+    """
+    # The 3 makes these numbers differ from those of the order, the turns and the subsets.
+    order = np.random.RandomState([seed, 0, 3]).permutation(len(split.articles))
+    chosen = []
+    for article, rank in enumerate(ranks_of_articles(seed)):
+        of_article = order[split.articles[order] == article]
+        share = ratio ** (-rank / (len(ARTICLES) - 1))
+        chosen.append(of_article[: max(1, round(len(of_article) * share))])
+    return split.take(np.sort(np.concatenate(chosen)))
 
 
 def with_statistics(name, train, test, tasks=TASKS[:2]):
@@ -276,7 +327,7 @@ class Unreachable(DataError):
     """Fashion-MNIST is not on this machine, and no mirror can be reached or has it."""
 
 
-def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, holdout=0):
+def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, holdout=0, starve=1):
     """Finds, reads and checks a data set.
 
     Args:
@@ -285,12 +336,13 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
         falls back to the synthetic set, with a warning.
       data_dir: folder with the four files. By default FASHION_MNIST_DIR, or else the
         user's cache, into which missing files are downloaded.
-      seed: determines the synthetic images, and which `train_examples` are chosen.
+      seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or article alone if the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
       holdout: evaluate on this many of the last training images instead of the test
         set; they are not used for training.
+      starve: ratio of `starved_subset`, which chooses the training images; 1 for all.
 
     Returns:
       A `Dataset`.
@@ -314,6 +366,10 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
         raise DataError(
             f"train_examples={train_examples}: there are {len(train.images):,} training images"
         )
+    if starve > 1 and name.endswith(CUSTOM):
+        raise DataError(f"starve={starve}: these files are not Fashion-MNIST and show no articles")
+    if starve > 1:
+        train = starved_subset(train, starve, seed)
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
     known = {task.name: task for task in TASKS}

@@ -110,6 +110,9 @@ flags.DEFINE_integer(
     "train_examples", 0, "Train on this many images, balanced by article; 0 for all.", lower_bound=0
 )
 flags.DEFINE_integer(
+    "starve", 1, "Train on few images of some articles: the rarest keeps 1/R. 1 for all.", 1
+)
+flags.DEFINE_integer(
     "holdout", 0, "Evaluate on this many training images, not on the test set.", lower_bound=0
 )
 flags.DEFINE_integer(
@@ -216,6 +219,7 @@ def train(net, dataset, run_dir, last_step, session_config):
                     shares, confusions = evaluate(session, net, dataset)
                     speed = progress.add_evaluation({task: shares[task] for task in net.labels})
                     write_evaluation(writer, session, net, step, summary, shares, speed)
+                    write_classes(writer, dataset, confusions, step)
                     flush(writer, run_dir)  # TensorBoard shows it at once
                 stopping = bool(signals)  # read once: a later signal waits for the next step
                 seconds = time.monotonic() - saved_at
@@ -487,6 +491,22 @@ def write_evaluation(writer, session, net, step, summary_of_batch, shares, speed
     writer.add_summary(summary, step)
 
 
+def write_classes(writer, dataset, confusions, step):
+    """Writes recall and F1 of each class, under tags of their own group."""
+    summary = tf.Summary()
+    for task in dataset.tasks:
+        for measure, of in MEASURES.items():
+            for index, value in enumerate(of(confusions[task.name])):
+                if value is not None:
+                    summary.value.add(tag=class_tag(task, index, measure), simple_value=value)
+    writer.add_summary(summary, step)
+
+
+def class_tag(task, index, measure):
+    """For example class/article/0_T-shirt-top/recall: a slash would begin a part of the tag."""
+    return f"class/{task.name}/{index}_{task.classes[index].replace('/', '-')}/{measure}"
+
+
 def write_end(writer, dataset, confusions, step):
     """Writes the confusion matrices and, for the HParams page, that the run has ended."""
     for task in dataset.tasks:
@@ -584,7 +604,13 @@ def load_dataset():
         FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
     tasks = FLAGS.tasks.split(",") if is_given("tasks") else None
     dataset = data.load(
-        FLAGS.dataset, FLAGS.data_dir, FLAGS.seed, tasks, FLAGS.train_examples, FLAGS.holdout
+        FLAGS.dataset,
+        FLAGS.data_dir,
+        FLAGS.seed,
+        tasks,
+        FLAGS.train_examples,
+        FLAGS.holdout,
+        FLAGS.starve,
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
     of_units = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
@@ -658,6 +684,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
     curves = read_scalars(run_dir)
     tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
     tests["mean"] = curves["accuracy_test"]
+    ranks = dict(zip(data.ARTICLES, data.ranks_of_articles(FLAGS.seed)))
     results = {
         "dataset": dataset.name,
         "seed": FLAGS.seed,
@@ -669,10 +696,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "global_step": trained.step,
         "loss_total": curves["loss_total"][-1],
         "accuracy_test": {name: values[-1] for name, values in tests.items()},
-        "accuracy_test_last": {
-            name: round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
-            for name, values in tests.items()
-        },
+        "accuracy_test_last": {name: last_mean(values) for name, values in tests.items()},
         "cross_stitch": {
             scope: np.round(weights.astype(float), 6).tolist()
             for scope, weights in trained.stitches.items()
@@ -681,6 +705,18 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
             task.name: dict(zip(task.classes, recalls(trained.confusions[task.name])))
             for task in dataset.tasks
         },
+        **{
+            f"{measure}_last": {
+                task.name: {
+                    name: last_mean(curves.get(class_tag(task, index, measure)))
+                    for index, name in enumerate(task.classes)
+                }
+                for task in dataset.tasks
+            }
+            for measure in MEASURES
+        },
+        "train_images": dataset.images_by_class(),
+        "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
         "confusion": {name: matrix.tolist() for name, matrix in trained.confusions.items()},
         "resumed_after": trained.resumed_after,
         "images_per_second": trained.images_per_second and round(trained.images_per_second, 1),
@@ -688,6 +724,11 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
     }
     write_json(run_dir / RESULTS, results)
     return results
+
+
+def last_mean(values):
+    """The mean of a curve's last evaluations; None for a class that no test image has."""
+    return values and round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
 
 
 def table(results):
@@ -743,6 +784,15 @@ def recalls(confusion):
     ]
 
 
+def f1_scores(confusion):
+    """2 TP / (2 TP + FP + FN) of each class; None for one neither in the labels nor predicted."""
+    found, counts = np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
+    return [round(2 * f / n, 6) if n else None for f, n in zip(found, counts)]
+
+
+MEASURES = {"recall": recalls, "f1": f1_scores}
+
+
 def confusion_table(task, confusion):
     """Recall of every class and the confusion matrix, as text for the terminal."""
     width = max(6, len(str(confusion.max())) + 2)
@@ -775,7 +825,7 @@ def read_scalars(run_dir):
         # A resumed run may have written a step twice: the last value counts. And 0.9213,
         # not the 0.9212999939918518 that this float32 is as a float.
         values = {event.step: float(str(np.float32(event.value))) for event in events.Scalars(tag)}
-        curves[tag[len(TAG) :]] = list(values.values())
+        curves[tag.removeprefix(TAG)] = list(values.values())
     return curves
 
 
@@ -1274,6 +1324,8 @@ def check_flags():
     one = "leave out one of the two"
     if FLAGS.dataset == "synthetic" and FLAGS.data_dir:
         refuse("dataset data_dir", f"synthetic images are drawn, not read from a folder: {one}")
+    if FLAGS.starve > 1 and FLAGS.train_examples:
+        refuse("starve train_examples", f"each of the two chooses the training images: {one}")
     if FLAGS.overwrite and FLAGS.eval_only:
         refuse("overwrite eval_only", f"--overwrite deletes what --eval_only is to evaluate: {one}")
     if FLAGS.hard_sharing and FLAGS.share_until not in (None, ONE_TOWER):

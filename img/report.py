@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 ALL_IMAGES = 60000
+STARVED_IMAGES = 14891  # of --starve=100
 LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
 WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
@@ -61,7 +62,7 @@ def read_curves(folder):
             [float(str(np.float32(value))) for value in values],
         ]
         for tag, (steps, values) in curves.items()
-        if "per_second" not in tag
+        if "per_second" not in tag and not tag.startswith("class/")
     }
 
 

@@ -100,6 +100,70 @@ def test_a_subset_is_balanced_and_the_seed_chooses_it():
     assert [place[image.tobytes()] for image in small.images] == small.articles.tolist()
 
 
+def starved(split, ratio, seed):
+    """Article -> the numbers, in `split`, of its images that are kept."""
+    numbered = split._replace(images=np.arange(len(split.articles)))
+    kept = data.starved_subset(numbered, ratio, seed)
+    assert np.all(np.diff(kept.images) > 0)  # in their original order, none twice
+    np.testing.assert_array_equal(kept.articles, split.articles[kept.images])
+    return {a: set(kept.images[kept.articles == a].tolist()) for a in range(10)}
+
+
+WHOLE = data.Split(np.zeros([60000, 1]), np.repeat(np.arange(10, dtype=np.uint8), 6000))
+
+
+def test_a_starved_set_falls_geometrically_from_all_images_to_one_in_r():
+    sizes = sorted(map(len, starved(WHOLE, 100, seed=4).values()), reverse=True)
+    assert sizes[0] == 6000 and sizes[-1] == 60 and sum(sizes) == 14891
+    np.testing.assert_allclose(np.divide(sizes[:-1], sizes[1:]), 100 ** (1 / 9), rtol=0.02)
+    assert [len(kept) for kept in starved(WHOLE, 1, seed=4).values()] == [6000] * 10
+
+
+def test_of_a_starved_set_a_larger_ratio_keeps_a_part_of_what_a_smaller_one_keeps():
+    for smaller, larger in ((1, 2), (2, 10), (10, 100), (100, 5000)):
+        some, fewer = (starved(WHOLE, ratio, seed=1) for ratio in (smaller, larger))
+        assert all(fewer[article] <= some[article] for article in range(10))
+        assert all(fewer.values())  # of every article, one image at least
+    assert starved(WHOLE, 10, seed=1) != starved(WHOLE, 10, seed=11)  # the same ranks, other images
+
+
+def test_ten_seeds_give_each_article_each_rank_once():
+    ranks = np.array([data.ranks_of_articles(seed) for seed in range(10)])
+    for line in (*ranks, *ranks.T):
+        assert sorted(line) == list(range(10))
+    sizes = {article: len(kept) for article, kept in starved(WHOLE, 100, seed=3).items()}
+    by_size = sorted(sizes, key=sizes.get, reverse=True)
+    assert [ranks[3][article] for article in by_size] == list(range(10))
+
+
+def test_a_starved_set_is_the_same_on_every_machine():
+    kept = starved(WHOLE, 5000, seed=0)
+    order = np.random.RandomState([0, 0, 3]).permutation(60000)  # the same in every numpy release
+    rarest = data.ranks_of_articles(0).index(9)
+    assert kept[rarest] == {next(i for i in order if WHOLE.articles[i] == rarest)}
+
+
+def test_held_out_images_are_taken_before_others_are_starved(fashion_mnist, monkeypatch):
+    monkeypatch.setattr(data, "read", lambda *_: ("fashion_mnist", *fashion_mnist[1:3]))
+    dataset = data.load(holdout=10000, starve=100, seed=2)
+    np.testing.assert_array_equal(dataset.test.images, fashion_mnist.train.images[50000:])
+    counts = np.bincount(fashion_mnist.train.articles[:50000])
+    kept = dataset.images_by_class()
+    for article, (rank, count) in enumerate(zip(data.ranks_of_articles(2), counts)):
+        assert kept["article"][data.ARTICLES[article]] == round(count * 100 ** (-rank / 9))
+    groups = {}
+    for article, group in enumerate(data.TASKS[1].from_article):
+        name = data.TASKS[1].classes[group]
+        groups[name] = groups.get(name, 0) + kept["article"][data.ARTICLES[article]]
+    assert kept["group"] == groups
+
+
+def test_a_subset_is_balanced_by_as_many_classes_as_the_labels_have():
+    split = data.Split(np.arange(2400), np.tile(np.arange(12, dtype=np.uint8), 200))
+    chosen = data.balanced_subset(split, 120, 0)
+    assert np.bincount(chosen.articles).tolist() == [10] * 12
+
+
 def test_a_subset_is_standardised_with_its_own_statistics_and_keeps_all_test_images(fashion_mnist):
     few = data.load("fashion_mnist", os.environ.get(data.FOLDER_VARIABLE), train_examples=300)
     assert len(few.train.images) == 300 and len(few.test.images) == 10000

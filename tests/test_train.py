@@ -304,6 +304,83 @@ def test_label_files_written_as_readme_shows_are_a_task(fashion_mnist, tmp_path)
     assert results["accuracy_test"]["sleeves"] > 0.7
 
 
+@pytest.mark.slow
+def test_readmes_unit_is_trained_killed_resumed_exported_and_shown(tmp_path):
+    """README's code, word for word, after `UNITS` in a copy of the program."""
+    (code,) = re.findall(r"```python\n(def \w+_unit.*?)```", README.read_text(), re.S)
+    assert len(code.partition("\n\n\n")[0].splitlines()) <= 10
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "img", copy / "img", ignore=shutil.ignore_patterns("records", "*.png"))
+    for name in ("train.py", "model.py", "data.py"):
+        shutil.copy(ROOT / name, copy)
+    above, units, below = re.split(r"^(UNITS = \{.*?\}\n)", (copy / "model.py").read_text(),
+                                   maxsplit=1, flags=re.S | re.M)  # fmt: skip
+    (copy / "model.py").write_text(f"{above}{units}\n\n{code}{below}")
+    given = ("--dataset=synthetic", "--cross_stitch_unit=factored", "--max_steps=40",
+             "--batch_size=32", "--eval_every=10", "--save_checkpoint_secs=0.2")  # fmt: skip
+    weights = []
+    for name in ("whole", "killed"):
+        command = [sys.executable, "-c", f"{SMALL}\nimport runpy, sys; sys.argv[0] = 'train.py'\n"
+                   "runpy.run_path('train.py', run_name='__main__')", *given,
+                   f"--logdir={tmp_path / name}"]  # fmt: skip
+        run_dir = (
+            tmp_path / name / "synthetic-factored-seed0-batch_size=32-max_steps=40-eval_every=10"
+        )
+        if name == "killed":
+            with subprocess.Popen(command, cwd=copy, stderr=subprocess.PIPE) as process:
+                while not list(run_dir.glob("*.index")) and process.poll() is None:
+                    time.sleep(0.01)
+                process.kill()
+        finished = subprocess.run([*command, f"--export_dir={tmp_path / name}-served"], cwd=copy,
+                                  capture_output=True, text=True)  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        reader = tf.train.load_checkpoint(str(run_dir))
+        shapes = reader.get_variable_to_shape_map()
+        weights.append({name: reader.get_tensor(name).tobytes() for name in shapes})
+        events = event_accumulator.EventAccumulator(str(run_dir)).Reload()
+        units = {f"summary/cross_stitch_{i}/weights" for i in (1, 2, 3)}
+        assert set(events.Tags()["histograms"]) == units
+        assert "summary/cross_stitch_1/article_from_group" in events.Tags()["scalars"]
+    assert "Resuming after step" in finished.stdout
+    assert weights[0] == weights[1]
+    assert shapes["network/cross_stitch_2/scales"] == [2, 64]
+    saved = [v for v, _ in tf.train.list_variables(f"{tmp_path}/killed-served/variables/variables")]
+    assert "network/cross_stitch_3/pairs" in saved
+
+
+def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did(tmp_path):
+    given = ("--dataset=synthetic", "--starve=20", "--seed=2", "--max_steps=6", "--eval_every=1",
+             "--batch_size=32")  # fmt: skip
+    run_dir, results = only_run(run(tmp_path, *given, prelude=SMALL), tmp_path)
+    assert "starve=20" in run_dir.name
+    assert results["ranks"] == dict(zip(data.ARTICLES, data.ranks_of_articles(2)))
+    images = results["train_images"]["article"]
+    by_rank = sorted(images, key=results["ranks"].get)
+    assert images[by_rank[0]] > 15 * images[by_rank[-1]]
+    assert sum(results["train_images"]["group"].values()) == sum(images.values())
+    scalars = read_scalars(run_dir)
+    for task in TASK_NAMES:
+        for measure in ("recall", "f1"):
+            last = results[f"{measure}_last"][task]
+            for index, name in enumerate(results["recall"][task]):
+                tag = f"class/{task}/{index}_{name.replace('/', '-')}/{measure}"
+                assert [step for step, _ in scalars[tag]] == [1, 2, 3, 4, 5, 6]
+                mean = np.mean([value for _, value in scalars[tag]][-5:])
+                assert last[name] == pytest.approx(mean, abs=1e-6)
+    # The last evaluation's, from the confusion matrix.
+    confusion = np.array(results["confusion"]["article"])
+    right = np.diag(confusion)
+    for index, name in enumerate(data.ARTICLES):
+        tag = f"class/article/{index}_{name.replace('/', '-')}"
+        assert scalars[f"{tag}/recall"][-1][1] == pytest.approx(
+            right[index] / confusion[index].sum()
+        )
+        both = confusion[index].sum() + confusion[:, index].sum()
+        assert scalars[f"{tag}/f1"][-1][1] == pytest.approx(2 * right[index] / both, abs=1e-6)
+    alone = run(tmp_path, *given, "--train_examples=100", prelude=SMALL)
+    assert_one_sentence(alone, "--starve=20 --train_examples=100", "leave out one")
+
+
 def test_hard_sharing_of_article_and_rotation(tmp_path):
     finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,rotation",
                      "--hard_sharing", "--cross_stitch=False", prelude=SMALL)  # fmt: skip
