@@ -628,7 +628,10 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True):
         with tf.name_scope("loss"):
             losses = cross_entropies(logits, labels)
             l2_loss = regularisation_loss()
-            loss = tf.add_n([*losses.values(), l2_loss], name="total")
+            # tf.add_n begins with an input whose memory is free by then, so the last bit would
+            # depend on timing. This order is its usual one.
+            first, *others = losses.values()
+            loss = tf.reduce_sum(tf.stack([l2_loss, *others, first]), name="total")
 
         with tf.name_scope("evaluation"):
             predictions = {
