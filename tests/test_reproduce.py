@@ -559,3 +559,11 @@ def test_bad_flags_of_the_study_are_named(flag, word):
     refused = reproduce_script(flag)
     assert refused.returncode != 0 and word in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
+
+
+def test_a_quick_run_names_one_choice_of_training_images():
+    """train.py refuses --starve with --train_examples."""
+    runs = reproduce.quick(reproduce.all_runs())
+    assert {run.study for run in runs} >= {"starved", "few_images"}
+    for run in runs:
+        assert ("starve" in run.flags) != ("train_examples" in run.flags), run.name
