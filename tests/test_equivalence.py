@@ -75,7 +75,7 @@ def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, fast,
 @pytest.mark.parametrize("unit, num_tasks, places, share_until", [
     ("channel", 2, ("pool_1",), None), ("layer", 2, ("pool_2", "fc_3"), None),
     ("channel", 3, ("fc_3",), "pool_1"), ("layer", 2, ("fc_3",), "pool_2"),
-    (None, 3, (), "pool_2"), (None, 2, (), "fc_3"),
+    ("nddr", 3, ("pool_2", "fc_3"), "pool_1"), (None, 3, (), "pool_2"), (None, 2, (), "fc_3"),
 ])  # fmt: skip
 def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
     unit, num_tasks, places, share_until, monkeypatch

@@ -164,7 +164,8 @@ def test_start_weights_are_the_own_share_and_an_even_rest():
 
 
 @pytest.mark.parametrize(
-    "unit", ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "dense"))]
+    "unit",
+    ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
 )
 def test_identity_units_leave_logits_bit_identical(unit, batch):
     logits = {}

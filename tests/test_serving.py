@@ -49,7 +49,7 @@ assert "model" not in sys.modules and "tf_slim" not in sys.modules
     scope="module",
     params=[
         "channel",
-        *(pytest.param(u, marks=pytest.mark.slow) for u in (None, "layer", "dense")),
+        *(pytest.param(u, marks=pytest.mark.slow) for u in (None, "layer", "nddr", "dense")),
     ],
 )
 def export(request, tmp_path_factory):

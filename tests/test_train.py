@@ -391,15 +391,17 @@ def test_hard_sharing_of_article_and_rotation(tmp_path):
 
 
 @pytest.mark.slow
-def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
+@pytest.mark.parametrize("unit", ["channel", "nddr"])
+def test_towers_start_from_a_finished_run_and_go_their_own_way(unit, tmp_path):
     given = ("--dataset=synthetic", "--max_steps=3", "--eval_every=1", "--seed=7")
     alone = run(tmp_path, *given, "--cross_stitch=False", "--run_name=synthetic-alone",
                 prelude=SMALL)  # fmt: skip
     assert alone.returncode == 0, alone.stderr
     source = tmp_path / "synthetic-alone"
     # At a rate of next to nothing, with units that are the identity, it is that run.
-    still = run(tmp_path, *given, f"--init_from={source}", "--lr=1e-30", "--batch_norm_decay=0.99999",
-                prelude=SMALL)  # fmt: skip
+    rates = (f"--init_from={source}", f"--cross_stitch_unit={unit}", "--lr=1e-30",
+             "--batch_norm_decay=0.99999")  # fmt: skip
+    still = run(tmp_path, *given, *rates, prelude=SMALL)
     assert still.returncode == 0, still.stderr
     (run_dir,) = tmp_path.glob("*init_from=synthetic-alone*")
     accuracies = [
@@ -409,9 +411,8 @@ def test_towers_start_from_a_finished_run_and_go_their_own_way(tmp_path):
     assert accuracies[0] == accuracies[1]
     # A run that goes on needs its source no more.
     shutil.rmtree(source)
-    longer = run(tmp_path, *given[:1], "--max_steps=4", *given[2:], f"--init_from={source}",
-                 "--lr=1e-30", "--batch_norm_decay=0.99999", f"--run_name={run_dir.name}",
-                 prelude=SMALL)  # fmt: skip
+    longer = run(tmp_path, *given[:1], "--max_steps=4", *given[2:], *rates,
+                 f"--run_name={run_dir.name}", prelude=SMALL)  # fmt: skip
     assert longer.returncode == 0 and "Resuming after step 3." in longer.stdout, longer.stderr
 
 
