@@ -24,7 +24,6 @@ SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
 BASELINES = {
     "full": ["none"],
     "full_30_epochs": ["none"],
-    "original": ["none"],
     "where": ["none"],
     "few_images": ["none"],
     "levers": ["none", "channel"],
@@ -34,14 +33,20 @@ BASELINES = {
 }
 # What img/README.md has a place for, and README.md.
 STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "distances", "recalls", "decay")
-STUDY_TABLES += ("epochs", "single_runs")
+STUDY_TABLES += ("epochs", "single_runs", "starved", "starved_epochs")
 SUMMARY_TABLES = ("results",)
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
-COLOURS |= {"hard sharing": "tab:red", "dense": "tab:purple"}  # also the order in tables
+COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
+# Also the order in tables.
 COLOUR_OF_OTHERS = "tab:brown"  # channel units with another start weight
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
-LABELS |= {"dense": "dense units"}
+LABELS |= {"nddr": "nddr units", "dense": "dense units"}
+# Of the ten ranks of a starved run, 0 being the article with the most images. Whether the
+# rarest gain more recall from channel units than the commonest was fixed as the question
+# before any of these runs was made; whatever else is compared is corrected after Holm.
+RANKS = {"commonest": slice(0, 3), "between": slice(3, 7), "rarest": slice(7, 10)}
+PRIMARY = "recall, rarest - commonest", "channel"
 LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
 
 
@@ -81,6 +86,8 @@ def read_records(folder):
     """
     records = {}
     for path in sorted(folder.glob("*/*.json")):
+        if path.parent.name == "replication":
+            continue  # made by replicate.py; replication.py reads them
         try:
             record = json.loads(path.read_text())
             images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
@@ -243,13 +250,14 @@ def gain_cell(ended, images, setting, baseline, task, end=None):
     return interval(paired, "+") + fewer
 
 
-def gains_table(groups, baselines):
+def gains_table(groups, baselines, number="images"):
     """Each task's gain over the first baseline, the mean's over the second, and what the
     group gains if it is read off the article's prediction.
 
     Args:
       groups: (images, setting) -> seed -> record.
       baselines: settings that the others are compared with.
+      number: as in `accuracy_table`.
 
     Returns:
       A table in Markdown.
@@ -257,7 +265,7 @@ def gains_table(groups, baselines):
     ended, tasks = without_diverged(groups), tasks_of(groups)[:-1]
     curves = every_record(ended)[0]["curves"]
     implied = [task for task in tasks if f"accuracy_test_{task}_by_article" in curves]
-    header = ["images", "setting", *(f"gain ({task})" for task in tasks)]
+    header = [number, "setting", *(f"gain ({task})" for task in tasks)]
     header += [f"over {baseline} (mean)" for baseline in baselines[1:]]
     header += [f"{task} by article" for task in implied]
     rows = []
@@ -312,24 +320,13 @@ def study_table(study, groups):
     return "\n\n".join(parts)
 
 
-def results_table(records):
-    """Each kind of sharing on all images, after five epochs and after 30.
+def results_table(groups):
+    """Each kind of sharing on all images, for README.md.
 
-    Args:
-      records: study -> (images, setting) -> seed -> record.
-
-    Returns:
-      A table in Markdown, or None without any of them.
+    Without dense units: after five epochs they are far from where they end.
     """
-    groups = {
-        (epochs, setting): by_seed
-        for epochs, study in ((5, "full"), (30, "full_30_epochs"))
-        for (_, setting), by_seed in records.get(study, {}).items()
-        if setting in COLOURS
-    }
-    if not every_record(without_diverged(groups)):
-        return None
-    return accuracy_table(groups, ["none"], "epochs") + f"\n\n{made_with(every_record(groups))}"
+    shown = {key: g for key, g in groups.items() if key[1] in COLOURS and key[1] != "dense"}
+    return f"{accuracy_table(shown, ['none'])}\n\n{made_with(every_record(shown))}"
 
 
 def settings_with(entry, groups):
@@ -397,8 +394,7 @@ def recalls_table(groups):
                 )
                 gain = with_units - none
                 compared.append((task, name, setting, none, gain))
-                constant = np.ptp(gain) == 0
-                probabilities.append(1.0 if constant else scipy.stats.ttest_1samp(gain, 0).pvalue)
+                probabilities.append(p_value(gain))
     if not compared:
         return None
     rows = [
@@ -410,6 +406,115 @@ def recalls_table(groups):
     table = markdown(header, rows) if rows else "No class's gain or loss can be told from chance."
     found = f"*{len(rows)} of {len(compared)} comparisons have p < {SIGNIFICANCE} after Holm.*"
     return f"{table}\n\n{found} {made_with(every_record(without_diverged(groups)))}"
+
+
+def by_rank(record, measure):
+    """A measure of each article in a starved run, the article with the most images first."""
+    articles = sorted(record["ranks"], key=record["ranks"].get)
+    return np.array([record[measure]["article"][article] for article in articles])
+
+
+def gains_by_rank(by_seed, none, measure):
+    """What each rank gains over the run without units of the same seed: [seeds, ranks]."""
+    seeds = sorted(by_seed.keys() & none.keys())
+    gained = [by_rank(by_seed[s], measure) - by_rank(none[s], measure) for s in seeds]
+    return np.reshape(gained, (len(seeds), 10))
+
+
+def starved_comparisons(by_setting):
+    """What starved runs gain over those without units.
+
+    Args:
+      by_setting: setting -> seed -> record.
+
+    Returns:
+      (measure, setting) -> the gain of each seed, in shares of 1.
+    """
+    none = by_setting.get("none", {})
+    compared = {}
+    for setting, by_seed in by_setting.items():
+        if setting == "none":
+            continue
+        for measure in ("recall", "F1"):
+            gained = gains_by_rank(by_seed, none, f"{measure.lower()}_last")
+            of = {name: gained[:, ranks].mean(axis=1) for name, ranks in RANKS.items()}
+            of["rarest - commonest"] = of["rarest"] - of["commonest"]
+            compared |= {(f"{measure}, {name}", setting): values for name, values in of.items()}
+        for task in ("article", "group"):
+            values = list(gains(by_seed, none, task).values())
+            compared[f"accuracy, {task}", setting] = np.array(values)
+    return compared
+
+
+def p_value(gained):
+    """Of a t-test that the mean of these gains is not 0; 1 if they are all the same."""
+    return 1.0 if np.ptp(gained) == 0 else float(scipy.stats.ttest_1samp(gained, 0).pvalue)
+
+
+def starved_table(groups):
+    """What the articles with the most and the fewest images gain, and what can be told from 0.
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+
+    Returns:
+      Tables in Markdown.
+    """
+    ended = without_diverged(groups)
+    by_setting = {key[1]: ended[key] for key in sorted_keys(ended)}
+    compared = starved_comparisons(by_setting)
+    columns = [*RANKS, "rarest - commonest"]
+    parts = []
+    for measure in ("recall", "F1"):
+        rows = []
+        for setting, by_seed in by_setting.items():
+            row = [setting, len(by_seed)]
+            if setting == "none":
+                levels = np.array([by_rank(r, f"{measure.lower()}_last") for r in by_seed.values()])
+                row += [interval(levels[:, ranks].mean(axis=1)) for ranks in RANKS.values()] + [""]
+            else:
+                row += [interval(compared[f"{measure}, {name}", setting], "+") for name in columns]
+            rows.append(row)
+        titles = [f"{measure}, {name}" for name in columns]
+        parts.append(markdown(["setting", "seeds", *titles], rows))
+    recall, f1 = parts
+    return "\n\n".join([
+        recall,
+        made_with(every_record(groups)),
+        details("The same for F1", f1),
+        details("Accuracy", accuracy_table(groups, ["none"])),
+        details("Gains of each task", gains_table(groups, ["none"])),
+        details("What can be told from 0", told_from_0(compared)),
+    ])  # fmt: skip
+
+
+def told_from_0(compared):
+    """The primary comparison, and those of the others that Holm's correction leaves."""
+    enough = {k: v for k, v in compared.items() if len(v) >= SEEDS_OF_AN_INTERVAL}
+    others = [key for key in enough if key != PRIMARY]
+    corrected = holm(np.array([p_value(enough[key]) for key in others]))
+    told = [(*key, enough[key], p) for key, p in zip(others, corrected) if p < SIGNIFICANCE]
+    rows = [[measure, setting, interval(v, "+"), f"{p:.3f}"] for measure, setting, v, p in told]
+    if PRIMARY in enough:
+        primary = enough[PRIMARY]
+        rows.insert(0, [*PRIMARY, interval(primary, "+"), f"{p_value(primary):.3f} (primary)"])
+    table = markdown(["measure", "setting", "gain", "p"], rows)
+    found = f"{len(told)} of {len(others)} other comparisons have p < {SIGNIFICANCE} after Holm."
+    return f"{table}\n\n*{found}*"
+
+
+def starved_epochs_table(groups):
+    """Mean accuracy over five epochs of long starved runs: the best, and those up to some."""
+    rows, ends = [], range(10, 61, 10)
+    for key in sorted_keys(groups):
+        for record in groups[key].values():
+            values = np.array(record["curves"]["accuracy_test"][1])
+            window = np.ones(LAST_EVALUATIONS) / LAST_EVALUATIONS
+            means = np.convolve(values, window, "valid")  # the first is that of epochs 1 to 5
+            shown = [means.max(), *(means[end - LAST_EVALUATIONS] for end in ends)]
+            rows.append([key[1], *(number(100 * mean) for mean in shown)])
+    titles = [f"{end - LAST_EVALUATIONS + 1} to {end}" for end in ends]
+    return f"{markdown(['setting', 'best', *titles], rows)}\n\n{made_with(every_record(groups))}"
 
 
 def weights_of_channels_table(by_seed):
@@ -533,9 +638,8 @@ def all_tables(records, single_runs=()):
         if study in groups:
             groups[study] |= baselines_of(groups[study], groups.get(other, {}), settings)
     tables = {s: study_table(s, groups[s]) for s in BASELINES if s in groups}
-    if "full" in groups or "full_30_epochs" in groups:
-        tables["results"] = results_table(groups)
     if "full" in groups:
+        tables["results"] = results_table(groups["full"])
         units = groups["full"] | dense_on_few_images(groups)
         for (images, setting), by_seed in groups.get("full_30_epochs", {}).items():
             units[images, f"{setting} (30)"] = by_seed
@@ -550,9 +654,18 @@ def all_tables(records, single_runs=()):
     if "epochs" in groups:
         few_images = without_diverged(records.get("few_images", {}))
         tables["epochs"] = epochs_table(groups["epochs"], few_images)
+    if "starved" in groups:
+        tables["starved"] = starved_table(of_starved_images(groups["starved"]))
+    if "starved_epochs" in groups:
+        tables["starved_epochs"] = starved_epochs_table(groups["starved_epochs"])
     if single_runs:
         tables["single_runs"] = single_runs_table(single_runs)
     return {name: text for name, text in tables.items() if text}
+
+
+def of_starved_images(groups):
+    """The groups of starved runs under the number of images that they really have."""
+    return {(STARVED_IMAGES, setting): by_seed for (_, setting), by_seed in groups.items()}
 
 
 def dense_on_few_images(groups):
@@ -767,6 +880,41 @@ def draw_where(where, full, path):
     return plot.save(figure, axes, path)
 
 
+def draw_starved(by_setting, path):
+    """Draws the recall without units, and each setting's gain in it, by the article's rank."""
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8, 8), dpi=120, sharex=True, height_ratios=[2, 3], layout="constrained"
+    )
+    none = by_setting["none"]
+    settings = [setting for setting in by_setting if setting != "none"]
+
+    def draw_points(axes, values, offset, colour, label):
+        axes.errorbar(
+            np.arange(10) + offset, 100 * values.mean(axis=0), 100 * half_widths(values),
+            fmt="o", markersize=4, capsize=2, color=colour, label=label,
+        )  # fmt: skip
+
+    def half_widths(values):
+        return np.array([half_width(column) for column in values.T])
+
+    recalls = np.array([by_rank(record, "recall_last") for record in none.values()])
+    draw_points(above, recalls, 0, COLOURS["none"], LABELS["none"])
+    for position, setting in enumerate(settings):
+        gained = gains_by_rank(by_setting[setting], none, "recall_last")
+        if len(gained):
+            offset = 0.14 * (position - (len(settings) - 1) / 2)
+            colour = COLOURS.get(setting, COLOUR_OF_OTHERS)
+            draw_points(below, gained, offset, colour, label_of(setting))
+    below.axhline(0, color=COLOURS["none"], linewidth=1)
+    images = sorted(next(iter(none.values()))["train_images"]["article"].values(), reverse=True)
+    below.set_xticks(range(10), [f"{count:,}" for count in images])
+    above.set_ylabel("recall, %")
+    below.set(xlabel="training images of the article", ylabel="gain in recall, points")
+    handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
+    return plot.save(figure, (above, below), path)
+
+
 def spread_of_weights(by_seed):
     """Adds up the seeds' histograms of channel weights. Returns: tasks, scope -> [T, T, bins]."""
     first = next(iter(by_seed.values()))
@@ -827,6 +975,10 @@ def draw(records, out):
     where = records.get("where")
     if where and any(setting == "none" for _, setting in full):
         pictures.append(draw_where(where, full, out / "where.png"))
+    starved = records.get("starved", {})
+    starved = {key[1]: starved[key] for key in sorted_keys(starved)}
+    if starved.get("none"):
+        pictures.append(draw_starved(starved, out / "starved.png"))
     if len({n for study in ("few_images", "full") for n, _ in records.get(study, {})}) > 1:
         pictures.append(draw_few_images(records, out / "few_images.png"))
     return pictures

@@ -35,19 +35,22 @@ import cluster
 import command_line
 import filelock
 import numpy as np
+import replication
 import report
 import tqdm
 from absl import app, flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-PAGES = {HERE / "README.md": report.STUDY_TABLES, ROOT / "README.md": report.SUMMARY_TABLES}
+PAGES = {
+    HERE / "README.md": (*report.STUDY_TABLES, *replication.TABLES),
+    ROOT / "README.md": (*report.SUMMARY_TABLES, *replication.SUMMARY_TABLES),
+}
 FLAGS = flags.FLAGS
 
 STUDIES = {
     "full": "all images, five epochs: what sharing brings",
     "full_30_epochs": "all images, 30 epochs: what sharing brings",
-    "original": "the original's setting: dense units, 30 epochs, a decay of 0.999",
     "where": "where units, or shared layers, bring most",
     "few_images": "300 to 10,000 images: what sharing brings",
     "levers": "the paper's levers, on held-out images",
@@ -184,7 +187,7 @@ SEEDS = 10  # of each setting with few images
 SEEDS_ON_ALL_IMAGES = 5  # and with 10,000
 SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
 SEEDS_OF_LONG_RUNS = {"dense on few images": 5, "dense own only": 3}
-SEEDS_OF_LONG_RUNS |= {"dense 30 epochs": 1, "original": 2}
+SEEDS_OF_LONG_RUNS |= {"dense 30 epochs": 1}
 
 # Training images: epochs, and steps between evaluations. The study "epochs" decided
 # them on held-out images; 10,000 has not been run, so its epochs are a guess.
@@ -268,15 +271,6 @@ def runs_of_full_30_epochs():
         for seed in seeds_of("full_30_epochs", SEEDS_OF_LONG_RUNS["dense 30 epochs"])
     ]
     return runs
-
-
-def runs_of_original():
-    decay = {"batch_norm_decay": 0.999}
-    return [
-        Run("original", setting, seed, {**given, **THIRTY_EPOCHS, **decay})
-        for seed in seeds_of("original", SEEDS_OF_LONG_RUNS["original"])
-        for setting, given in {"none": NO_UNITS, "dense": DENSE}.items()
-    ]
 
 
 def runs_of_where():
@@ -388,7 +382,6 @@ def all_runs():
     return [
         *runs_of_full(),
         *runs_of_full_30_epochs(),
-        *runs_of_original(),
         *runs_of_where(),
         *runs_of_epochs(),
         *runs_of_few_images(),
@@ -844,11 +837,22 @@ def main(argv):
         sys.exit("\nStopped. Run the same command to resume.")
 
 
-def read_tables():
-    """Reads the records. Returns: them, and all tables. Raises: report.Unusable."""
-    folder = pathlib.Path(FLAGS.records)
+def read_all(folder):
+    """Reads the records of train.py's runs and of the replication's. Raises: report.Unusable.
+
+    Returns:
+      As `report.read_records` does; the groups of `replication.read`; all tables.
+    """
     records = report.read_records(folder)
-    return records, report.all_tables(records, report.read_single_runs(folder))
+    replicated, made = replication.read(folder / "replication")
+    tables = report.all_tables(records, report.read_single_runs(folder))
+    of_train_py = records.get("full_30_epochs", {})
+    return records, replicated, tables | replication.all_tables(replicated, made, of_train_py)
+
+
+def draw_all(records, replicated, out):
+    """Draws every picture for which there are records. Returns: the paths."""
+    return report.draw(records, out) + replication.draw(replicated, out)
 
 
 def act(runs, out):
@@ -861,7 +865,8 @@ def act(runs, out):
     Raises:
       Failed, report.Unusable, filelock.Timeout, OSError: it cannot.
     """
-    _, tables = read_tables()
+    folder = pathlib.Path(FLAGS.records)
+    *_, tables = read_all(folder)
     check(runs)
     if FLAGS.show:
         return print(report.as_text(tables))
@@ -875,8 +880,8 @@ def act(runs, out):
             if FLAGS.verify:
                 return verify(runs)
             make_all(runs)
-    records, tables = read_tables()
-    for path in report.draw(records, out):
+    records, replicated, tables = read_all(folder)
+    for path in draw_all(records, replicated, out):
         print(path)
     if FLAGS.quick:
         page = out / "tables.md"

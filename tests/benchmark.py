@@ -45,6 +45,7 @@ RATIOS = [  # title, contender, peers of which the best counts
     ("channel, against plain slim", "ours channel", "slim channel"),
     ("channel, against none", "ours channel", "ours none"),
     ("layer, against none", "ours layer", "ours none"),
+    ("nddr, against layer", "ours nddr", "ours layer"),
     ("dense, against plain slim", "ours dense", "slim dense"),
 ]
 
@@ -197,81 +198,23 @@ def matmul(_):
 
 
 def torch(unit, mode):
+    sys.path.insert(0, str(ROOT / "img"))
     import torch
-    from torch import nn
+    import torch_network
 
-    class CrossStitch(nn.Module):
-        def __init__(self, channels):
-            super().__init__()
-            self.alpha = nn.Parameter(torch.eye(2)[:, :, None].repeat(1, 1, channels))
-
-        def forward(self, a, b):
-            alpha = self.alpha if a.dim() == 2 else self.alpha[..., None, None]
-            return alpha[0, 0] * a + alpha[0, 1] * b, alpha[1, 0] * a + alpha[1, 1] * b
-
-    def norm(layer, channels):
-        return layer(channels, eps=0.001, momentum=0.001)
-
-    def conv(inputs, outputs):
-        return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            norm(nn.BatchNorm2d, outputs),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-
-    class Towers(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.ModuleList(conv(1, 32) for _ in TASKS)
-            self.conv2 = nn.ModuleList(conv(32, 64) for _ in TASKS)
-            self.fc_3 = nn.ModuleList(
-                nn.Sequential(
-                    nn.Flatten(),
-                    nn.Linear(3136, 1024, bias=False),
-                    norm(nn.BatchNorm1d, 1024),
-                    nn.ReLU(),
-                )
-                for _ in TASKS
-            )
-            self.output = nn.ModuleList(
-                nn.Sequential(
-                    nn.Dropout(0.2), nn.Linear(1024, n, bias=False), norm(nn.BatchNorm1d, n)
-                )
-                for _, n in TASKS
-            )
-            sizes = (32, 64, 1024) if unit == "channel" else ()
-            self.stitches = nn.ModuleList(map(CrossStitch, sizes))
-
-        def forward(self, x):
-            a = b = x
-            for index, layer in enumerate((self.conv1, self.conv2, self.fc_3)):
-                a, b = layer[0](a), layer[1](b)
-                if self.stitches:
-                    a, b = self.stitches[index](a, b)
-            return self.output[0](a), self.output[1](b)
-
-    towers = Towers().train()
+    classes = [n for _, n in TASKS]
+    network = torch_network.Network(classes, None if unit == "none" else unit, decays=(0.9,))
+    optimizer = torch_network.Adam(network.train())
+    step = torch.compile(network) if mode == "compiled" else network
     data = [
-        (torch.from_numpy(x).permute(0, 3, 1, 2), [torch.from_numpy(y).long() for y in labels])
+        (torch.from_numpy(x), [torch.from_numpy(y).long() for y in labels])
         for x, labels in batches()
     ]
-    if "channels-last" in mode:
-        towers = towers.to(memory_format=torch.channels_last)
-        data = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in data]
-    weights = [p for p in towers.parameters() if p.dim() in (2, 4)]
-    others = [p for p in towers.parameters() if p.dim() not in (2, 4)]
-    optimizer = torch.optim.Adam(
-        [{"params": weights, "weight_decay": 1e-5}, {"params": others}], lr=0.001, fused=True
-    )
-    cross_entropy = nn.functional.cross_entropy
-    step = torch.compile(towers) if "compiled" in mode else towers
 
     def turn():
-        for x, (y1, y2) in data:
+        for x, labels in data:
             optimizer.zero_grad()
-            a, b = step(x)
-            (cross_entropy(a, y1) + cross_entropy(b, y2)).backward()
+            torch_network.loss(step(x), labels).backward()
             optimizer.step()
 
     return turn
@@ -684,11 +627,11 @@ def main():
 
     peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
     modes = {
-        "torch": ("eager", "channels-last", "compiled", "compiled channels-last"),
+        "torch": ("eager", "compiled"),
         "keras": ("step by step", "many steps", "XLA"),
     }
     contenders = {"matmul": ["matmul", None]}
-    for unit in ("none", "channel", "layer"):
+    for unit in ("none", "channel", "layer", "nddr"):
         contenders[f"ours {unit}"] = ["ours", unit]
     for unit in ("none", "channel"):
         contenders[f"slim {unit}"] = ["slim", unit]

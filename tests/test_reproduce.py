@@ -19,16 +19,13 @@ import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
 
 sys.path.insert(0, str(ROOT / "img"))
+import replication  # noqa: E402
 import report  # noqa: E402
 import reproduce  # noqa: E402
 
 RECORDS_FOLDER = ROOT / "img" / "records"
-RECORDS = report.read_records(RECORDS_FOLDER)
+RECORDS, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER)
 PAGE = ROOT / "img" / "README.md"
-
-
-def all_tables():
-    return report.all_tables(RECORDS, report.read_single_runs(RECORDS_FOLDER))
 
 
 def made_record(seed, article, group):
@@ -113,25 +110,13 @@ def test_a_tiny_loss_is_not_written_as_minus_zero():
     assert row["gain (mean)"] == "+0.00"
 
 
-def test_the_short_table_compares_runs_of_as_many_epochs():
-    def on_all_images(**settings):
-        return {
-            (report.ALL_IMAGES, name): {
-                seed: made_record(seed, share, share) for seed, share in enumerate(shares)
-            }
-            for name, shares in settings.items()
-        }
-
-    records = {
-        "full": on_all_images(none=[0.7] * 3, channel=[0.8] * 3, **{"start 0.7": [0.1]}),
-        "full_30_epochs": on_all_images(none=[0.9] * 3, channel=[0.95] * 3, dense=[0.6]),
-    }
-    rows = rows_of(report.results_table(records))[2:]
-    assert [(row[0], row[1], row[2], row[-1]) for row in rows] == [
-        ("5", "none", "3", ""), ("5", "channel", "3", "+10.00 ± 0.00"),
-        ("30", "none", "3", ""), ("30", "channel", "3", "+5.00 ± 0.00"),
-        ("30", "dense", "1", "-30.00"),
-    ]  # fmt: skip
+def test_the_readmes_table_has_each_kind_of_sharing_and_nothing_else():
+    groups = made_groups(**{
+        "none": {0: (0.7, 0.7)}, "channel": {0: (0.8, 0.8)}, "dense": {0: (0.1, 0.1)},
+        "start 0.7": {0: (0.1, 0.1)}, "dense own only": {0: (0.1, 0.1)},
+    })  # fmt: skip
+    rows = rows_of(report.results_table(groups))[2:]
+    assert [(row[1], row[-1]) for row in rows] == [("none", ""), ("channel", "+10.00")]
 
 
 def test_p_values_are_corrected_as_holm_says():
@@ -158,6 +143,67 @@ def test_recalls_name_the_classes_that_gain_by_more_than_chance():
     assert report.recalls_table(groups) is None
 
 
+def starved_record(seed, recalls):
+    """A record of a starved run. `recalls` begin with the article that has most images."""
+    record = made_record(seed, 0.7, 0.7)
+    record["ranks"] = {f"article {i}": (i + seed) % 10 for i in range(10)}
+    by_article = {name: recalls[rank] for name, rank in record["ranks"].items()}
+    record["train_images"] = {"article": {n: 6000 - 600 * r for n, r in record["ranks"].items()}}
+    record["recall_last"] = {"article": by_article}
+    record["f1_last"] = {"article": {name: r / 2 for name, r in by_article.items()}}
+    return record
+
+
+def starved_groups(gains_of_rarest):
+    """Runs without units, and channel units that raise the recall of the last three ranks."""
+    none = [0.9] * 3 + [0.8] * 4 + [0.5] * 3
+    groups = {"none": {}, "channel": {}}
+    for seed, gain in enumerate(gains_of_rarest):
+        groups["none"][seed] = starved_record(seed, none)
+        gained = [0.89, 0.90, 0.91, *none[3:7], 0.5, 0.5, 0.5 + 3 * gain]
+        groups["channel"][seed] = starved_record(seed, gained)
+    return {(report.STARVED_IMAGES, setting): by_seed for setting, by_seed in groups.items()}
+
+
+def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
+    table = report.starved_table(starved_groups([0.10, 0.20, 0.30]))
+    assert cell_of({"starved": table}, "starved", "none", "recall, rarest") == "50.00 ± 0.00"
+    assert cell_of({"starved": table}, "starved", "none", "F1, between") == "40.00 ± 0.00"
+    # 10, 20 and 30 points: deviation 10, and t is 4.303 for two degrees of freedom.
+    for measure, cell in {
+        "recall, commonest": "+0.00 ± 0.00",
+        "recall, between": "+0.00 ± 0.00",
+        "recall, rarest": "+20.00 ± 24.84",
+        "recall, rarest - commonest": "+20.00 ± 24.84",
+        "F1, rarest - commonest": "+10.00 ± 12.42",
+    }.items():
+        assert cell_of({"starved": table}, "starved", "channel", measure) == cell, measure
+
+
+def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
+    groups = starved_groups([0.10, 0.10001, 0.10002])
+    rows = rows_of(report.starved_table(groups).partition("told from 0")[2])[2:]
+    assert rows[0][:2] == ["recall, rarest - commonest", "channel"] and "primary" in rows[0][3]
+    assert ["recall, rarest", "channel"] in [row[:2] for row in rows[1:]]
+    assert ["recall, commonest", "channel"] not in [row[:2] for row in rows]
+    # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies.
+    assert "of 9 other comparisons" in report.starved_table(groups)
+
+
+def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
+    record = made_record(100, 0.7, 0.7)
+    values = np.full(60, 0.8)
+    values[7] = 0.7  # epoch 8
+    values[20:23] = 0.85  # epochs 21 to 23
+    record["curves"]["accuracy_test"] = [list(range(60)), values.tolist()]
+    groups = {(report.ALL_IMAGES, "none"): {100: record}}
+    titles, _, row = rows_of(report.starved_epochs_table(groups))
+    assert dict(zip(titles, row)) == {
+        "setting": "none", "best": "83.00", "6 to 10": "78.00", "16 to 20": "80.00",
+        "26 to 30": "80.00", "36 to 40": "80.00", "46 to 50": "80.00", "56 to 60": "80.00",
+    }  # fmt: skip
+
+
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
     def made(setting, seeds, share):
         runs = {seed: made_record(seed, share, share) for seed in seeds}
@@ -177,6 +223,116 @@ def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
 def test_the_group_by_article_is_compared_with_the_groups_tower():
     row = cells(report.gains_table(made_groups(none={0: (0.7, 0.9)}), ["none"]), "none")
     assert row["group by article"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
+
+
+# --- Tables of the replication ---
+
+
+def replicated_record(setting, seed, share, last=None, **more):
+    """A record of six epochs: all at `share`, the last at `last`; at 0.999 a point lower."""
+    shares = np.array([share] * 5 + [last or share])
+    curves = {
+        decay: {task: (shares - less).tolist() for task in ("article", "group")}
+        for decay, less in (("0.9", 0.0), ("0.999", 0.01))
+    }
+    return {"setting": setting, "seed": seed, "repetition": 0, "accuracy_test": curves,
+            "versions": {"torch": "2.11"}, "device": "GPU", "precision": "TF32", **more}  # fmt: skip
+
+
+def write_replicated(folder, *records):
+    for number, record in enumerate(records):
+        (folder / f"{number}.json").write_text(json.dumps(record))
+    return replication.read(folder)
+
+
+def test_the_replications_questions_compare_runs_of_one_seed_and_decay(tmp_path):
+    dense = [replicated_record("dense", s, 0.9 + 0.01 * s) for s in range(1, 4)]
+    for record, less in zip(dense, (0.02, 0.03, 0.01)):
+        for task, shares in record["accuracy_test"]["0.999"].items():
+            record["accuracy_test"]["0.999"][task] = [share - less for share in shares]
+    none = [replicated_record("none", s, 0.9) for s in range(1, 4)]
+    groups, made = write_replicated(tmp_path, *none, *dense)
+    rows = {row[0]: row[1:3] for row in rows_of(replication.questions_table(groups, made))[2:]}
+    # At 0.9 dense gains 1, 2 and 3 points, at 0.999 two, three and one less.
+    assert rows == {
+        "dense over none at 0.999 (primary)": ["3", "+0.00 ± 4.30"],
+        "dense over none at 0.9": ["3", "+2.00 ± 2.48"],
+        "the first less the second": ["3", "-2.00 ± 2.48"],
+    }
+
+
+def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path):
+    random = np.random.RandomState(0)
+    settings = ("none", "dense", "channel", "layer")
+    records = [replicated_record(setting, seed, random.uniform(0.9, 0.92))
+               for setting in settings for seed in range(5)]  # fmt: skip
+    groups, made = write_replicated(tmp_path, *records)
+    rows = {row[0]: float(row[3]) for row in rows_of(replication.questions_table(groups, made))[2:]}
+
+    def p_of(setting):
+        gained = np.array(list(replication.paired_gains(groups, setting, 0.9).values()))
+        return report.p_value(gained)
+
+    assert rows["dense over none at 0.9"] == pytest.approx(p_of("dense"), abs=6e-4)
+    smaller, larger = sorted((p_of("channel"), p_of("layer")))
+    corrected = sorted((rows["channel over none at 0.9"], rows["layer over none at 0.9"]))
+    assert corrected == pytest.approx(
+        sorted((min(1, 2 * smaller), min(1, max(2 * smaller, larger)))), abs=6e-4
+    )
+
+
+def test_records_of_the_earlier_program_count_only_without_others(tmp_path):
+    note = f"{replication.NOT_REPEATED}, five seeds."
+    earlier = replicated_record("none", 0, 0.5, note=note)
+    groups, made = write_replicated(tmp_path, earlier)
+    assert list(groups[0.9, "none"]) == [0] and note in made
+    again = replicated_record("none", 10, 0.8) | {"repetition": 1}
+    groups, made = write_replicated(tmp_path, earlier, replicated_record("none", 10, 0.9), again)
+    assert {seed: record["accuracy_test_last"]["mean"] for seed, record in groups[0.9, "none"].items()} \
+        == pytest.approx({10: 0.9})  # fmt: skip
+    assert "earlier" not in made
+
+
+def test_a_replicated_runs_accuracy_is_of_its_last_five_epochs(tmp_path):
+    groups, _ = write_replicated(tmp_path, replicated_record("none", 0, 0.9, last=0.8))
+    last = groups[0.999, "none"][0]["accuracy_test_last"]
+    assert last == pytest.approx({"article": 0.87, "group": 0.87, "mean": 0.87})
+
+
+def test_a_damaged_record_of_the_replication_is_named(tmp_path):
+    (tmp_path / "none-seed0.json").write_text("{}")
+    with pytest.raises(report.Unusable, match="none-seed0.json: damaged"):
+        replication.read(tmp_path)
+
+
+def test_both_programs_are_compared_with_welchs_interval(tmp_path):
+    shares = [0.90, 0.91, 0.92]
+    groups, _ = write_replicated(
+        tmp_path, *(replicated_record("none", s, share) for s, share in enumerate(shares))
+    )
+    ours = made_groups(none={seed: (share, share) for seed, share in enumerate([0.89] * 3)})
+    (row,) = rows_of(replication.programs_table(groups, ours))[2:]
+    # One side has no variance, so the interval is that of the other: 4.303 / sqrt(3) points.
+    assert row == ["none", "3 and 3", "89.00 ± 0.00", "91.00 ± 2.48", "+2.00 ± 2.48"]
+
+
+def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
+    def limits(decay, task):
+        gained = list(replication.paired_gains(REPLICATED, "dense", decay, task).values())
+        middle, half = 100 * np.mean(gained), 100 * report.half_width(gained)
+        return middle - half, middle + half
+
+    low, high = limits(0.999, "mean")
+    readme = (ROOT / "README.md").read_text()
+    assert "the interval excludes 2, but neither 1 nor 0" in readme
+    assert low < 0 and 1 < high < 2
+    assert (
+        limits(0.9, "mean")[1] < 1 and "More than 1 % is outside the interval." in PAGE.read_text()
+    )
+    assert limits(0.9, "article")[1] < 0  # "in the article they lose"
+
+
+# --- Lines under tables ---
 
 
 def test_a_table_names_the_numerics_and_versions_it_was_made_with():
@@ -219,7 +375,7 @@ def test_pictures_leave_out_runs_that_diverged(tmp_path):
 
 def assert_tables_are_on(page, names):
     """All tables of these names, out of the records, stand between their marks."""
-    text, tables = page.read_text(), all_tables()
+    text, tables = page.read_text(), TABLES
     report.find_places(page, names)
     for name in names:
         if name in tables:
@@ -227,12 +383,12 @@ def assert_tables_are_on(page, names):
 
 
 def test_the_studys_tables_are_those_of_the_records():
-    assert set(all_tables()) >= {"full", "few_images", "levers", "decay", "single_runs"}
-    assert_tables_are_on(PAGE, report.STUDY_TABLES)
+    assert set(TABLES) >= {"full", "few_images", "levers", "decay", "single_runs"}
+    assert_tables_are_on(PAGE, reproduce.PAGES[PAGE])
 
 
 def test_the_last_evaluations_gain_over_training_is_the_gain_of_the_table():
-    tables = all_tables()
+    tables = TABLES
     for study, last in (("full", "6 to 10"), ("full_30_epochs", "26 to 30")):
         gain = cell_of(tables, study, "channel", "gain (mean)")
         assert cell_of(tables, study, last, "channel") == gain
@@ -240,12 +396,12 @@ def test_the_last_evaluations_gain_over_training_is_the_gain_of_the_table():
 
 
 def test_the_readmes_table_is_that_of_the_records():
-    assert "results" in all_tables()
-    assert_tables_are_on(ROOT / "README.md", report.SUMMARY_TABLES)
+    assert {"results", "replicated"} <= set(TABLES)
+    assert_tables_are_on(ROOT / "README.md", reproduce.PAGES[ROOT / "README.md"])
 
 
 def test_tables_fit_the_width_of_a_page_on_github():
-    for name, table in all_tables().items():
+    for name, table in TABLES.items():
         for row in rows_of(table):
             assert len(row) <= 8, name
             assert len("| " + " | ".join(row) + " |") <= 110, (name, row)
@@ -272,7 +428,7 @@ def cell_of(tables, name, row, column):
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
 def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
     """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->."""
-    tables, words = all_tables(), words_of(page)
+    tables, words = TABLES, words_of(page)
     figures = re.findall(r"±\s*\d", words)
     named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
     assert len(named) == len(figures) >= 2
@@ -282,7 +438,7 @@ def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
 
 
 def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
-    tables = report.as_text(all_tables())
+    tables = report.as_text(TABLES)
     found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.])", words_of(PAGE))
     assert len(found) >= 10
     for figure in found:
@@ -303,7 +459,7 @@ def test_the_study_gives_the_results_of_the_single_runs():
 
 
 def test_every_picture_is_drawn_from_the_records(tmp_path):
-    pictures = report.draw(RECORDS, tmp_path)
+    pictures = reproduce.draw_all(RECORDS, REPLICATED, tmp_path)
     assert pictures
     for path in pictures:
         assert path.stat().st_size > 10000 and (ROOT / "img" / path.name).exists()
@@ -322,7 +478,7 @@ def metadata_of(picture):
 
 
 def test_every_picture_shows_the_values_of_the_records(tmp_path):
-    for path in report.draw(RECORDS, tmp_path):
+    for path in reproduce.draw_all(RECORDS, REPLICATED, tmp_path):
         drawn = metadata_of(path)[report.plot.CHECKSUM]
         assert metadata_of(ROOT / "img" / path.name)[report.plot.CHECKSUM] == drawn, path.name
 
@@ -353,6 +509,10 @@ def test_records_say_how_they_were_made():
     assert paths
     for path in paths:
         record = json.loads(path.read_text())
+        if path.parent.name == "replication":
+            # Those of the earlier program say so; a commit stands in all others.
+            assert record.get("note", "").startswith(replication.NOT_REPEATED) or record["commit"]
+            continue
         assert record["command"].startswith("python train.py ")
         assert "--batch_norm_decay=" in record["command"], path
         if "diverged" in record:
@@ -549,7 +709,7 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
 @pytest.mark.parametrize(
     "flag, word",
     [
-        ("--only=Z", "full, full_30_epochs, original"),
+        ("--only=Z", "full, full_30_epochs, where"),
         ("--jobs=0", "jobs"),
         ("--smoothing=0", "smoothing"),
         ("more", "more"),

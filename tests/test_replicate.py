@@ -1,0 +1,156 @@
+"""img/replicate.py: the study's runs in PyTorch, here on a CPU and a few steps long."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+import data
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+sys.path.insert(0, str(ROOT / "img"))
+import replicate  # noqa: E402
+import torch_network  # noqa: E402
+
+SHORT = ("--quick", "--device=cpu", "--seeds=10,11")
+
+
+def replicate_script(records, *arguments, **environment):
+    return run_script("img/replicate.py", f"--records={records}", *arguments, **environment)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return replicate.Images(data.load("synthetic"), "cpu")
+
+
+def made_run(images, setting="none", seed=10):
+    replicate.FLAGS(["replicate.py"])
+    return replicate.Run(setting, seed, images, 1, 3)
+
+
+def test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice(tmp_path, fashion_mnist):
+    settings = "--settings=none,nddr,hard sharing"
+    first = replicate_script(tmp_path, *SHORT, settings)
+    assert first.returncode == 0 and "0 of 6 runs have a record" in first.stdout, first.stderr
+    names = {"none", "nddr", "hard_sharing"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"{name}-seed{seed}.json" for name in names for seed in (10, 11)
+    }
+    record = json.loads((tmp_path / "nddr-seed11.json").read_text())
+    assert record["setting"] == "nddr" and record["seed"] == 11 and record["device"] == "CPU"
+    assert record["accuracy_test"].keys() == record["recall"].keys() == {"0.9", "0.999"}
+    for by_task in record["accuracy_test"].values():
+        assert {task: len(curve) for task, curve in by_task.items()} == {"article": 2, "group": 2}
+    assert record["accuracy_test"]["0.9"] != record["accuracy_test"]["0.999"]
+    assert len(record["loss"]) == record["epochs"] == 2
+    assert np.shape(record["cross_stitch"]["cross_stitch_3"]) == (2, 2)
+    (tmp_path / "none-seed10.json").unlink()
+    written = (tmp_path / "nddr-seed10.json").stat().st_mtime_ns
+    again = replicate_script(tmp_path, *SHORT, settings)
+    assert again.returncode == 0 and "5 of 6 runs have a record" in again.stdout, again.stderr
+    assert (tmp_path / "none-seed10.json").exists()
+    assert (tmp_path / "nddr-seed10.json").stat().st_mtime_ns == written
+
+
+def test_when_time_is_up_no_part_of_a_run_is_left(tmp_path, fashion_mnist):
+    stopped = replicate_script(tmp_path, *SHORT, "--minutes=0")
+    assert stopped.returncode == 0 and "Time is up" in stopped.stdout, stopped.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ((), "PyTorch finds no GPU"), (("--settings=all",), "must be some of none, channel"),
+    (("--seeds=a",), "must be numbers"), (("more",), "more: not a flag"),
+    (("--device=cpu", "--data_dir=nowhere"), "nowhere"),
+])  # fmt: skip
+def test_what_cannot_be_run_gets_a_sentence(tmp_path, arguments, words):
+    refused = replicate_script(tmp_path, *arguments, CUDA_VISIBLE_DEVICES="-1")
+    assert refused.returncode == 1 and words in refused.stderr, refused.stderr
+    assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
+
+
+def test_without_pytorch_the_script_says_what_to_install():
+    prelude = "sys.modules['torch'] = None"
+    refused = run_script("img/replicate.py", "--quick", prelude=prelude)
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == "replicate.py: PyTorch is not installed: pip install torch"
+
+
+def test_runs_of_one_seed_share_towers_and_the_order_of_train_py(images):
+    none, channel = made_run(images), made_run(images, "channel")
+    assert torch.equal(none.order, channel.order)
+    count = len(images.train)
+    order = data.epoch_order(count, 10, 0)[: 3 * 128]
+    np.testing.assert_array_equal(none.order[: len(order)], order)
+    for name, layer in none.network.layers.items():
+        assert torch.equal(layer.weights, channel.network.layers[name].weights)
+    assert not torch.equal(none.order, made_run(images, seed=11).order)
+
+
+def test_a_step_takes_the_next_images_and_an_evaluation_changes_nothing(images):
+    run = made_run(images, "channel")
+    run.network.train()
+    run.step()
+    before = [tensor.detach().clone() for tensor in run.tensors()]
+    run.predictions(0)
+    assert all(torch.equal(a, b) for a, b in zip(before, run.tensors()))
+    run.step()
+    assert run.position == 2 * replicate.BATCH_SIZE
+    changed = [not torch.equal(a, b) for a, b in zip(before, run.tensors())]
+    named = {id(t): name for name, t in run.network.state_dict(keep_vars=True).items()}
+    still = {named.get(id(t)) for t, c in zip(run.tensors(), changed) if not c}
+    assert all(name and name.endswith("weight_of_batch") for name in still), still
+
+
+def test_putting_the_tensors_back_undoes_a_step(images):
+    """What is done with the steps that warm a GPU up."""
+    run = made_run(images, "layer")
+    run.network.train()
+    before = [tensor.detach().clone() for tensor in run.tensors()]
+    results = []
+    for _ in range(2):
+        run.generator.manual_seed(run.seed)
+        run.step()
+        results.append([tensor.detach().clone() for tensor in run.tensors()])
+        with torch.no_grad():
+            for tensor, value in zip(run.tensors(), before):
+                tensor.copy_(value)
+    for first, second in zip(*results):
+        torch.testing.assert_close(first, second)
+
+
+def test_mean_weights_and_distances_are_those_of_reproduce_py(images):
+    for setting in ("channel", "layer", "nddr"):
+        run = made_run(images, setting)
+        with torch.no_grad():
+            for alpha in run.network.units.values():
+                alpha += 0.1 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
+        means, distances = run.units()
+        for scope, alpha in run.network.units.items():
+            alpha, start = alpha.detach().numpy(), run.start[scope].numpy()
+            if setting == "nddr":
+                size = len(alpha) // 2
+                pairs = [[alpha[:size, :size], alpha[:size, size:]],
+                         [alpha[size:, :size], alpha[size:, size:]]]  # fmt: skip
+                expected = [[block.sum() / size for block in row] for row in pairs]
+                moved = alpha - np.eye(2 * size)
+                far = np.sqrt([[(moved[:size, :size] ** 2).sum() / size, (moved[:size, size:] ** 2).sum() / size],
+                               [(moved[size:, :size] ** 2).sum() / size, (moved[size:, size:] ** 2).sum() / size]])  # fmt: skip
+            else:
+                by_pair = alpha.reshape(2, 2, -1)
+                expected = by_pair.mean(axis=2)
+                far = np.sqrt(((by_pair - start.reshape(2, 2, -1)) ** 2).mean(axis=2))
+            np.testing.assert_allclose(means[scope], expected, atol=1e-4)
+            np.testing.assert_allclose(distances[scope], far, atol=1e-4)
+
+
+def test_the_settings_are_those_of_the_study():
+    kinds = {name: options.get("unit") for name, options in replicate.SETTINGS.items()}
+    assert kinds == {"none": None, "hard sharing": None} | {
+        unit: unit for unit in ("channel", "layer", "nddr", "dense")
+    }
+    shared = torch_network.Network([10, 3], **replicate.SETTINGS["hard sharing"])
+    assert set(shared.layers) == {"conv1_1", "conv2_1", "fc_3_1", "output_1", "output_2"}
