@@ -118,6 +118,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "threads", 0, "Cores to use; 0 for all. Results differ in rounding.", lower_bound=0
 )
+flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where to train; a GPU trains the plain graph.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.", lower_bound=1)
 flags.DEFINE_integer(
     "seed", 0, "Start weights, choice and order of images, dropout.", 0, upper_bound=2**32 - 1
@@ -570,7 +571,7 @@ def run():
     if FLAGS.eval_only and not results:
         raise RunError(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
     is_finished = bool(results) and (FLAGS.eval_only or results["global_step"] == last_step)
-    session_config = thread_settings(len(dataset.tasks), kind_of_sharing())
+    session_config = session_settings(len(dataset.tasks), kind_of_sharing())
     # A finished run is only read: it may be on a disk that cannot be written.
     with contextlib.nullcontext() if is_finished else claimed(run_dir):
         settings = settings_from_flags(dataset)
@@ -578,7 +579,7 @@ def run():
         exports = FLAGS.export_dir and not (is_finished and is_exported(settings, step))
         if exports:
             check_export_folder()
-        check_settings(run_dir, dataset, settings)
+        check_settings(run_dir, dataset, settings, is_finished)
         if is_finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.")
         else:
@@ -588,9 +589,9 @@ def run():
             results = train_and_report(dataset, run_dir, last_step, session_config, started)
         print("\n" + table(results))
         if FLAGS.eval_only:
-            print("\n" + evaluation_text(dataset, run_dir))
+            print("\n" + evaluation_text(dataset, run_dir, session_config))
         if exports:
-            export(dataset, run_dir, settings, step)
+            export(dataset, run_dir, settings, step, session_config)
         if FLAGS.export_dir:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
@@ -629,7 +630,9 @@ def load_dataset():
 def build(dataset):
     """Builds the graph that the flags ask for. Returns: a `model.Model`."""
     tasks = [(task.name, len(task.classes)) for task in dataset.tasks]
-    return model.build(tasks, config_from_flags(), (dataset.mean, dataset.scale))
+    # The fast forms are for CPUs: some would be compiled, which a GPU needs more packages for.
+    fast = FLAGS.device == "cpu"
+    return model.build(tasks, config_from_flags(), (dataset.mean, dataset.scale), fast)
 
 
 def is_given(name):
@@ -692,6 +695,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "versions": versions,
         "numerics": NUMERICS,
         "machine": machine(),
+        "device": device_name(),
         "commit": version,
         "global_step": trained.step,
         "loss_total": curves["loss_total"][-1],
@@ -807,10 +811,10 @@ def confusion_table(task, confusion):
     return "\n".join(lines)
 
 
-def evaluation_text(dataset, run_dir):
+def evaluation_text(dataset, run_dir, session_config):
     """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
     net = build(dataset)
-    with restored(net.graph, run_dir) as session:
+    with restored(net.graph, run_dir, session_config) as session:
         shares, confusions = evaluate(session, net, dataset)
     accuracies = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
     tables = [confusion_table(task, confusions[task.name]) for task in dataset.tasks]
@@ -899,13 +903,13 @@ def check_export_folder():
     draft.rmdir()
 
 
-def export(dataset, run_dir, settings, step):
+def export(dataset, run_dir, settings, step, session_config):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
     folder, draft = export_folders()
     server = model.build_server(
         [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
     )
-    with restored(server.graph, run_dir) as session:
+    with restored(server.graph, run_dir, session_config) as session:
         signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
         try:
             builder = tf.saved_model.Builder(str(draft))
@@ -920,9 +924,9 @@ def export(dataset, run_dir, settings, step):
 
 
 @contextlib.contextmanager
-def restored(graph, run_dir):
+def restored(graph, run_dir, session_config):
     """Yields: a session with the newest checkpoint's values. Raises: RunError, there is none."""
-    with graph.as_default(), tf.Session(graph=graph) as session:
+    with graph.as_default(), tf.Session(graph=graph, config=session_config) as session:
         checkpoint, _ = newest_checkpoint(run_dir)
         if checkpoint is None:
             raise RunError(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
@@ -1000,7 +1004,7 @@ def completed(before, now):
     return defaults | {"classes": now["classes"]} | before
 
 
-def check_settings(run_dir, dataset, now):
+def check_settings(run_dir, dataset, now, is_finished):
     """Refuses to resume what other flags, other data or another program started.
 
     With --overwrite it deletes that instead.
@@ -1009,6 +1013,7 @@ def check_settings(run_dir, dataset, now):
       run_dir: the run's folder.
       dataset: a `data.Dataset`.
       now: as `settings_from_flags` returns them.
+      is_finished: whether the run is only evaluated or exported, which any device can do.
 
     Raises:
       RunError.
@@ -1034,6 +1039,7 @@ def check_settings(run_dir, dataset, now):
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     # Without units, their flags are not recorded, so they cannot differ.
     differing = [name for name in differing if name in now or name not in UNIT_FLAGS]
+    differing = [name for name in differing if name != "device" or not is_finished]
     if differing:
         named = {name: f"--{name}=" if name in FLAGS else f"{name} " for name in differing}
         started, asked = (
@@ -1232,9 +1238,51 @@ def format_warning(message, *_):
     return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78), rule, "", ""])
 
 
-# --- Threads ---
+# --- Device and threads ---
 
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+def session_settings(num_tasks, sharing):
+    """Chooses the device and how it is used. Call it before `model.build`: TensorFlow takes
+    all memory of each GPU that it sees, and creates its threads, once for the process.
+
+    Args:
+      num_tasks: number of tasks.
+      sharing: as `kind_of_sharing` returns it.
+
+    Returns:
+      A `tf.ConfigProto` for every session.
+
+    Raises:
+      RunError: there is no GPU, or TensorFlow was used before in this process.
+    """
+    gpus = tf_v2.config.list_physical_devices("GPU")
+    if FLAGS.device == "gpu" and not gpus:
+        raise RunError(
+            "--device=gpu: TensorFlow finds no GPU. Install its libraries with pip install"
+            " 'tensorflow[and-cuda]', or leave out the flag."
+        )
+    try:
+        if FLAGS.device == "gpu":
+            # A resumed run ends with the same bits on a GPU, too.
+            tf_v2.config.experimental.enable_op_determinism()
+            return tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True))
+        tf_v2.config.set_visible_devices([], "GPU")
+        return thread_settings(num_tasks, sharing)
+    except RuntimeError:
+        raise RunError(
+            "TensorFlow has already started its threads in this process. Start train.py in a new"
+            " process, or before any other use of TensorFlow."
+        ) from None
+
+
+def device_name():
+    """Returns: "cpu", or the name of the GPU."""
+    if FLAGS.device == "cpu":
+        return "cpu"
+    first = tf_v2.config.list_physical_devices("GPU")[0]
+    return tf_v2.config.experimental.get_device_details(first).get("device_name", "gpu")
 
 
 def cores():
@@ -1254,26 +1302,13 @@ def thread_settings(num_tasks, sharing):
     tower's op after the other, except for dense units: their matrix product is larger than
     both towers.
 
-    Call it before `model.build`: TensorFlow creates its threads once for the process, as
-    early as it compiles a function.
-
-    Args:
-      num_tasks: number of tasks.
-      sharing: as `kind_of_sharing` returns it.
-
-    Returns:
-      A `tf.ConfigProto` for the session.
+    Args and returns: as `session_settings`. Raises: RuntimeError, the threads are there.
     """
     towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, cores())
     threads = cores() // towers
-    try:
-        tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
-    except RuntimeError:
-        raise RunError(
-            "TensorFlow has already started its threads in this process. Start train.py in a new"
-            " process, or before any other use of TensorFlow."
-        ) from None
+    tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
     return tf.ConfigProto(
+        device_count={"GPU": 0},
         intra_op_parallelism_threads=threads,
         inter_op_parallelism_threads=max(towers, 2),  # a tower's two gradients, at least
     )

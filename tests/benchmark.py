@@ -626,10 +626,7 @@ def main():
         return print(report_forms(record) if options.forms else report_against(record))
 
     peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
-    modes = {
-        "torch": ("eager", "compiled"),
-        "keras": ("step by step", "many steps", "XLA"),
-    }
+    modes = {"torch": ("eager", "compiled"), "keras": ("step by step", "many steps", "XLA")}
     contenders = {"matmul": ["matmul", None]}
     for unit in ("none", "channel", "layer", "nddr"):
         contenders[f"ours {unit}"] = ["ours", unit]

@@ -1,11 +1,13 @@
 """img/torch_network.py computes what model.py does: two frameworks agree up to rounding."""
 
+import json
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import ROOT, config_of
+from conftest import ROOT, config_of, with_variables
 from test_equivalence import TASKS, TOLERANCE, batch, differences, gradients_of, session_of
 
 import model
@@ -207,3 +209,19 @@ def test_units_start_as_model_pys(unit, own_weight, monkeypatch):
         for scope, alpha in network.units.items():
             (ours,) = [v for v in tf_variables(net, f"network/{scope}/")]
             np.testing.assert_allclose(alpha.detach().numpy(), session.run(ours), rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit, mode", [("none", "eager"), ("channel", "compiled")])
+def test_the_benchmark_trains_this_network(unit, mode):
+    work = [sys.executable, "tests/benchmark.py", "--work", json.dumps(["torch", unit, mode])]
+    done = subprocess.run(
+        work,
+        input="\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=with_variables({"STEPS": "1"}),
+    )
+    assert done.returncode == 0, done.stderr
+    images, seconds = done.stdout.split()
+    assert int(images) == 128 and float(seconds) > 0

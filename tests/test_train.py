@@ -76,6 +76,93 @@ def run_dirs(logdir):
     return sorted(path.name for path in logdir.iterdir())
 
 
+# --- Device ---
+
+# A machine with a GPU, for all that train.py asks; TensorFlow then computes on the CPU.
+WITH_GPU = """
+import tensorflow as tf
+devices = tf.config.list_physical_devices
+tf.config.list_physical_devices = lambda kind=None: ["GPU"] if kind == "GPU" else devices(kind)
+tf.config.experimental.get_device_details = lambda gpu: {"device_name": "Test GPU"}
+hidden = []
+def set_visible_devices(visible, kind):
+    assert kind == "GPU"
+    hidden.append(not visible)
+tf.config.set_visible_devices = set_visible_devices
+"""
+# What every session is told: how many GPUs it may use, and whether some were hidden before.
+SESSIONS = """
+from tensorflow.compat.v1 import Session
+begin = Session.__init__
+def noted(self, *args, **kwargs):
+    config = kwargs["config"]
+    count = dict(config.device_count).get("GPU")
+    with open("sessions", "a") as file:
+        file.write(f"{count} {hidden} {config.gpu_options.allow_growth}\\n")
+    begin(self, *args, **kwargs)
+Session.__init__ = noted
+"""
+
+
+def on_gpu_machine(logdir, *arguments, **options):
+    given = ("--dataset=synthetic", "--run_name=synthetic-run", "--eval_every=2", *arguments)
+    prelude = f"{SMALL}\n{WITH_GPU}\nimport os; os.chdir({str(logdir.parent)!r})\n{SESSIONS}"
+    return run_script("train.py", f"--logdir={logdir}", *given, prelude=prelude, **options)
+
+
+@pytest.mark.slow
+def test_without_the_flag_no_session_sees_a_gpu(tmp_path):
+    logdir = tmp_path / "logs"
+    finished = on_gpu_machine(logdir, "--max_steps=2", f"--export_dir={tmp_path / 'served'}")
+    assert finished.returncode == 0, finished.stderr
+    assert on_gpu_machine(logdir, "--max_steps=2", "--eval_only").returncode == 0
+    sessions = (tmp_path / "sessions").read_text().splitlines()
+    assert sessions == ["0 [True] False"] * 3  # training, export, evaluation
+    assert json.loads((logdir / "synthetic-run" / "results.json").read_text())["device"] == "cpu"
+
+
+@pytest.mark.slow
+def test_a_run_on_a_gpu_trains_the_plain_graph_and_resumes_with_the_same_bits(tmp_path):
+    values = []
+    for name, lengths in (("once", [4]), ("resumed", [2, 4])):
+        (tmp_path / name).mkdir()
+        for steps in lengths:
+            finished = on_gpu_machine(
+                tmp_path / name / "logs", "--device=gpu", f"--max_steps={steps}"
+            )
+            assert finished.returncode == 0, finished.stderr
+        run_dir = tmp_path / name / "logs" / "synthetic-run"
+        reader = tf.train.load_checkpoint(str(run_dir))
+        values.append({n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()})
+        sessions = (tmp_path / name / "sessions").read_text().splitlines()
+        assert set(sessions) == {"None [] True"}  # all GPUs are there, with memory as needed
+    for name, value in values[0].items():
+        np.testing.assert_array_equal(value, values[1][name])
+    assert json.loads((run_dir / "results.json").read_text())["device"] == "Test GPU"
+    graph = event_accumulator.EventAccumulator(str(run_dir)).Reload().Graph()
+    types = {node.op for node in graph.node}
+    assert "MaxPool" in types and not types & {"PartitionedCall", "StatefulPartitionedCall"}
+
+
+@pytest.mark.slow
+def test_a_run_stays_on_its_kind_of_device_until_it_is_finished(tmp_path):
+    logdir = tmp_path / "logs"
+    assert on_gpu_machine(logdir, "--max_steps=2").returncode == 0
+    refused = on_gpu_machine(logdir, "--max_steps=4", "--device=gpu")
+    assert_one_sentence(refused, "--device=cpu, not --device=gpu")
+    evaluated = on_gpu_machine(logdir, "--eval_only", "--device=gpu")
+    assert evaluated.returncode == 0 and "Evaluated:" in evaluated.stdout, evaluated.stderr
+
+
+def test_without_a_gpu_the_flag_says_what_to_do(tmp_path):
+    refused = run(tmp_path, "--dataset=synthetic", "--device=gpu", CUDA_VISIBLE_DEVICES="-1")
+    assert_one_sentence(refused, "--device=gpu: TensorFlow finds no GPU", "leave out the flag")
+    assert not list(tmp_path.iterdir())
+
+
+# --- Runs ---
+
+
 @pytest.mark.slow
 def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
     # Held-out images are the faster ones to evaluate: there are only a thousand.
