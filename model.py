@@ -333,7 +333,13 @@ def conv_pool(x, filters, scope, pool_scope, fast=False):
 
     Returns:
       [B, H/2, W/2, F].
+
+    Raises:
+      ValueError: H or W is odd.
     """
+    height, width = x.shape.as_list()[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"{scope}: cannot pool {height}x{width} values: both must be even")
     if fast:
         return fused_conv_pool(x, filters, scope, pool_scope)
     return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)
@@ -825,7 +831,7 @@ def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool
 
         def of_batch():
             mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # sums over all but channels
-            variance = channel_sums(y, y) / count - tf.square(mean)
+            variance = tf.maximum(channel_sums(y, y) / count - tf.square(mean), 0.0)
             unbiased = variance * count / (count - 1)
             update_mean = moving_mean.assign_sub((moving_mean - mean) * (1 - decay))
             update_variance = moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay))

@@ -678,3 +678,30 @@ import model
 assert ops.Tensor is standing and control_flow_ops.cond is standing
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+
+
+# --- Layers at their limits ---
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_odd_layer_is_refused_before_it_is_pooled(fast):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match="conv3_1: cannot pool 7x7"):
+        x = tf.placeholder(tf.float32, [None, 7, 7, 64])
+        model.conv_pool(x, 8, scope="conv3_1", pool_scope="pool_3_1", fast=fast)
+
+
+def test_values_far_from_zero_that_hardly_vary_are_normalised_without_nan():
+    """The mean square less the squared mean is then below zero by rounding."""
+    values = 3000 + 0.01 * np.random.RandomState(0).normal(size=[8, 4, 4, 64])
+    with tf.Graph().as_default(), tf.Session() as session, tf.variable_scope("layer"):
+        y = tf.placeholder(tf.float32, [None, 4, 4, 64])
+        outputs = model.batch_norm_relu_pool(
+            y,
+            tf.constant(True),
+            decay=0.9,
+            scale=True,
+            updates_collections=None,
+            pool_scope="pool/",
+        )
+        session.run(tf.global_variables_initializer())
+        assert np.all(np.isfinite(session.run(outputs, {y: values})))
