@@ -17,7 +17,9 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -38,7 +40,14 @@ from absl import app, flags
 
 if __name__ == "__main__":
     # Until there is something to save, Ctrl-C ends the program without a traceback.
-    interrupt_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    if interrupt_handler != signal.SIG_IGN:  # as in a script's `train.py &`
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # With stderr closed (`2>&-`), the next file that is opened would take its number.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -48,9 +57,10 @@ if __name__ == "__main__":
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # While it is imported, TensorFlow writes to stderr, whatever the log level. `tail` prints
     # that if this process dies meanwhile, and is killed if not.
-    terminal = os.dup(2)
-    tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
-    os.dup2(tail.stdin.fileno(), 2)
+    terminal, tail = os.dup(2), None
+    with contextlib.suppress(FileNotFoundError):  # a container without `tail`
+        tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
+        os.dup2(tail.stdin.fileno(), 2)
 
 import numpy as np
 import tensorflow as tf_v2
@@ -67,7 +77,8 @@ import model
 
 if __name__ == "__main__":
     os.dup2(terminal, 2)
-    tail.kill()
+    if tail:
+        tail.kill()
 
 FLAGS = flags.FLAGS
 for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
@@ -310,8 +321,7 @@ def find_start(net, dataset, run_dir, last_step):
     """
     delete_incomplete_checkpoints(run_dir)
     newest, checkpoints = newest_checkpoint(run_dir)
-    # A checkpoint is named after its global step: model.ckpt-469.
-    step = int(newest.rpartition("-")[2]) if newest else 0
+    step = step_of(newest) if newest else 0
     if step > last_step:
         raise RunError(
             f"{run_dir}: has {step:,} steps, more than the {last_step:,} of this command. Choose"
@@ -533,13 +543,33 @@ def add_unit_picture(writer, stitches, tasks, step):
 
 
 def add_picture(writer, tag, step, *matrices):
-    """Adds a picture for TensorBoard. Args: matrices, as `img.matrices.draw` takes them."""
-    from img import matrices as pictures  # matplotlib takes a second: not before the first step
+    """Adds a picture for TensorBoard. Where one cannot be drawn, the run goes on without any.
 
-    png = pictures.draw(*matrices)
+    Args: matrices, as `draw` of img/matrices.py takes them.
+    """
+    if getattr(writer, "cannot_draw", False):
+        return
+    try:
+        png = drawing().draw(*matrices)
+    except Exception as error:  # in matplotlib, anything
+        writer.cannot_draw = True
+        reason = f"{type(error).__name__}: {brief(error)}"
+        warnings.warn(f"TensorBoard will show no pictures, because drawing one failed: {reason}")
+        return
     summary = tf.Summary()
     summary.value.add(tag=TAG + tag, image=tf.Summary.Image(encoded_image_string=png))
     writer.add_summary(summary, step)
+
+
+@functools.lru_cache
+def drawing():
+    """img/matrices.py, by its path: another package may be called img. Not imported before the
+    first picture, as matplotlib takes a second."""
+    path = pathlib.Path(__file__).resolve().parent / "img" / "matrices.py"
+    spec = importlib.util.spec_from_file_location("matrices", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def flush(writer, run_dir):
@@ -591,7 +621,7 @@ def run():
         if FLAGS.eval_only:
             print("\n" + evaluation_text(dataset, run_dir, session_config))
         if exports:
-            export(dataset, run_dir, settings, step, session_config)
+            export(dataset, run_dir, settings, session_config)
         if FLAGS.export_dir:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
@@ -685,8 +715,12 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
     # Accuracies and loss are read from the event files, which a resumed run continues;
     # times and commit are those of the last process, since `resumed_after`.
     curves = read_scalars(run_dir)
-    tests = {task.name: curves[f"accuracy_test_{task.name}"] for task in dataset.tasks}
-    tests["mean"] = curves["accuracy_test"]
+    shares = {name: np.trace(counts) / counts.sum() for name, counts in trained.confusions.items()}
+    shares["mean"] = np.mean([*shares.values()])
+    tests = {  # without event files, what is known is the last evaluation
+        name: curves.get("accuracy_test" + (f"_{name}" if name != "mean" else ""), [float(share)])
+        for name, share in shares.items()
+    }
     ranks = dict(zip(data.ARTICLES, data.ranks_of_articles(FLAGS.seed)))
     results = {
         "dataset": dataset.name,
@@ -698,7 +732,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "device": device_name(),
         "commit": version,
         "global_step": trained.step,
-        "loss_total": curves["loss_total"][-1],
+        "loss_total": curves.get("loss_total", [None])[-1],
         "accuracy_test": {name: values[-1] for name, values in tests.items()},
         "accuracy_test_last": {name: last_mean(values) for name, values in tests.items()},
         "cross_stitch": {
@@ -773,11 +807,9 @@ def table(results):
 
 def results_of_finished(run_dir):
     """The results of a run, or None if it is not finished or has gone on with more epochs."""
-    if not (run_dir / RESULTS).exists():
-        return None
     results = read_json(run_dir / RESULTS)
     newest = max(steps_saved(run_dir), default=0)
-    return results if newest <= results["global_step"] else None
+    return results if newest <= results.get("global_step", -1) else None
 
 
 def recalls(confusion):
@@ -814,7 +846,7 @@ def confusion_table(task, confusion):
 def evaluation_text(dataset, run_dir, session_config):
     """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
     net = build(dataset)
-    with restored(net.graph, run_dir, session_config) as session:
+    with restored(net.graph, run_dir, session_config) as (session, _):
         shares, confusions = evaluate(session, net, dataset)
     accuracies = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
     tables = [confusion_table(task, confusions[task.name]) for task in dataset.tasks]
@@ -836,7 +868,7 @@ def read_scalars(run_dir):
 def machine():
     """What the order of sums, and so the last bits of a result, may depend on."""
     try:
-        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         cpuinfo = ""
     named = re.search(r"model name\s*:\s*(.+)", cpuinfo)
@@ -852,15 +884,17 @@ def machine():
 
 
 def commit():
-    """The commit of this program, with "-dirty" if its files differ; None if unknown."""
+    """The commit of this program, with "-dirty" if its files differ; or "unknown"."""
     here = pathlib.Path(__file__).resolve().parent
-    # Not the commit of another repository that this program only lies in.
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parent)}
+    # Not the commit of a repository that this program only lies in, or that a hook has set.
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    environment["GIT_CEILING_DIRECTORIES"] = str(here.parent)
 
     def git(*command):
         output = subprocess.check_output(
-            ["git", *command], cwd=here, env=environment, stderr=subprocess.DEVNULL
-        )
+            ["git", "-c", f"safe.directory={here}", *command],  # another user's clone
+            cwd=here, env=environment, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         return output.decode().strip()
 
     try:
@@ -868,7 +902,7 @@ def commit():
         changed = git("--no-optional-locks", "status", "--porcelain", "--", *program)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return "unknown"
 
 
 # --- Export ---
@@ -878,14 +912,13 @@ EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which
 
 def export_folders():
     """The folder --export_dir, and a draft that is renamed to it when the export is whole."""
-    folder = pathlib.Path(os.path.expanduser(FLAGS.export_dir))
+    folder = pathlib.Path(os.path.abspath(os.path.expanduser(FLAGS.export_dir)))
     return folder, folder.with_name(f".{folder.name}.unfinished-export")
 
 
 def is_exported(settings, step):
     """Whether --export_dir holds the network of this run at this step."""
-    record = export_folders()[0] / EXPORTED
-    found = read_json(record) if record.exists() else {}
+    found = read_json(export_folders()[0] / EXPORTED)
     try:
         return completed(found["settings"], settings) == settings and found["global_step"] == step
     except (KeyError, TypeError):  # another program's file
@@ -897,19 +930,21 @@ def check_export_folder():
     folder, draft = export_folders()
     check_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
+        raise RunError(
+            f"{folder}: holds something else. Delete it, or choose another --export_dir."
+        )
     shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
     draft.mkdir(parents=True)  # finds out now, and not after hours of training
     draft.rmdir()
 
 
-def export(dataset, run_dir, settings, step, session_config):
+def export(dataset, run_dir, settings, session_config):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
     folder, draft = export_folders()
     server = model.build_server(
         [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
     )
-    with restored(server.graph, run_dir, session_config) as session:
+    with restored(server.graph, run_dir, session_config) as (session, step):
         signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
         try:
             builder = tf.saved_model.Builder(str(draft))
@@ -925,13 +960,16 @@ def export(dataset, run_dir, settings, step, session_config):
 
 @contextlib.contextmanager
 def restored(graph, run_dir, session_config):
-    """Yields: a session with the newest checkpoint's values. Raises: RunError, there is none."""
+    """Yields: a session with the newest checkpoint's values, and its step.
+
+    Raises: RunError, there is none.
+    """
     with graph.as_default(), tf.Session(graph=graph, config=session_config) as session:
         checkpoint, _ = newest_checkpoint(run_dir)
         if checkpoint is None:
             raise RunError(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
         tf.train.Saver().restore(session, checkpoint)
-        yield session
+        yield session, step_of(checkpoint)
 
 
 # --- The run's folder: its name, one process, one set of flags ---
@@ -960,11 +998,15 @@ def run_name(dataset_name):
 
 
 def check_path(folder):
-    """Raises: RunError, TensorFlow would take the name for a pattern or a remote address."""
+    """Raises: RunError, TensorFlow would take the name for something else, or cannot read it."""
     if re.search(r"^~|[][*?\\]|:/", str(folder)):
         raise RunError(
             f"{folder}: cannot be used, because TensorFlow reads * ? [ ] \\ and :/ as more than"
             " characters, and ~ stands for no known home. Choose another folder."
+        )
+    if re.search(r"[\ud800-\udfff]", str(folder)):
+        raise RunError(
+            f"{folder}: this locale cannot read the name. Set PYTHONUTF8=1, or rename it."
         )
 
 
@@ -1030,12 +1072,18 @@ def check_settings(run_dir, dataset, now, is_finished):
         record.unlink(missing_ok=True)
         for path in left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif left and not record.exists():
-        raise RunError(
-            f"{run_dir}: holds files of something that this program cannot resume. Choose another"
-            " --run_name, or delete them with --overwrite."
+    before = read_json(record)
+    if left and not FLAGS.overwrite and not before:
+        if not record.exists() and not holds_network(run_dir):
+            raise RunError(
+                f"{run_dir}: holds files of something that this program cannot resume. Choose"
+                " another --run_name, or delete them with --overwrite."
+            )
+        warnings.warn(
+            f"{record}: missing or damaged, so this run goes on without a check that it was started"
+            " with the same flags and data."
         )
-    before = completed(read_json(record), now) if record.exists() else now
+    before = completed(before, now) if before else now
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     # Without units, their flags are not recorded, so they cannot differ.
     differing = [name for name in differing if name in now or name not in UNIT_FLAGS]
@@ -1067,7 +1115,12 @@ def check_source(dataset):
     wanted = {name: FLAGS[name].value for name in same}
     wanted |= {"cross_stitch": False} if len(dataset.tasks) > 1 else {}  # one tower has no units
     wanted["dataset"] = dataset.name
-    settings = {name: FLAGS[name].default for name in wanted} | read_json(source / SETTINGS)
+    settings = read_json(source / SETTINGS)
+    if not settings:
+        raise RunError(
+            f"--init_from={source}: its {SETTINGS} is missing or damaged. Train it again."
+        )
+    settings = {name: FLAGS[name].default for name in wanted} | settings
     differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
     if differing:
         raise RunError(f"--init_from={source}: must be a run with {' '.join(differing)}.")
@@ -1078,15 +1131,21 @@ def check_source(dataset):
 
 
 def read_json(path):
+    """A file's content; {} if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise RunError(f"{path}: damaged. Delete it, or start over with --overwrite.") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path, content):
+    """Writes a file of which a power cut leaves the old content or the new."""
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -1109,6 +1168,8 @@ def newest_checkpoint(run_dir, variables=None):
       RunError: a checkpoint is of another network, or all are damaged.
     """
     steps = sorted(steps_saved(run_dir), reverse=True)
+    if steps and not any(run_dir.glob("model.ckpt-*")):
+        raise RunError(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
     # Of the network alone: a graph for serving has none of Adam's moments.
     variables = variables or tf.global_variables("network/")
@@ -1137,9 +1198,20 @@ def newest_checkpoint(run_dir, variables=None):
 
 
 def steps_saved(run_dir):
-    """The steps of a folder's checkpoints, in any order."""
-    names = [re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name) for path in run_dir.iterdir()]
-    return [int(name[1]) for name in names if name]
+    """The steps of a folder's checkpoints, whole or not."""
+    return {step_of(path) for path in run_dir.glob("model.ckpt-*")} - {None} | steps_listed(run_dir)
+
+
+def steps_listed(run_dir):
+    """The steps in the file `checkpoint`, which lists those that were saved completely."""
+    state = tf.train.get_checkpoint_state(str(run_dir))
+    return {step_of(path) for path in state.all_model_checkpoint_paths} - {None} if state else set()
+
+
+def step_of(checkpoint):
+    """The global step in the name of a checkpoint, such as model.ckpt-469, or of its files."""
+    found = re.search(r"model\.ckpt-(\d+)(\.index|\.data-[\d-]+of-\d+)?$", str(checkpoint))
+    return found and int(found[1])
 
 
 def checkpoint_of_source(dataset, towers):
@@ -1161,11 +1233,23 @@ def checkpoint_of_source(dataset, towers):
     return checkpoint
 
 
+def holds_network(run_dir):
+    """Whether the newest checkpoint is one of this program's."""
+    try:
+        return any(name.startswith("network/") for name, _ in tf.train.list_variables(str(run_dir)))
+    except Exception:  # its class depends on what is missing
+        return False
+
+
 def delete_incomplete_checkpoints(run_dir):
-    """Deletes what a run that was killed while saving left: data without an index."""
+    """Deletes what a run that was killed while saving left: data without an index.
+
+    Only if newer than what the file `checkpoint` lists: the rest may be a copy's lost file.
+    """
+    newest = max(steps_listed(run_dir), default=-1)
     for path in run_dir.glob("model.ckpt-*.data-*"):
         index = path.with_name(path.name.partition(".data-")[0] + ".index")
-        if ".tempstate" in path.name or not index.exists():
+        if ".tempstate" in path.name or ((step_of(path) or -1) > newest and not index.exists()):
             path.unlink()
 
 
@@ -1198,12 +1282,16 @@ def diverged(what, step):
     )
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING += (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
 @contextlib.contextmanager
 def signals_noted():
     """Lets a step end before a signal stops the run. A second one of its kind acts at once.
 
-    SIGHUP means a lost terminal; batch systems send SIGUSR1 before they stop a job. A
-    signal that was ignored from the start, as `nohup` arranges, stays ignored.
+    SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they
+    stop a job. A signal that was ignored from the start, as `nohup` arranges, stays ignored.
 
     Yields: a list that is empty until a signal arrives, and then holds its number.
     """
@@ -1217,7 +1305,7 @@ def signals_noted():
 
     previous = {
         number: signal.signal(number, note)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        for number in STOPPING
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
@@ -1228,14 +1316,16 @@ def signals_noted():
 
 
 def brief(error):
-    """The first sentence of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+    """The cause in an error's message. TensorFlow's begin with where in the graph it was."""
+    *_, cause = re.split(r"\nNode: .*\n(?:.*root error.*\n\s*\(0\) \w+: )?", str(error))
+    return (cause.splitlines() or [type(error).__name__])[0].rpartition("; ")[2].split(". ")[0]
 
 
 def format_warning(message, *_):
     """A box that nobody overlooks, in place of a line of source code."""
     rule = "*" * 78
-    return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78), rule, "", ""])
+    whole = {"break_long_words": False, "break_on_hyphens": False}  # names of files
+    return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78, **whole), rule, "", ""])
 
 
 # --- Device and threads ---
@@ -1351,6 +1441,8 @@ def check_flags():
     for name in ("data_dir", "export_dir"):
         if FLAGS[name].value == "":
             refuse(name, "must name a folder")
+    if FLAGS.export_dir and os.path.abspath(FLAGS.export_dir) == "/":
+        refuse("export_dir", "must name a folder of its own")
     if FLAGS.init_from == "":
         refuse("init_from", "must name the folder of a finished run")
     if FLAGS.run_name is not None and (not FLAGS.run_name.strip(".") or "/" in FLAGS.run_name):
@@ -1406,14 +1498,22 @@ def main(_):
     warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
     # The event file's thread ends with a traceback if the disk is full; `flush` reports it.
     threading.excepthook = lambda _: None
-    for library in ("tensorflow", "tensorboard"):
+    for library in ("tensorflow", "tensorboard", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="replace")  # for terminals without ° and é
     try:
         run()
     except (data.DataError, RunError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
         sys.exit(f"train.py: {error.filename or FLAGS.logdir}: {error.strerror or error}")
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        sys.exit(
+            "train.py: there is not enough memory. Close other programs, or try a smaller"
+            f" --batch_size. What was saved before is unharmed: {how_to_resume()}."
+        )
     except tf.errors.OpError as error:
         sys.exit(
             f"train.py: {brief(error.message)}. What was saved before is unharmed:"

@@ -188,7 +188,14 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGUSR1]
+    "number",
+    [
+        signal.SIGUSR1,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU)
+        ),
+    ],
 )
 def test_a_lost_terminal_and_a_batch_systems_warning_are_such_signals(number, tmp_path):
     heard = (
@@ -202,12 +209,13 @@ def test_a_lost_terminal_and_a_batch_systems_warning_are_such_signals(number, tm
 
 
 @pytest.mark.slow
-def test_a_signal_that_is_ignored_from_the_start_stays_ignored(tmp_path):
-    """As nohup arranges for SIGHUP."""
-    ignored = f"{SMALL}; import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(number, tmp_path):
+    """As nohup arranges for SIGHUP, and a script's `train.py &` for SIGINT."""
+    ignored = f"{SMALL}; import signal; signal.signal({int(number)}, signal.SIG_IGN)"
     process = start_train(f"--logdir={tmp_path}", *GIVEN, LENGTH, OFTEN, prelude=ignored)
     assert await_checkpoint_after(0, tmp_path, process)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(number)
     process.communicate()
     assert process.returncode == 0
 
@@ -349,7 +357,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints
     # A checkpoint has 78 MB, the graph in an event file a few hundred thousand bytes.
     limit = limited(20_000_000 if fault == "checkpoint" else 10_000)
     failed = run_afresh(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
-    assert_one_sentence(failed, str(folder(tmp_path)), "same command")
+    assert_one_sentence(failed, str(folder(tmp_path)), "File too large", "same command")
     assert tensors(tmp_path) == before and steps_saved(tmp_path) == [20, 40]
 
 
@@ -513,3 +521,108 @@ def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1")
     assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate")
     assert steps_saved(tmp_path) == []
+
+
+# --- What stands beside a run ---
+
+CANNOT_DRAW = "import matplotlib.figure; matplotlib.figure.Figure.savefig = None"
+
+
+@pytest.mark.slow
+def test_a_run_whose_every_picture_fails_ends_in_the_same_bits(undisturbed, tmp_path):
+    finished = run_afresh(tmp_path, UNITS["channel"], LENGTH, prelude=CANNOT_DRAW)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("TensorBoard will show no pictures") == 1
+    assert_same_outcome(outcome(tmp_path), undisturbed("channel"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_run_goes_on_where_its_settings_are_damaged(content, two_checkpoints, tmp_path):
+    """As a power cut may leave them: the weights are worth more than the check."""
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path) / "settings.json").write_text(content)
+    finished = run(tmp_path, UNITS["none"], "--max_steps=42")
+    assert finished.returncode == 0 and "Resuming after step 40." in finished.stdout
+    assert "WARNING" in finished.stderr and "settings.json" in finished.stderr
+    # They are there again.
+    refused = run(tmp_path, UNITS["none"], "--max_steps=42", "--learning_rate=0.5")
+    assert_one_sentence(refused, "--learning_rate")
+
+
+def test_a_run_goes_on_where_its_settings_are_gone(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path) / "settings.json").unlink()
+    finished = run(tmp_path, UNITS["none"], "--max_steps=42")
+    assert finished.returncode == 0 and "Resuming after step 40." in finished.stdout
+    assert "WARNING" in finished.stderr and "settings.json" in finished.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{}"])
+def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(
+    content, two_checkpoints, tmp_path
+):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "results.json"
+    before = json.loads(path.read_text())
+    path.write_text(content)
+    finished = run(tmp_path, UNITS["none"], "--max_steps=40")
+    assert finished.returncode == 0, finished.stderr
+    after = json.loads(path.read_text())
+    for name in ("accuracy_test", "accuracy_test_last", "confusion", "global_step", "loss_total"):
+        assert after[name] == before[name], name
+
+
+def test_without_its_event_files_a_finished_run_still_has_results(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "results.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    for events in folder(tmp_path).glob("events.*"):
+        events.unlink()
+    finished = run(tmp_path, UNITS["none"], "--max_steps=40")
+    assert finished.returncode == 0, finished.stderr
+    after = json.loads(path.read_text())
+    assert after["accuracy_test"] == pytest.approx(before["accuracy_test"])
+    assert after["confusion"] == before["confusion"]
+
+
+def test_a_copy_without_an_index_goes_on_from_the_checkpoint_before(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path) / "model.ckpt-40.index").unlink()
+    finished = run(tmp_path, UNITS["none"], "--max_steps=42")
+    assert finished.returncode == 0 and "Resuming after step 20." in finished.stdout
+    assert "WARNING" in finished.stderr and "model.ckpt-40" in finished.stderr
+
+
+@pytest.mark.parametrize("lost, words", [
+    ("*.index", "none of its 2 checkpoints"), ("model.ckpt-*", "its checkpoints are gone"),
+])  # fmt: skip
+def test_a_copy_without_its_checkpoints_is_not_trained_anew(lost, words, two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    for path in folder(tmp_path).glob(lost):
+        path.unlink()
+    left = set(folder(tmp_path).iterdir())
+    refused = run(tmp_path, UNITS["none"], "--max_steps=42")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert words in refused.stderr.splitlines()[-1]
+    assert left <= set(folder(tmp_path).iterdir())
+
+
+@pytest.mark.slow
+def test_an_export_of_an_older_checkpoint_names_its_step(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    SPOILT["truncated"](folder(tmp_path) / "model.ckpt-40")
+    served = tmp_path / "served"
+    exported = run(tmp_path, UNITS["none"], "--max_steps=40", f"--export_dir={served}")
+    assert exported.returncode == 0 and "model.ckpt-40:" in exported.stderr
+    assert json.loads((served / "run.json").read_text())["global_step"] == 20
+
+
+def test_another_export_is_not_advised_to_be_deleted_with_the_run(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "run.json").write_text("")
+    refused = run(tmp_path, UNITS["none"], "--max_steps=40", f"--export_dir={served}")
+    assert_one_sentence(refused, str(served), "--export_dir")
+    assert "--overwrite" not in refused.stderr

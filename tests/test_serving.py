@@ -81,7 +81,7 @@ def export(request, tmp_path_factory):
     of_unit = f"--cross_stitch_unit={unit}" if unit else "--cross_stitch=False"
     train.FLAGS(["train.py", of_unit, f"--export_dir={folder / 'served'}"])
     made = data.Dataset("made", None, None, mean, 1 / deviation)
-    train.export(made, folder, {}, 5, tf.ConfigProto())
+    train.export(made, folder, {}, tf.ConfigProto())
     train.FLAGS.unparse_flags()
     return folder / "served", raw, predictions, logits, trained
 

@@ -161,6 +161,140 @@ def test_without_a_gpu_the_flag_says_what_to_do(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# --- What another program has set, and where this one stands ---
+
+
+def short_run(logdir, *arguments, prelude="", **environment):
+    """In a process of its own, as a user starts it."""
+    given = (f"--logdir={logdir}", "--dataset=synthetic", "--max_steps=1", *arguments)
+    return run_script("train.py", *given, prelude=f"{SMALL}\n{prelude}", **environment)
+
+
+def pictures_of(run_dir):
+    events = event_accumulator.EventAccumulator(str(run_dir)).Reload()
+    return set(events.Tags()["images"])
+
+
+@pytest.mark.slow
+def test_a_notebooks_backend_and_another_package_called_img_change_no_picture(tmp_path):
+    other = tmp_path / "img"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    for backend in ("module://matplotlib_inline.backend_inline", "no such backend"):
+        logdir = tmp_path / backend[:2]
+        finished = short_run(logdir, MPLBACKEND=backend, PYTHONPATH=str(tmp_path))
+        run_dir, _ = only_run(finished, logdir)
+        assert "WARNING" not in finished.stderr, finished.stderr
+        assert len(pictures_of(run_dir)) == 3  # of the units, and a matrix for each task
+
+
+@pytest.mark.slow
+def test_class_names_are_drawn_as_they_are(tmp_path):
+    names = "('$', '$$', '$$$', 'a_$x$', '\\u88d9\\u5b50', 'Kn\\u00f6pfe', *'ghij')"
+    prelude = (f"import data; data.TASKS = (data.TASKS[0]._replace(classes={names}),"
+               " *data.TASKS[1:])")  # fmt: skip
+    finished = short_run(tmp_path, prelude=prelude)
+    run_dir, _ = only_run(finished, tmp_path)
+    assert "WARNING" not in finished.stderr, finished.stderr
+    assert len(pictures_of(run_dir)) == 3
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment, name", [
+    ({"PYTHONIOENCODING": "ascii"}, "caf\u00e9"), (C_LOCALE, "cafe"),
+], ids=["terminal", "locale"])  # fmt: skip
+def test_a_terminal_that_knows_no_accents_ends_no_run(environment, name, tmp_path):
+    given = (f"--run_name=synthetic-{name}", "--tasks=article,rotation")
+    finished = short_run(tmp_path, *given, **environment)
+    _, results = only_run(finished, tmp_path)
+    assert "90\u00b0" in results["recall"]["rotation"]
+    evaluated = short_run(tmp_path, *given, "--eval_only", **environment)
+    assert evaluated.returncode == 0 and "rotation" in evaluated.stdout, evaluated.stderr
+
+
+def test_a_name_that_the_locale_cannot_read_is_refused(tmp_path):
+    refused = short_run(tmp_path, "--run_name=synthetic-caf\u00e9", **C_LOCALE)
+    assert_one_sentence(refused, "PYTHONUTF8=1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_another_repositorys_variables_change_no_commit(tmp_path, monkeypatch):
+    """As git sets them for its hooks."""
+    expected = train.commit()
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    assert train.commit() == expected != "unknown"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_clone_of_another_user_has_a_commit_and_a_copy_says_that_it_has_none(tmp_path):
+    clone, copy = tmp_path / "clone", tmp_path / "copy"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    for name in ("train.py", "model.py", "data.py"):
+        shutil.copy(ROOT / name, clone)
+    subprocess.run(["chown", "-R", "12345", clone], check=True)
+    shutil.copytree(clone, copy, ignore=shutil.ignore_patterns(".git"))
+    told = [
+        subprocess.run([sys.executable, "-c", "import train; print(train.commit())"],
+                       cwd=folder, capture_output=True, text=True).stdout.strip()
+        for folder in (clone, copy)
+    ]  # fmt: skip
+    head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True).strip()
+    assert [version.removesuffix("-dirty") for version in told] == [head, "unknown"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&- 1>&- 2>&-"])
+def test_a_run_with_closed_streams_trains(closed, tmp_path):
+    command = (f"{sys.executable} train.py --logdir={tmp_path} --dataset=synthetic --max_steps=1"
+               f" --holdout=100 {closed}")  # fmt: skip
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True).returncode == 0
+    (run_dir,) = tmp_path.iterdir()
+    assert (run_dir / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_system_without_tail_or_git_trains(tmp_path):
+    finished = short_run(tmp_path, PATH="/nowhere")
+    assert only_run(finished, tmp_path)[1]["commit"] == "unknown"
+
+
+@pytest.mark.parametrize("folder", [".", "./", "served/", "/", "~", "sub/../served"])
+def test_an_export_folder_by_any_name_is_used_or_refused_in_a_sentence(folder, tmp_path):
+    prelude = f"{SMALL}; import os; os.chdir({str(tmp_path)!r})"
+    finished = run_train("--logdir=logs", "--dataset=synthetic", "--max_steps=1", "--eval_every=9",
+                         f"--export_dir={folder}", prelude=prelude)  # fmt: skip
+    if "served" in folder:
+        assert finished.returncode == 0, finished.stderr
+        assert (tmp_path / "served" / "saved_model.pb").exists()
+    else:
+        assert_one_sentence(finished, "--export_dir")
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_said_in_a_sentence(tmp_path):
+    prelude = """
+import model, resource, tensorflow
+build = model.build
+def build_in_little_memory(*args):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    net = build(*args)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)
+    import numpy
+    numpy.ones(2**30)
+model.build = build_in_little_memory
+"""
+    failed = short_run(tmp_path, prelude=prelude)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    assert "not enough memory" in failed.stderr.splitlines()[-1]
+
+
 # --- Runs ---
 
 
@@ -223,7 +357,7 @@ def test_results_say_what_happened(runs):
         assert results["flags"]["batch_norm_decay"] == 0.8
         assert results["numerics"] == train.NUMERICS
         assert set(results["versions"]) == {"python", "tensorflow", "tf-slim", "numpy"}
-        assert results["machine"]["threads"] == os.cpu_count() and results["machine"]["processor"]
+        assert results["machine"]["threads"] == train.cores() and results["machine"]["processor"]
         if (ROOT / ".git").exists():
             head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
             assert results["commit"].removesuffix("-dirty") == head.strip()
