@@ -930,9 +930,7 @@ def check_export_folder():
     folder, draft = export_folders()
     check_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder}: holds something else. Delete it, or choose another --export_dir."
-        )
+        raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
     shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
     draft.mkdir(parents=True)  # finds out now, and not after hours of training
     draft.rmdir()

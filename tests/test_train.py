@@ -348,6 +348,9 @@ def test_the_graph_page_opens_to_the_scopes_and_no_more(runs):
 
 
 def test_results_say_what_happened(runs):
+    train.FLAGS(["train.py"])
+    threads = train.cores()
+    train.FLAGS.unparse_flags()
     for stitch, run_dir in zip((True, False), sorted(runs[0].iterdir())):
         results = json.loads((run_dir / "results.json").read_text())
         scalars = read_scalars(run_dir)
@@ -357,7 +360,7 @@ def test_results_say_what_happened(runs):
         assert results["flags"]["batch_norm_decay"] == 0.8
         assert results["numerics"] == train.NUMERICS
         assert set(results["versions"]) == {"python", "tensorflow", "tf-slim", "numpy"}
-        assert results["machine"]["threads"] == train.cores() and results["machine"]["processor"]
+        assert results["machine"]["threads"] == threads and results["machine"]["processor"]
         if (ROOT / ".git").exists():
             head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
             assert results["commit"].removesuffix("-dirty") == head.strip()
