@@ -1501,6 +1501,8 @@ def main(_):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not in a notebook
             stream.reconfigure(errors="replace")  # for terminals without ° and é
+    if os.environ.pop("XLA_FLAGS", None):  # one of JAX's that is unknown here ends the process
+        warnings.warn("XLA_FLAGS is ignored, because it may change results or end a run.")
     try:
         run()
     except (data.DataError, RunError) as error:

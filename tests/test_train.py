@@ -189,6 +189,13 @@ def test_a_notebooks_backend_and_another_package_called_img_change_no_picture(tm
 
 
 @pytest.mark.slow
+def test_a_flag_for_another_programs_compiler_ends_no_run(tmp_path):
+    finished = short_run(tmp_path, XLA_FLAGS="--no_such_flag=1")
+    only_run(finished, tmp_path)
+    assert "XLA_FLAGS is ignored" in finished.stderr
+
+
+@pytest.mark.slow
 def test_class_names_are_drawn_as_they_are(tmp_path):
     names = "('$', '$$', '$$$', 'a_$x$', '\\u88d9\\u5b50', 'Kn\\u00f6pfe', *'ghij')"
     prelude = (f"import data; data.TASKS = (data.TASKS[0]._replace(classes={names}),"
