@@ -1,11 +1,56 @@
-"""Pictures of matrices with their values in the cells, for TensorBoard."""
+"""Pictures of matrices with their values in the cells, for TensorBoard.
 
+The first part is for all pictures of this program: they look the same whatever the user's
+environment asks of Matplotlib. It is in this file because train.py needs no other one.
+"""
+
+import contextlib
 import io
+import logging
+import os
+import warnings
 
 import numpy as np
-from matplotlib import figure
 
 
+@contextlib.contextmanager
+def without_warnings():
+    """Hides what Matplotlib says of its caches, a matplotlibrc, and characters without a font."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+# Importing Matplotlib fails if MPLBACKEND names a backend that is not installed, and a notebook
+# sets it for all its programs. Pictures are drawn without one.
+wanted_backend = os.environ.pop("MPLBACKEND", "")
+try:
+    with without_warnings():
+        import matplotlib
+        from matplotlib import figure, style
+finally:
+    if wanted_backend:
+        os.environ["MPLBACKEND"] = wanted_backend
+if wanted_backend:
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = wanted_backend  # of a notebook that also imports this
+
+
+@contextlib.contextmanager
+def plain_style():
+    """Draws with Matplotlib's defaults, and names as they are: a $ begins no formula."""
+    plain = ["default", {"text.parse_math": False}]
+    with without_warnings(), style.context(plain):
+        yield
+
+
+@plain_style()
 def draw(panels, names, axes, limit, signed):
     """Draws square matrices side by side, with their values in the cells.
 

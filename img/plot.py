@@ -15,12 +15,10 @@ import sys
 import types
 
 import command_line
-import matplotlib
+import matrices
 import numpy as np
 from absl import app, flags
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from matrices import figure, matplotlib
 
 # Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
@@ -39,7 +37,8 @@ PICTURES = (
     ),
     ("total_loss.png", "summary/loss_total", "total loss of a training batch", "upper right", (0, 4)),
 )  # fmt: skip
-COLOUR_MAPS = {"False": plt.cm.Oranges, "True": plt.cm.Blues}  # by the flag cross_stitch
+PANEL = {"figsize": (8, 4.5), "dpi": 120, "layout": "constrained"}
+COLOUR_MAPS = {"False": "Oranges", "True": "Blues"}  # by the flag cross_stitch
 
 
 def read_run(folder):
@@ -98,16 +97,16 @@ def checksum(axes):
     return digest.hexdigest()
 
 
-def save(figure, axes, path):
+def save(picture, axes, path):
     """Gives all pictures the same look and writes one to `path`. Returns: the path."""
     for panel in np.ravel(axes):
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={CHECKSUM: checksum(axes)})
-    plt.close(figure)
+    picture.savefig(path, metadata={CHECKSUM: checksum(axes)})
     return path
 
 
+@matrices.plain_style()
 def draw(runs, tag, label, corner, outside, path, smoothing):
     """Draws one scalar of every run against the step.
 
@@ -118,21 +117,22 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
       path: the file to write.
       smoothing: TensorBoard's smoothing weight.
     """
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    picture = figure.Figure(**PANEL)
+    axes = picture.subplots()
     count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far, without units and with
     for name, (settings, curves) in runs.items():
         steps, values = curves[tag]
         stitched = settings["cross_stitch"]
         count[stitched] += 1
         shade = 0.7 if count[stitched] == 1 else 0.4 + 0.5 / count[stitched]
-        colour = COLOUR_MAPS[stitched](shade)
+        colour = matplotlib.colormaps[COLOUR_MAPS[stitched]](shade)
         title = f"{'with' if stitched == 'True' else 'without'}: {name}"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axes.plot(steps, smooth(values, smoothing), color=colour, linewidth=1.8, label=title)
     everything = np.concatenate([curves[tag][1] for _, curves in runs.values()])
     axes.set(xlabel="step", ylabel=label, ylim=axis_limits(everything, outside))
     axes.legend(loc=corner, fontsize=9)
-    save(figure, axes, path)
+    save(picture, axes, path)
 
 
 def main(argv):

@@ -2,10 +2,11 @@
 
 import json
 
+import matrices
 import numpy as np
 import report
 import scipy.stats
-from matplotlib import pyplot
+from matrices import figure
 
 TABLES = ("replication", "replication_questions", "replication_programs")  # in img/README.md
 SUMMARY_TABLES = ("replicated",)  # in README.md
@@ -198,6 +199,7 @@ def all_tables(groups, made, of_train_py):
     return {name: text for name, text in tables.items() if text}
 
 
+@matrices.plain_style()
 def draw(groups, out):
     """Draws what dense and channel units gain over training, with both decays.
 
@@ -212,7 +214,8 @@ def draw(groups, out):
         paired_gains(groups, setting, decay) for decay, setting in groups if setting != "none"
     ):
         return []
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    picture = figure.Figure(**report.plot.PANEL)
+    axes = picture.subplots()
     window, low = report.LAST_EVALUATIONS, 0.0
     for decay, setting in report.sorted_keys(groups):
         if setting not in ("dense", "channel"):
@@ -237,4 +240,4 @@ def draw(groups, out):
         ylim=(low - 1, 2),
     )
     axes.legend(loc="lower right", fontsize=9)
-    return [report.plot.save(figure, axes, out / "replication.png")]
+    return [report.plot.save(picture, axes, out / "replication.png")]

@@ -4,13 +4,11 @@ import json
 import pathlib
 import re
 
-import matplotlib
+import matrices
 import numpy as np
 import plot
 import scipy.stats
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from matrices import figure, matplotlib
 
 ALL_IMAGES = 60000
 STARVED_IMAGES = 14891  # of --starve=100
@@ -723,7 +721,8 @@ def write_tables(tables, page):
 
 # --- Pictures ---
 
-PANELS = {"figsize": (11, 4.6), "dpi": 120, "layout": "constrained"}  # side by side
+PANELS = plot.PANEL | {"figsize": (11, 4.6)}  # side by side
+TWO_ROWS = plot.PANEL | {"figsize": (8, 8)}
 LEGEND_BELOW = {"loc": "outside lower center", "ncols": 4, "fontsize": 9, "frameon": False}
 
 
@@ -765,13 +764,14 @@ def draw_curves(groups, path, tag, label, corner):
     Returns:
       The path.
     """
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    picture = figure.Figure(**plot.PANEL)
+    axes = picture.subplots()
     for setting, by_seed in groups.items():
         name = f"{label_of(setting)} ({number_of_seeds(by_seed)})"
         draw_band(axes, by_seed, tag.removeprefix("summary/"), COLOURS[setting], name)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
-    return plot.save(figure, axes, path)
+    return plot.save(picture, axes, path)
 
 
 def draw_few_images(records, path):
@@ -783,9 +783,8 @@ def draw_few_images(records, path):
     others = {k: runs for k, runs in records.get("best_lever", {}).items() if k[0] < ALL_IMAGES}
     names_of_others = sorted({name for _, name in others} - {*COLOURS})
     others |= full
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 8), dpi=120, sharex=True, height_ratios=[2, 3], layout="constrained"
-    )
+    picture = figure.Figure(**TWO_ROWS)
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
 
     def draw_points(axes, values_of, position, **style):
         """Points with intervals, at each number of images; `position` keeps them apart."""
@@ -825,8 +824,8 @@ def draw_few_images(records, path):
     below.minorticks_off()
     below.set(xlabel="training images", ylabel="gain over no units, points")
     handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
-    figure.legend(handles=handles, **LEGEND_BELOW | {"ncols": len(handles)})
-    return plot.save(figure, (above, below), path)
+    picture.legend(handles=handles, **LEGEND_BELOW | {"ncols": len(handles)})
+    return plot.save(picture, (above, below), path)
 
 
 def draw_weights(by_seed, path, setting, num_images):
@@ -834,21 +833,23 @@ def draw_weights(by_seed, path, setting, num_images):
     tags = [tag for tag in next(iter(by_seed.values()))["curves"] if "_from_" in tag]
     scopes = sorted({tag.split("/")[0] for tag in tags})
     pairs = sorted({tag.split("/")[1] for tag in tags})
-    figure, axes = plt.subplots(1, len(scopes), sharey=True, **PANELS)
+    picture = figure.Figure(**PANELS)
+    axes = picture.subplots(1, len(scopes), sharey=True)
     for panel, scope in zip(axes, scopes):
-        for pair, colour in zip(pairs, plt.cm.tab10.colors):
+        for pair, colour in zip(pairs, matplotlib.colormaps["tab10"].colors):
             draw_band(panel, by_seed, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
     axes[0].set_ylabel("mean weight")
     title = f"{label_of(setting).capitalize()}, {num_images:,} images, {number_of_seeds(by_seed)}"
-    figure.suptitle(title)
-    figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
-    return plot.save(figure, axes, path)
+    picture.suptitle(title)
+    picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(picture, axes, path)
 
 
 def draw_where(where, full, path):
     """Draws the gain over none of units at one place, and of shared layers, by place."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    picture = figure.Figure(**plot.PANEL)
+    axes = picture.subplots()
     runs = {setting: by_seed for (_, setting), by_seed in (full | where).items()}
     ticks = [*LAYERS.values(), "all places"]
     rows = [
@@ -876,15 +877,14 @@ def draw_where(where, full, path):
         xlabel="place of the unit, or depth of sharing",
         ylabel="gain over no units, points",
     )
-    figure.legend(**LEGEND_BELOW)
-    return plot.save(figure, axes, path)
+    picture.legend(**LEGEND_BELOW)
+    return plot.save(picture, axes, path)
 
 
 def draw_starved(by_setting, path):
     """Draws the recall without units, and each setting's gain in it, by the article's rank."""
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 8), dpi=120, sharex=True, height_ratios=[2, 3], layout="constrained"
-    )
+    picture = figure.Figure(**TWO_ROWS)
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     none = by_setting["none"]
     settings = [setting for setting in by_setting if setting != "none"]
 
@@ -911,8 +911,8 @@ def draw_starved(by_setting, path):
     above.set_ylabel("recall, %")
     below.set(xlabel="training images of the article", ylabel="gain in recall, points")
     handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
-    figure.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
-    return plot.save(figure, (above, below), path)
+    picture.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
+    return plot.save(picture, (above, below), path)
 
 
 def spread_of_weights(by_seed):
@@ -928,7 +928,8 @@ def spread_of_weights(by_seed):
 def draw_spread_of_weights(by_seed, path):
     """Draws how the weights of the channels are spread at the end, all seeds together."""
     tasks, counts = spread_of_weights(by_seed)
-    figure, axes = plt.subplots(1, len(counts), sharex=True, **PANELS)
+    picture = figure.Figure(**PANELS)
+    axes = picture.subplots(1, len(counts), sharex=True)
     for panel, (scope, of_unit) in zip(axes, counts.items()):
         for i, to in enumerate(tasks):
             for j, source in enumerate(tasks):
@@ -936,11 +937,12 @@ def draw_spread_of_weights(by_seed, path):
                 panel.stairs(shares, WEIGHT_BINS, label=f"{to} from {source}", linewidth=1.5)
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
-    figure.suptitle(f"Channel units, {number_of_seeds(by_seed)} together")
-    figure.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
-    return plot.save(figure, axes, path)
+    picture.suptitle(f"Channel units, {number_of_seeds(by_seed)} together")
+    picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(picture, axes, path)
 
 
+@matrices.plain_style()
 def draw(records, out):
     """Draws every picture for which there are records.
 

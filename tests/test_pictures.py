@@ -1,0 +1,155 @@
+"""The scripts of img/ on any machine: whatever its environment, its locale and its disk are."""
+
+import io
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import ROOT, SECONDS, run_script, with_variables
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util import tensor_util
+
+from img import matrices
+
+INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets
+# Where matplotlib may keep its fonts.
+NEW_HOME = ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+ASCII = {"PYTHONIOENCODING": "ascii"}
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
+
+
+def made_run(folder):
+    """The event files of a run as img/plot.py reads them."""
+    writer = EventFileWriter(str(folder))
+    text = summary_pb2.Summary()
+    text.value.add(
+        tag="run/text_summary",
+        tensor=tensor_util.make_tensor_proto([b"**cross_stitch** True"]),
+        metadata=summary_pb2.SummaryMetadata(
+            plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
+        ),
+    )
+    writer.add_event(event_pb2.Event(step=0, summary=text))
+    for step in range(1, 4):
+        scalars = summary_pb2.Summary()
+        for tag, value in (("accuracy_test", 0.8), ("loss_total", 0.5)):
+            scalars.value.add(tag=f"summary/{tag}", simple_value=value + step / 100)
+        writer.add_event(event_pb2.Event(step=step, summary=scalars))
+    writer.close()
+    return folder
+
+
+def python(*arguments, cwd=ROOT, **environment):
+    """Runs Python in a folder. Returns: the process, with its output as bytes."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True,
+                          timeout=SECONDS, env=with_variables(environment))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """A copy of the project whose pages and pictures a test may write."""
+    folder = tmp_path_factory.mktemp("program")
+    for path in [*ROOT.glob("*.py"), ROOT / "README.md"]:
+        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "img", folder / "img")
+    return folder
+
+
+def drawn(name, classes, shares=None):
+    """The picture of one matrix. Returns: its pixels."""
+    shares = np.eye(len(classes)) if shares is None else shares
+    png = matrices.draw({name: (shares, shares)}, classes, ("label", "prediction"), 1, False)
+    return np.array(PIL.Image.open(io.BytesIO(png)).convert("L"))
+
+
+# --- The environment chooses nothing ---
+
+MATRICES = """
+import os
+import numpy as np
+before = dict(os.environ)
+from img import matrices
+matrices.draw({"t": (np.eye(2), np.eye(2))}, ["a", "b"], ("label", "prediction"), 1, False)
+assert dict(os.environ) == before
+"""
+
+
+@pytest.mark.parametrize("backend", [INLINE, "nonsense"])
+def test_matrices_need_no_backend_and_leave_the_environment_as_it_is(backend):
+    finished = python("-c", MATRICES, MPLBACKEND=backend)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+@pytest.mark.parametrize("backend", [INLINE, "nonsense"])
+def test_curves_need_no_backend(backend, tmp_path):
+    made_run(tmp_path / "run")
+    finished = run_script("img/plot.py", tmp_path, MPLBACKEND=backend)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    assert (tmp_path / "acc_test.png").exists()
+
+
+def test_the_study_needs_no_backend(program):
+    finished = python("img/reproduce.py", "--draw", cwd=program, MPLBACKEND=INLINE)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+def test_a_notebook_still_gets_its_backend():
+    code = "from img import matrices; from matplotlib import pyplot; print(pyplot.get_backend())"
+    assert python("-c", code, MPLBACKEND="svg").stdout.strip() == b"svg"
+
+
+def test_a_matplotlibrc_changes_nothing(tmp_path):
+    made_run(tmp_path / "run")
+    rc = tmp_path / "matplotlibrc"
+    rc.write_text("backend: nonsense\nfigure.facecolor: red\ntext.usetex: True\nno.such: 1\n")
+    pictures = []
+    for environment in ({}, {"MATPLOTLIBRC": rc}):
+        finished = run_script("img/plot.py", tmp_path, **environment)
+        assert finished.returncode == 0 and not finished.stderr, finished.stderr
+        pictures.append((tmp_path / "acc_test.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("home", ["new", "unwritable"])
+def test_the_first_run_of_a_home_says_nothing_of_fonts(home, tmp_path):
+    made_run(tmp_path / "run")
+    folder = tmp_path / "home"
+    folder.mkdir() if home == "new" else folder.write_text("no folder")
+    finished = run_script("img/plot.py", tmp_path, **dict.fromkeys(NEW_HOME, str(folder)))
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+# --- Names are drawn as they are ---
+
+
+@pytest.mark.parametrize("name", ["$", "$$", "$$$", "x_$y$", r"$\frac{$", "a^b_c", "\\"])
+def test_a_name_that_looks_like_a_formula_is_drawn(name):
+    drawn(name, [name, "b"])
+
+
+def test_a_name_between_dollars_is_no_formula():
+    def ink(name):
+        return (drawn("t", [name], np.zeros((1, 1))) < 128).sum()
+
+    # Of a formula, the dollars would be left out. One dollar begins none.
+    assert ink("$yy$") > ink("$yy") > ink("yy")
+
+
+def test_a_run_that_is_named_like_a_formula_is_drawn(tmp_path):
+    made_run(tmp_path / r"$\frac{$")
+    finished = run_script("img/plot.py", tmp_path)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+def test_characters_that_the_font_lacks_cost_no_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn("衣服", ["裤子", "👟"])
+    made_run(tmp_path / "衣服")
+    finished = run_script("img/plot.py", tmp_path)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
