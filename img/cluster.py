@@ -21,7 +21,7 @@ import filelock
 import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # of data.py
+sys.path.insert(0, str(ROOT))  # of data.py and model.py
 
 
 class Failed(Exception):

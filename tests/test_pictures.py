@@ -1,6 +1,8 @@
 """The scripts of img/ on any machine: whatever its environment, its locale and its disk are."""
 
 import io
+import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -153,3 +155,33 @@ def test_characters_that_the_font_lacks_cost_no_warning(tmp_path):
     made_run(tmp_path / "衣服")
     finished = run_script("img/plot.py", tmp_path)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+# --- Other modules of the same name ---
+
+
+@pytest.mark.parametrize("script", ["plot", "reproduce", "replicate", "screenshots"])
+def test_python_m_finds_the_scripts_beside_another_package_named_img(script, tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "__init__.py").touch()
+    if script == "replicate":
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    if script == "screenshots":
+        pytest.importorskip("selenium", reason="selenium is not installed")
+    for path in (str(tmp_path), None):
+        finished = python("-m", f"img.{script}", "--help", PYTHONPATH=path)
+        assert b"flags:" in finished.stdout and not finished.stderr, finished.stderr
+
+
+def test_the_study_finds_this_projects_data_and_model(tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("data", "model"):
+        (others / f"{name}.py").write_text("raise SystemExit('another program')")
+    script = tmp_path / "script.py"  # as in a script of img/, the project's folder is not searched
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'img')!r})\n"
+        "import cluster, data, model; print(data.__file__, model.__file__)"
+    )
+    finished = python(script, PYTHONPATH=others)
+    assert finished.stdout.decode().split() == [str(ROOT / "data.py"), str(ROOT / "model.py")]
