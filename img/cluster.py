@@ -51,7 +51,10 @@ def commit():
 
     def git(*command):
         return subprocess.check_output(
-            ["git", "--no-optional-locks", *command], cwd=ROOT, stderr=subprocess.DEVNULL, text=True
+            ["git", "--no-optional-locks", *command],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            errors="replace",
         ).strip()
 
     try:
@@ -228,7 +231,7 @@ def make_here(runs, commit):
             if not has_record(run, commit):
                 reproduce.make(run, threading.Event(), "--threads=1")
         reproduce.prune(together, ())
-        return [json.loads(run.record.read_text()) for run in runs]
+        return [reproduce.report.read_json(run.record) for run in runs]
 
 
 def has_record(run, commit):
@@ -237,7 +240,7 @@ def has_record(run, commit):
 
     if not run.record.exists():
         return False
-    record = json.loads(run.record.read_text())
+    record = reproduce.report.read_json(run.record)
     return record.get("commit") == commit and reproduce.is_record_of(run, record)
 
 

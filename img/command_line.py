@@ -1,8 +1,17 @@
-"""What the scripts of this folder do with flags that only absl knows."""
+"""What the scripts of this folder do alike: they start, they write text, and they refuse flags."""
 
+import io
 import sys
 
-from absl import flags
+from absl import app, flags
+
+
+def run(main):
+    """Runs main(argv) as the program. What a terminal cannot show becomes a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, as without a terminal
+            stream.reconfigure(errors="replace")
+    app.run(main)
 
 
 def refuse_flags_without_effect(script):

@@ -9,15 +9,17 @@ orange without cross-stitch units, blue with them.
 
 import hashlib
 import logging
+import os
 import pathlib
 import re
 import sys
+import tempfile
 import types
 
 import command_line
 import matrices
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matrices import figure, matplotlib
 
 # Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
@@ -51,9 +53,12 @@ def read_run(folder):
       The run's flags, name -> text, or None if train.py did not write the files; and
       tag -> ([n] steps, [n] values).
     """
-    events = event_accumulator.EventAccumulator(
-        str(folder), {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
-    ).Reload()
+    everything = {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
+    # TensorBoard reads no folder with a name that the locale cannot show, but through a link.
+    with tempfile.TemporaryDirectory() as plain:
+        link = pathlib.Path(plain) / "run"
+        link.symlink_to(folder.resolve())
+        events = event_accumulator.EventAccumulator(str(link), everything).Reload()
     tags = events.Tags()
     if "run/text_summary" not in tags[event_accumulator.TENSORS]:
         return None, {}
@@ -147,7 +152,7 @@ def main(argv):
         settings, curves = read_run(folder)
         if settings and all(tag in curves for _, tag, *_ in PICTURES):
             name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))
-            runs[name] = settings, curves
+            runs[os.fsencode(name).decode(errors="replace")] = settings, curves
     if not runs:
         sys.exit(f"plot.py: {logdir}: no run of train.py with an evaluation below this folder")
     try:
@@ -162,4 +167,4 @@ def main(argv):
 if __name__ == "__main__":  # report.py imports this file, and has no use for its flags
     flags.DEFINE_string("out", None, "Folder for the pictures; by default LOGDIR.")
     flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
-    app.run(main)
+    command_line.run(main)

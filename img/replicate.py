@@ -24,9 +24,10 @@ import sys
 import time
 import warnings
 
+import command_line
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -294,7 +295,7 @@ def write_record(path, record):
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     draft.replace(path)
 
 
@@ -380,4 +381,4 @@ def train_all(images, epochs, steps):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,7 +1,5 @@
 """Tables and a picture of the replication, from the records that replicate.py makes."""
 
-import json
-
 import matrices
 import numpy as np
 import report
@@ -33,7 +31,7 @@ def read(folder):
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = report.read_json(path)
             for name in ("setting", "seed", "accuracy_test", "device", "precision", "versions"):
                 record[name]
         except (ValueError, KeyError, TypeError):

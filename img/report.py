@@ -55,6 +55,10 @@ class Unusable(Exception):
 # --- Reading ---
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_curves(folder):
     """Reads all scalars of a run. Returns: tag without its prefix -> [steps, values]."""
     _, curves = plot.read_run(folder)
@@ -87,7 +91,7 @@ def read_records(folder):
         if path.parent.name == "replication":
             continue  # made by replicate.py; replication.py reads them
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
             images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
             seed, _ = record["seed"], record["command"]
         except (ValueError, KeyError, TypeError):
@@ -102,7 +106,7 @@ def read_records(folder):
 
 def read_single_runs(folder):
     """Reads the results.json files of runs that belong to no study. Returns: a list."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("fashion_mnist-*.json"))]
+    return [read_json(path) for path in sorted(folder.glob("fashion_mnist-*.json"))]
 
 
 def without_diverged(groups):
@@ -700,7 +704,7 @@ def find_places(page, names):
     Raises:
       Unusable: a mark is missing.
     """
-    text, found = page.read_text(), {}
+    text, found = page.read_text(encoding="utf-8"), {}
     for name in names:
         marks = f"<!-- table {name} -->", "<!-- end of table -->"
         found[name] = re.search(f"({marks[0]}\n)(.*?)({marks[1]})", text, re.S)
@@ -711,11 +715,11 @@ def find_places(page, names):
 
 def write_tables(tables, page):
     """Writes each table into its place in a page. Raises: Unusable, a mark is missing."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for name, place in find_places(page, tables).items():
         text = text.replace(place[0], f"{place[1]}{tables[name]}\n{place[3]}")
     draft = page.with_suffix(".part")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     draft.replace(page)
 
 

@@ -38,7 +38,7 @@ import numpy as np
 import replication
 import report
 import tqdm
-from absl import app, flags
+from absl import flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -522,7 +522,7 @@ def command_text(run):
 
 def make_record(run):
     """What is kept of a finished run, as a dictionary for JSON."""
-    results = json.loads((run.folder / "results.json").read_text())
+    results = report.read_json(run.folder / "results.json")
     return {
         "command": command_text(run),
         "setting": run.setting,
@@ -539,7 +539,7 @@ def write_record(path, record):
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     draft.replace(path)
 
 
@@ -580,7 +580,10 @@ def train(run, stop, *more_flags):
                 process.terminate()  # does nothing to a process that has ended
         if process.returncode == 0:
             return None
-        lines = [*log.read_text(errors="replace").splitlines(), "train.py: ended without a message"]
+        lines = [
+            *log.read_text(encoding="utf-8", errors="replace").splitlines(),
+            "train.py: ended without a message",
+        ]
         message = next(line for line in lines if line.startswith("train.py: "))
         if "NaN or infinite" in message:
             return message
@@ -666,7 +669,7 @@ def is_record_of(run, record):
 def check(runs):
     """Raises: Failed, a record is of another command or other flags than its run."""
     for run in runs:
-        if run.record.exists() and not is_record_of(run, json.loads(run.record.read_text())):
+        if run.record.exists() and not is_record_of(run, report.read_json(run.record)):
             raise Failed(f"{run.record}: made with other flags. Delete it to run it again.")
 
 
@@ -762,7 +765,7 @@ def verify(runs):
     failures = []
     for run in random.Random(head.stdout.strip()).sample(recorded, count):
         try:
-            found = compare(json.loads(run.record.read_text()), repeat(run))
+            found = compare(report.read_json(run.record), repeat(run))
             print(f"{run.study}/{run.name}: {found}", flush=True)
         except Failed as error:
             failures.append(f"{run.study}/{run.name}: {error}")
@@ -772,7 +775,7 @@ def verify(runs):
 
 def repeat(run):
     """Makes a run again in another folder, on as many cores as recorded. Returns: the record."""
-    threads = json.loads(run.record.read_text()).get("machine", {}).get("threads", 1)
+    threads = report.read_json(run.record).get("machine", {}).get("threads", 1)
     logdir, records = FLAGS.logdir, FLAGS.records
     FLAGS.logdir = FLAGS.records = f"{logdir}/verify"
     try:
@@ -885,7 +888,7 @@ def act(runs, out):
         print(path)
     if FLAGS.quick:
         page = out / "tables.md"
-        page.write_text(QUICK_NOTICE + report.as_text(tables) + "\n")
+        page.write_text(QUICK_NOTICE + report.as_text(tables) + "\n", encoding="utf-8")
         return print(page)
     for page, names in PAGES.items():
         report.write_tables({name: tables[name] for name in names if name in tables}, page)
@@ -894,4 +897,4 @@ def act(runs, out):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -21,7 +21,7 @@ import urllib.parse
 import urllib.request
 
 import command_line
-from absl import app, flags
+from absl import flags
 from selenium import webdriver
 from selenium.common import exceptions
 from selenium.webdriver.support.wait import WebDriverWait
@@ -123,8 +123,8 @@ def served(**runs):
             for path in pathlib.Path(run).glob("events.out.tfevents.*"):
                 shutil.copy(path, pathlib.Path(folder) / "logs" / name)
         command = [sys.executable, "-m", "tensorboard.main", "--logdir=logs", "--port=0"]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, cwd=folder, stderr=pipe, text=True) as process:
+        as_text = {"encoding": "utf-8", "errors": "replace"}
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, **as_text) as process:
             try:
                 address = next((line for line in process.stderr if "http://" in line), None)
                 if not address:
@@ -215,4 +215,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -185,3 +184,52 @@ def test_the_study_finds_this_projects_data_and_model(tmp_path):
     )
     finished = python(script, PYTHONPATH=others)
     assert finished.stdout.decode().split() == [str(ROOT / "data.py"), str(ROOT / "model.py")]
+
+
+# --- Characters that cannot be shown ---
+
+
+@pytest.mark.parametrize("environment", [ASCII, C_LOCALE], ids=["ascii", "c_locale"])
+def test_the_studys_tables_are_shown_by_any_terminal(environment):
+    finished = run_script("img/reproduce.py", "--show", **environment)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    assert "86.50 ? 0.31" in finished.stdout
+
+
+@pytest.mark.parametrize("environment", [ASCII, C_LOCALE], ids=["ascii", "c_locale"])
+def test_the_studys_pages_are_utf8_in_any_locale(environment, program):
+    finished = python("img/reproduce.py", "--draw", cwd=program, **environment)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    for page in ("README.md", "img/README.md"):
+        assert (program / page).read_bytes() == (ROOT / page).read_bytes()
+
+
+@pytest.mark.parametrize("environment", [ASCII, C_LOCALE], ids=["ascii", "c_locale"])
+def test_a_run_with_an_accent_in_its_name_is_drawn(environment, tmp_path):
+    logdir = tmp_path / "café"
+    made_run(logdir / "crème")
+    pictures = []
+    for variables in ({}, environment):
+        finished = run_script("img/plot.py", logdir, **variables)
+        assert finished.returncode == 0 and not finished.stderr, finished.stderr
+        pictures.append((logdir / "acc_test.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_run_whose_name_is_no_text_is_drawn(tmp_path):
+    made_run(tmp_path / "run")
+    try:
+        os.rename(tmp_path / "run", os.fsencode(tmp_path) + b"/\xff")
+    except OSError as error:
+        pytest.skip(f"this file system takes no such name: {error}")
+    finished = run_script("img/plot.py", tmp_path)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+
+
+def test_the_tables_of_a_quick_study_are_utf8(tmp_path):
+    logdir = tmp_path / "café"
+    shutil.copytree(ROOT / "img" / "records" / "full", logdir / "quick" / "records" / "full")
+    finished = run_script("img/reproduce.py", "--quick", "--draw", "--only=levers",
+                          f"--logdir={logdir}", **C_LOCALE)  # fmt: skip
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    assert "±" in (logdir / "quick" / "tables.md").read_text(encoding="utf-8")
