@@ -73,6 +73,12 @@ def read_curves(folder):
     }
 
 
+def key_of(setting):
+    """The number of training images, and the setting without it, of reproduce.py's setting."""
+    images, name = re.fullmatch(r"(?:(\d+) )?(.*)", setting).groups()
+    return int(images or ALL_IMAGES), name
+
+
 def read_records(folder):
     """Reads the records of all studies.
 
@@ -92,11 +98,10 @@ def read_records(folder):
             continue  # made by replicate.py; replication.py reads them
         try:
             record = read_json(path)
-            images, setting = re.fullmatch(r"(?:(\d+) )?(.*)", record["setting"]).groups()
+            key = key_of(record["setting"])
             seed, _ = record["seed"], record["command"]
         except (ValueError, KeyError, TypeError):
             raise Unusable(f"{path}: damaged. Delete it to run it again.") from None
-        key = int(images or ALL_IMAGES), setting
         records.setdefault(path.parent.name, {}).setdefault(key, {})[seed] = record
     for groups in records.values():
         for key, by_seed in groups.items():

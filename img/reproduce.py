@@ -5,7 +5,7 @@
     python img/reproduce.py --seeds=3            # at most three seeds of each setting
     python img/reproduce.py --quick              # the same on few images, in minutes
     python img/reproduce.py --draw               # only tables and pictures, from the records
-    python img/reproduce.py --verify             # repeats three records, compares the bits
+    python img/reproduce.py --verify             # repeats three records and compares
     python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
 Each run is one of train.py, on a core of its own unless --jobs asks for fewer runs at a
@@ -71,7 +71,11 @@ def define_flags():
     flags.DEFINE_boolean("quick", False, "Run the same on few images: minutes, and no result.")
     flags.DEFINE_boolean("draw", False, "Run nothing: write tables and pictures.")
     flags.DEFINE_boolean("show", False, "Run nothing: print the tables.")
-    flags.DEFINE_boolean("verify", False, "Repeat some records, chosen by the commit's hash.")
+    flags.DEFINE_boolean(
+        "verify",
+        False,
+        "Repeat some records, chosen by the commit's hash: compare bits, or else accuracy.",
+    )
     flags.DEFINE_integer("records_to_verify", 3, "How many records to repeat.", 1)
     flags.DEFINE_integer(
         "verify_images",
@@ -709,52 +713,103 @@ NOT_COMPARED |= {"images_per_second", "wall_seconds", "resumed_after"}
 
 
 def origin(record):
-    """What decides in which order sums are added up, as far as a record tells."""
-    return {
-        "machine": record.get("machine"),
-        "tensorflow": record.get("versions", {}).get("tensorflow"),
-        "numerics": report.numerics(record),
-    }
+    """What decides in which order sums are added up: name -> value.
+
+    Older records lack some of it, and then nobody knows on what kind of machine they were made.
+    """
+    tensorflow = record.get("versions", {}).get("tensorflow")
+    known = {**record.get("machine", {}), **record, "TensorFlow": tensorflow}
+    names = ("processor", "vectors", "onednn", "threads", "TensorFlow", "numerics")
+    return {name: known[name] for name in names if name in known}
 
 
-def compare(record, again):
+def deviation_of_seeds(run, records):
+    """The standard deviation of accuracy over the other seeds of a run's setting.
+
+    Args:
+      run: a `Run`.
+      records: as `report.read_records` returns them.
+
+    Returns:
+      The deviation. If fewer than three other seeds have a record, the largest of any setting
+      on as many images, or None if there is none.
+    """
+
+    def deviation(by_seed):
+        values = [report.accuracy(record, "mean") for record in by_seed.values()]
+        return np.std(values, ddof=1) if len(values) >= report.SEEDS_OF_AN_INTERVAL else None
+
+    images, setting = report.key_of(run.setting)
+    finished = {study: report.without_diverged(groups) for study, groups in records.items()}
+    own = finished[run.study].get((images, setting), {})
+    others = deviation({seed: record for seed, record in own.items() if seed != run.seed})
+    if others is not None:
+        return others
+    similar = [
+        deviation(by_seed)
+        for groups in finished.values()
+        for key, by_seed in groups.items()
+        if key[0] == images
+    ]
+    return max((value for value in similar if value is not None), default=None)
+
+
+def compare(record, again, deviation):
     """Compares a record with a repetition of its run.
 
-    Bits are compared if machine, TensorFlow and numerics are the same, otherwise accuracy.
-    Older records do not name the processor's vector instructions, on which bits depend.
+    Bits are compared if the record says that it was made on the same kind of machine with the
+    same TensorFlow and numerics, otherwise accuracy.
 
     Args:
       record: the record.
       again: the record of the repetition.
+      deviation: as `deviation_of_seeds` returns it.
 
     Returns:
       What was found, as a sentence.
 
     Raises:
-      Failed: they do not agree.
+      Failed: they do not agree, or this cannot be told.
     """
     names = record.keys() - NOT_COMPARED  # older records have fewer entries
     different = sorted(name for name in names if record.get(name) != again.get(name))
     if not different:
         return "the same bits"
-    if origin(record) == origin(again) or "diverged" in {*record, *again}:
+    before, here = origin(record), origin(again)
+    if before == here or "diverged" in {*record, *again}:
         raise Failed(f"{', '.join(different)} not as recorded")
-    before, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
-    if abs(before - now) > 0.03:
-        raise Failed(f"accuracy {now:.4f} is far from the recorded {before:.4f}")
-    made, here = (
-        f"on {o['machine']['processor']} ({o['machine'].get('vectors') or 'vectors unknown'}) with"
-        f" TensorFlow {o['tensorflow']}, numerics {o['numerics']}"
-        for o in (origin(record), origin(again))
+    reasons = ", ".join(
+        f"{name} {before.get(name, 'not recorded')} (here {value})"
+        for name, value in here.items()
+        if before.get(name, "not recorded") != value
     )
+    recorded, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
+    if deviation is None:
+        raise Failed(
+            f"bits cannot be compared: {reasons}. Nor can accuracy, with fewer than three other"
+            f" seeds: it was {recorded:.4f}, is {now:.4f}"
+        )
+    if abs(recorded - now) > 4 * deviation:
+        raise Failed(
+            f"accuracy {now:.4f} is further from the recorded {recorded:.4f} than four standard"
+            f" deviations of seeds, {4 * deviation:.4f}; bits cannot be compared: {reasons}"
+        )
     return (
-        f"made {made}, repeated {here}, so bits cannot be compared; accuracy was {before:.4f}, is"
-        f" {now:.4f}"
+        f"accuracy was {recorded:.4f}, is {now:.4f}: within four standard deviations of seeds,"
+        f" {4 * deviation:.4f}; bits cannot be compared: {reasons}"
     )
 
 
-def verify(runs):
-    """Repeats some records. Raises: Failed, one does not come out as recorded."""
+def verify(runs, records):
+    """Repeats some records.
+
+    Args:
+      runs: to choose from; those without a record are left out.
+      records: as `report.read_records` returns them.
+
+    Raises:
+      Failed: one does not come out as recorded.
+    """
     recorded = [run for run in runs if run.record.exists()]
     if FLAGS.verify_images:
         recorded = [run for run in recorded if run.cost <= FLAGS.verify_images]
@@ -765,7 +820,8 @@ def verify(runs):
     failures = []
     for run in random.Random(head.stdout.strip()).sample(recorded, count):
         try:
-            found = compare(report.read_json(run.record), repeat(run))
+            deviation = deviation_of_seeds(run, records)
+            found = compare(report.read_json(run.record), repeat(run), deviation)
             print(f"{run.study}/{run.name}: {found}", flush=True)
         except Failed as error:
             failures.append(f"{run.study}/{run.name}: {error}")
@@ -869,7 +925,7 @@ def act(runs, out):
       Failed, report.Unusable, filelock.Timeout, OSError: it cannot.
     """
     folder = pathlib.Path(FLAGS.records)
-    *_, tables = read_all(folder)
+    records, _, tables = read_all(folder)
     check(runs)
     if FLAGS.show:
         return print(report.as_text(tables))
@@ -881,7 +937,7 @@ def act(runs, out):
         with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
             import_tensorflow_quietly()
             if FLAGS.verify:
-                return verify(runs)
+                return verify(runs, records)
             make_all(runs)
     records, replicated, tables = read_all(folder)
     for path in draw_all(records, replicated, out):
