@@ -6,6 +6,7 @@ part runs on the workers. There, Dask starts this file in the worker's clone, in
 process for each task. It reads the task from stdin and writes the records to stdout.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -80,6 +81,18 @@ EVALUATED = (
 MODULES = {"os": os, "platform": platform, "subprocess": subprocess, "sys": sys}
 
 
+SECONDS_TO_ANSWER = 10  # in which a scheduler must say what it is
+
+
+async def type_of_server(address):
+    """Asks a Dask server what it is. Returns: such as "Scheduler"."""
+    import distributed
+
+    arguments = distributed.Security().get_connection_args("client")
+    async with distributed.rpc(address, connection_args=arguments) as server:
+        return (await server.identity())["type"]
+
+
 @contextlib.contextmanager
 def connected(address):
     """Yields: a Dask client of the scheduler at this address. Raises: Failed, there is none."""
@@ -92,15 +105,19 @@ def connected(address):
     for name in ("distributed", "distributed.client"):  # they print tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = distributed.Client(address, timeout=10)
-    except TypeError:  # what Dask raises without a certificate
+        # A client would wait forever for another program's answer.
+        found = asyncio.run(asyncio.wait_for(type_of_server(address), SECONDS_TO_ANSWER))
+        if found != "Scheduler":
+            raise ValueError(f"it is a Dask {found.lower()}")
+        client = distributed.Client(address, timeout=SECONDS_TO_ANSWER)
+    except Exception as error:  # any, as the answer of another program can be any bytes
+        if address.startswith("tls:") and isinstance(error, TypeError):
+            raise Failed(
+                f"--scheduler={address}: tls:// needs a certificate. img/README.md shows the"
+                " variables that name it."
+            ) from None
         raise Failed(
-            f"--scheduler={address}: tls:// needs a certificate. img/README.md shows the variables"
-            " that name it."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise Failed(
-            f"--scheduler={address}: no Dask scheduler can be reached there ({error}). Start one"
+            f"--scheduler={address}: no Dask scheduler there ({str(error) or 'no answer'}). Start one"
             " with `dask scheduler`, and use the address that it prints."
         ) from error
     with client:

@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -267,7 +270,8 @@ def test_the_study_ends_when_the_scheduler_does(clone, cluster, tmp_path):
 @pytest.mark.parametrize(
     "address, message",
     [
-        (NOWHERE, f"--scheduler={NOWHERE}: no Dask scheduler can be reached"),
+        (NOWHERE, f"--scheduler={NOWHERE}: no Dask scheduler there"),
+        ("tcp://127.0.0.1:99999", "--scheduler=tcp://127.0.0.1:99999: no Dask scheduler there"),
         ("tls://127.0.0.1:9", "needs a certificate. img/README.md shows"),
     ],
 )
@@ -276,6 +280,56 @@ def test_an_address_that_cannot_be_used_gets_a_sentence(address, message, tmp_pa
                          f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert message in refused.stderr
+
+
+def say_nothing(connection):
+    connection.recv(1)  # and leave it open
+
+
+def answer_as_a_web_server(connection):
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    connection.recv(1)
+
+
+def greet_as_a_mail_server(connection):
+    connection.sendall(b"220 mail.example.org ESMTP\r\n" * 50)
+    connection.recv(1)
+
+
+def hang_up(connection):
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "program", [say_nothing, answer_as_a_web_server, greet_as_a_mail_server, hang_up]
+)
+def test_another_programs_port_gets_a_sentence(program, tmp_path):
+    kept = []
+
+    def serve():
+        with contextlib.suppress(OSError):  # the test has ended
+            while True:
+                kept.append(listener.accept()[0])
+                program(kept[-1])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}",
+                             f"--logdir={tmp_path}", f"--scheduler={address}")  # fmt: skip
+    assert refused.returncode == 1
+    sentence = f"reproduce.py: --scheduler={address}: no Dask scheduler there"
+    assert sentence in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+
+
+def test_the_address_of_a_worker_is_refused(clone, cluster, tmp_path):
+    worker = cluster.worker(clone)
+    wait_until(lambda: "Start worker at" in worker.err.read_text(), worker)
+    (address,) = re.findall(r"Start worker at: *(\S+)", worker.err.read_text())
+    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+                         f"--scheduler={address}")  # fmt: skip
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert f"{address}: no Dask scheduler there" in refused.stderr
 
 
 def test_without_dask_the_study_says_what_to_install(tmp_path):
