@@ -43,6 +43,16 @@ PANEL = {"figsize": (8, 4.5), "dpi": 120, "layout": "constrained"}
 COLOUR_MAPS = {"False": "Oranges", "True": "Blues"}  # by the flag cross_stitch
 
 
+def folders_of_runs(logdir):
+    """Finds folders with event files as TensorBoard does, through links, but into no loop."""
+    for folder, below, files in os.walk(logdir, followlinks=True):
+        folder = pathlib.Path(folder)
+        if any("tfevents" in name for name in files):
+            yield folder
+        above = {path.resolve() for path in (folder, *folder.parents)}
+        below[:] = [name for name in below if (folder / name).resolve() not in above]
+
+
 def read_run(folder):
     """Reads a run's event files.
 
@@ -148,7 +158,7 @@ def main(argv):
     logdir = pathlib.Path(argv[1])
     out = pathlib.Path(flags.FLAGS.out or logdir)
     runs = {}
-    for folder in sorted({path.parent for path in logdir.rglob("events.out.tfevents.*")}):
+    for folder in sorted(folders_of_runs(logdir)):
         settings, curves = read_run(folder)
         if settings and all(tag in curves for _, tag, *_ in PICTURES):
             name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))

@@ -15,7 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 
-from img import matrices
+from img import matrices, plot
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets
 # Where matplotlib may keep its fonts.
@@ -74,7 +74,7 @@ MATRICES = """
 import os
 import numpy as np
 before = dict(os.environ)
-from img import matrices
+from img import matrices, plot
 matrices.draw({"t": (np.eye(2), np.eye(2))}, ["a", "b"], ("label", "prediction"), 1, False)
 assert dict(os.environ) == before
 """
@@ -233,3 +233,30 @@ def test_the_tables_of_a_quick_study_are_utf8(tmp_path):
                           f"--logdir={logdir}", **C_LOCALE)  # fmt: skip
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     assert "±" in (logdir / "quick" / "tables.md").read_text(encoding="utf-8")
+
+
+# --- Which runs are drawn ---
+
+
+def test_runs_are_found_through_links(tmp_path):
+    """As TensorBoard finds them, which would follow a link to a folder above it, too."""
+    one, two = made_run(tmp_path / "runs" / "one"), made_run(tmp_path / "runs" / "two")
+    logdir = tmp_path / "logdir"
+    (logdir / "below").mkdir(parents=True)
+    (logdir / "linked").symlink_to(one)
+    (logdir / "below" / "linked").symlink_to(two)
+    (logdir / "all").symlink_to(tmp_path / "runs")
+    (logdir / "below" / "loop").symlink_to(logdir)
+    (tmp_path / "runs" / "loop").symlink_to(logdir)
+    (logdir / "dangling").symlink_to(tmp_path / "nothing")
+    shown = {os.path.relpath(folder, logdir) for folder in plot.folders_of_runs(logdir)}
+    assert shown == {"linked", "below/linked", "all/one", "all/two"}
+    finished = run_script("img/plot.py", logdir)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    assert (logdir / "acc_test.png").exists()
+
+
+def test_a_link_to_a_run_is_drawn(tmp_path):
+    (tmp_path / "linked").symlink_to(made_run(tmp_path / "run"))
+    finished = run_script("img/plot.py", tmp_path / "linked")
+    assert finished.returncode == 0 and (tmp_path / "run" / "acc_test.png").exists()
