@@ -54,25 +54,28 @@ STEPS_PER_EPOCH = 469
 BATCH_SIZE = 128
 EVALUATED_AT_ONCE = 2500
 
-flags.DEFINE_list("settings", list(SETTINGS), f"Settings to run, out of {', '.join(SETTINGS)}.")
-flags.DEFINE_list("seeds", [str(seed) for seed in range(10, 20)], "Seeds of each setting.")
-flags.DEFINE_integer("at_once", 5, "Seeds that train at a time; dense networks train alone.", 1)
-flags.DEFINE_float("minutes", None, "Stop after this time; unfinished runs leave nothing.", 0)
-flags.DEFINE_enum("device", "gpu", ["gpu", "cpu"], "Where to train.")
-flags.DEFINE_integer("repetition", 0, "Run again with the same seeds, under another name.", 0)
-flags.DEFINE_boolean("quick", False, "Two epochs of three steps: minutes, and no result.")
-flags.DEFINE_string("data_dir", None, "Folder of Fashion-MNIST, as for train.py.")
-flags.DEFINE_string("records", str(HERE / "records" / "replication"), "Folder for the records.")
-flags.register_validator(
-    "settings",
-    lambda names: names and set(names) <= set(SETTINGS),
-    f"must be some of {', '.join(SETTINGS)}",
-)
-flags.register_validator(
-    "seeds",
-    lambda seeds: seeds and all(s.isdecimal() for s in seeds),
-    "must be numbers, such as 10,11",
-)
+
+def define_flags():
+    """Defines this program's flags."""
+    flags.DEFINE_list("settings", list(SETTINGS), f"Settings to run, out of {', '.join(SETTINGS)}.")
+    flags.DEFINE_list("seeds", [str(seed) for seed in range(10, 20)], "Seeds of each setting.")
+    flags.DEFINE_integer("at_once", 5, "Seeds that train at a time; dense networks train alone.", 1)
+    flags.DEFINE_float("minutes", None, "Stop after this time; unfinished runs leave nothing.", 0)
+    flags.DEFINE_enum("device", "gpu", ["gpu", "cpu"], "Where to train.")
+    flags.DEFINE_integer("repetition", 0, "Run again with the same seeds, under another name.", 0)
+    flags.DEFINE_boolean("quick", False, "Two epochs of three steps: minutes, and no result.")
+    flags.DEFINE_string("data_dir", None, "Folder of Fashion-MNIST, as for train.py.")
+    flags.DEFINE_string("records", str(HERE / "records" / "replication"), "Folder for the records.")
+    flags.register_validator(
+        "settings",
+        lambda names: names and set(names) <= set(SETTINGS),
+        f"must be some of {', '.join(SETTINGS)}",
+    )
+    flags.register_validator(
+        "seeds",
+        lambda seeds: seeds and all(s.isdecimal() for s in seeds),
+        "must be numbers, such as 10,11",
+    )
 
 
 # --- A run ---
@@ -381,4 +384,5 @@ def train_all(images, epochs, steps):
 
 
 if __name__ == "__main__":
+    define_flags()
     command_line.run(main)

@@ -27,7 +27,6 @@ def images():
 
 
 def made_run(images, setting="none", seed=10):
-    replicate.FLAGS(["replicate.py"])
     return replicate.Run(setting, seed, images, 1, 3)
 
 
