@@ -29,7 +29,6 @@ import numpy as np
 import pooch
 import requests
 import tqdm
-import urllib3
 
 # --- Tasks ---
 
@@ -683,8 +682,8 @@ MIRRORS = (  # the official address first
 )
 MAX_SILENT_SECONDS = 10  # how long to wait for a mirror's answer, and then for its next bytes
 MAX_DOWNLOAD_SECONDS = 600  # how long one mirror may take to send one file
-# What goes wrong at a mirror. pooch raises ValueError if the checksum is wrong.
-MIRROR_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+# Variables that other programs set, and that can be why no mirror is reached.
+SUSPECTS = re.compile("(all|https?)_proxy|(requests|curl)_ca_bundle|sslkeylogfile", re.IGNORECASE)
 
 
 def download(name, path):
@@ -711,14 +710,19 @@ def download(name, path):
                     # Writes a temporary file, and renames it once its checksum is right.
                     pooch.retrieve(mirror + name, FILES[name], name, path.parent, downloader=fetch)
                     return
-                except MIRROR_ERRORS as error:
-                    reasons.append(f"{urllib.parse.urlsplit(mirror).netloc}: {reason_of(error)}")
-                    wrong_content |= isinstance(error, ValueError)
+                except (Unreachable, ValueError) as error:
+                    wrong = not isinstance(error, Unreachable)  # pooch found another checksum
+                    reason = "what it sent is not the official file" if wrong else error
+                    reasons.append(f"{urllib.parse.urlsplit(mirror).netloc}: {reason}")
+                    wrong_content |= wrong
     except OSError as error:
         cause = error.__cause__ or error  # pooch wraps a PermissionError
         raise DataError(
             f"{path.parent}: the download cannot be saved there ({cause.strerror or cause}). {WHAT_TO_DO}"
         ) from error
+    suspects = [name for name, value in os.environ.items() if value and SUSPECTS.fullmatch(name)]
+    if suspects:
+        reasons.append(f"these variables change how it is reached: {', '.join(sorted(suspects))}")
     message = f"{path}: {state}, and no mirror could be used ({'; '.join(reasons)}). {WHAT_TO_DO}"
     raise (DataError if state == "damaged" or wrong_content else Unreachable)(message)
 
@@ -731,7 +735,7 @@ def download_in_time(url, output_file, _, progress_bar):
     waiting for it in time. It also closes the file, so the thread fails at its next write.
 
     Raises:
-      requests.RequestException: the mirror failed or was too slow.
+      Unreachable: the mirror, or something on the way to it, failed or was too slow.
       OSError: the file cannot be written.
     """
     answered, errors = threading.Event(), []
@@ -743,13 +747,19 @@ def download_in_time(url, output_file, _, progress_bar):
             with answer:
                 answer.raise_for_status()
                 answered.set()
-                progress_bar.reset(int(answer.headers.get("Content-Length", 0)) or None)
+                progress_bar.reset(answer.raw.length_remaining)
                 # Not iter_content, which unpacks a .gz file if the mirror calls it an encoding.
                 for chunk in answer.raw.stream(2**14, decode_content=False):
-                    file.write(chunk)
+                    try:
+                        file.write(chunk)
+                    except OSError as error:
+                        errors.append(error)
+                        return
                     progress_bar.update(len(chunk))
+        # All but a failed write is the mirror's, or of the way to it. The class does not tell:
+        # an error of requests is an OSError as well, and often a ValueError.
         except Exception as error:
-            errors.append(error)
+            errors.append(Unreachable(reason_of(error)))
         finally:
             answered.set()
 
@@ -757,10 +767,10 @@ def download_in_time(url, output_file, _, progress_bar):
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         if not answered.wait(MAX_SILENT_SECONDS):
-            raise requests.Timeout(f"no answer in {MAX_SILENT_SECONDS} seconds")
+            raise Unreachable(f"no answer in {MAX_SILENT_SECONDS} seconds")
         thread.join(MAX_DOWNLOAD_SECONDS)
         if thread.is_alive():
-            raise requests.Timeout(f"not finished in {MAX_DOWNLOAD_SECONDS} seconds")
+            raise Unreachable(f"not finished in {MAX_DOWNLOAD_SECONDS} seconds")
     if errors:
         raise errors[0]
 
@@ -769,13 +779,12 @@ def reason_of(error):
     """Says in a few words why a mirror could not be used."""
     if isinstance(error, requests.HTTPError):
         return f"HTTP {error.response.status_code}"
-    if isinstance(error, ValueError):
-        return "what it sent is not the official file"
     while error.__context__:  # requests and urllib3 wrap the error that the system reported
         error = error.__context__
     if isinstance(error, socket.gaierror):
         return "cannot resolve the name"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = re.sub("//[^/]*@", "//", text)  # without the password of a proxy
     return textwrap.shorten(text, 100)
 
 

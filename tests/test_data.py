@@ -1059,6 +1059,86 @@ def test_without_files_and_network(cache, monkeypatch):
         assert data.load("auto").name == "synthetic"
 
 
+SET_BY_OTHERS = {  # environment variable, value, part of the real reason
+    "a SOCKS proxy where nothing listens": ("ALL_PROXY", "socks5://127.0.0.1:9", "refused|SOCKS"),
+    "a SOCKS proxy of no version": ("ALL_PROXY", "socks9://127.0.0.1:9", "SOCKS"),
+    "a SOCKS proxy without a host": ("ALL_PROXY", "socks5://", "proxy|SOCKS"),
+    "a proxy without a host": ("http_proxy", "http://", "proxy"),
+    "a proxy of another scheme": ("https_proxy", "ftp://127.0.0.1:9", "proxy|scheme"),
+    "a proxy that is no address": ("HTTPS_PROXY", "http://[::1", "::1"),
+    "a proxy with a space": ("HTTPS_PROXY", "http://my proxy:1", "my proxy"),
+    "a proxy of a port that cannot be": ("http_proxy", "http://127.0.0.1:99999", "99999|port"),
+    "a proxy with an empty label": ("http_proxy", "http://.local:9", "label|resolve"),
+    "a proxy in another encoding": ("http_proxy", "http://\udcff:9", "udcff|resolve"),
+    "certificates that are not there": ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "/nowhere/ca.pem"),
+    "curl's certificates that are not there": ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "ca.pem"),
+    "certificates that are none": ("REQUESTS_CA_BUNDLE", "/dev/null", "certificate|X509|PEM"),
+    "a key log in no folder": ("SSLKEYLOGFILE", "/nowhere/keys", "No such file"),
+    "exceptions in another encoding": ("NO_PROXY", "[::1,127.0.0.1/99,\udcff/9", "surrogates|SSL"),
+}
+
+
+@pytest.fixture
+def no_settings(monkeypatch):
+    """Removes the environment variables of this machine that concern the network."""
+    for name in list(os.environ):
+        if name.lower().endswith(("_proxy", "_ca_bundle")) or name in ("SSLKEYLOGFILE", "NO_PROXY"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("case", SET_BY_OTHERS)
+def test_what_another_program_set_is_named_and_auto_falls_back(
+    case, cache, mirror, no_settings, monkeypatch
+):
+    variable, value, reason = SET_BY_OTHERS[case]
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(  # the network ends at this machine
+        socket, "getaddrinfo", lambda *a, **k: look_up("127.0.0.1", *a[1:], **k)
+    )
+    monkeypatch.setattr(data, "SYNTHETIC_SIZES", (20, 10))
+    monkeypatch.setenv(variable, value)
+    address = mirror({}, lambda answer, _: None).address  # it speaks no TLS, and hangs up
+    scheme = "http" if variable.lower() in ("http_proxy", "all_proxy") else "https"
+    monkeypatch.setattr(data, "MIRRORS", (f"{scheme}://{address}/",))
+    with pytest.raises(data.Unreachable, match=f"{address}: .*({reason})") as caught:
+        data.load("fashion_mnist")
+    message = str(caught.value)
+    assert "\n" not in message and WRONG_FILE not in message and "saved" not in message
+    assert variable in message or variable == "NO_PROXY"
+    with pytest.warns(UserWarning, match="NOT FASHION-MNIST"):
+        assert data.load("auto").name == "synthetic"
+    assert list(data.cache_folder().iterdir()) == []
+
+
+def test_the_password_of_a_proxy_is_not_shown(cache, no_settings, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://me:secret@my proxy:99999")
+    with pytest.raises(data.Unreachable, match="my proxy") as caught:
+        data.load("fashion_mnist")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_mirror_that_announces_no_number_of_bytes_is_used(files, cache, mirror, monkeypatch):
+    def send_with_odd_length(answer, content):
+        answer.send_response(200)
+        answer.send_header("Content-Length", "unknown")
+        answer.end_headers()
+        answer.wfile.write(content)
+
+    monkeypatch.setattr(data, "MIRRORS", (mirror(files, send_with_odd_length).url,))
+    assert len(data.load("fashion_mnist").train.images) == 30
+
+
+def test_a_mirror_that_redirects_to_nowhere_is_not_a_wrong_file(cache, mirror, monkeypatch):
+    def redirect(answer, _):
+        answer.send_response(302)
+        answer.send_header("Location", "ftp://elsewhere.invalid/")
+        answer.end_headers()
+
+    monkeypatch.setattr(data, "MIRRORS", (mirror({}, redirect).url,))
+    with pytest.raises(data.Unreachable, match="ftp://elsewhere.invalid"):
+        data.load("fashion_mnist")
+
+
 def test_a_damaged_file_in_the_cache_is_downloaded_again(files, cache, mirror, monkeypatch):
     cache.mkdir(parents=True)
     write(cache, files)
