@@ -525,17 +525,20 @@ def unofficial(contents):
 
 
 def paths_in(folder, name):
-    """Finds one of `FILES` in a folder: packed or unpacked, with a dot or a hyphen before "idx".
+    """Finds a file in a folder: packed or unpacked, with a dot or a hyphen before "idx".
 
     torchvision keeps the files in a folder FashionMNIST/raw, of which any part may be named.
+    Kaggle's zip file has each file in a folder of the file's name.
 
     Returns the paths that there are, or the one where the file is missing.
     """
     hyphen = name.removesuffix(".gz")
     dot = hyphen.replace("-idx", ".idx")
+    names = dict.fromkeys((name, hyphen, f"{dot}.gz", dot))
     for below in FOLDERS:
-        names = (name, hyphen, f"{dot}.gz", dot)
-        paths = [folder / below / n for n in names if os.path.lexists(folder / below / n)]
+        paths = [folder / below / n for n in names]
+        paths += [path / n for path in paths for n in names]
+        paths = [path for path in paths if os.path.lexists(path) and not os.path.isdir(path)]
         if paths:
             return paths
     return [folder / name]
@@ -596,9 +599,8 @@ def read_labels(task, dataset_name, data_dir, train, test):
     gaps = set(range(count)) - set(train.labels[task].tolist())
     if gaps:
         warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
-    paths = (folder / below / f"{task}-classes.txt" for below in FOLDERS)
-    path = next(filter(os.path.exists, paths), None)
-    if path is None:
+    path = paths_in(folder, f"{task}-classes.txt")[0]
+    if not os.path.exists(path):
         return Task(task, tuple(map(str, range(count))), ())
     names = read_file(path).decode("utf-8", "replace").split("\n")
     names = tuple(name.strip() for name in names if name.strip())

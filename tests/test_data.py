@@ -523,6 +523,15 @@ LAYOUTS = {  # how other programs leave the files: name -> path below the folder
     "packed again": lambda name, c: (name, gzip.compress(gzip.decompress(c), 1)),
     "torchvision's raw": lambda name, c: (f"raw/{plain_name(name)}", gzip.decompress(c)),
     "torchvision's root": lambda name, c: (f"FashionMNIST/raw/{name}", c),
+    "in folders of their names, as Kaggle unzips them": lambda name, c: (
+        f"{plain_name(name)}/{plain_name(name)}",
+        gzip.decompress(c),
+    ),
+    "in folders of their packed names": lambda name, c: (f"{name}/{plain_name(name)}", c),
+    "in folders of their names in torchvision's folder": lambda name, c: (
+        f"raw/{plain_name(name)}/{name}",
+        c,
+    ),
 }
 
 
@@ -536,6 +545,31 @@ def test_files_as_other_programs_leave_them_are_official(layout, files, cache, t
     dataset = data.load("fashion_mnist", folder)
     assert dataset.name == "fashion_mnist"
     np.testing.assert_array_equal(idx(dataset.train.images), files[IMAGES])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name_of_folder", [plain_name, str])
+def test_an_empty_folder_of_the_files_name_hides_no_file(
+    layout, name_of_folder, files, cache, tmp_path
+):
+    folder = tmp_path / "mine"
+    for name, content in files.items():
+        path, content = LAYOUTS[layout](name, content)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        with contextlib.suppress(FileExistsError):
+            (folder / name_of_folder(name)).mkdir()
+    assert len(data.load("fashion_mnist", folder).train.images) == 30
+
+
+def test_the_file_beside_and_the_file_in_a_folder_of_its_name_must_agree(files, cache, tmp_path):
+    folder = write(tmp_path, files)
+    inside = folder / plain_name(LABELS) / plain_name(LABELS)
+    inside.parent.mkdir()
+    inside.write_bytes(gzip.decompress(files[LABELS])[:-1] + b"\0")
+    with pytest.raises(data.DataError, match="differ. Delete the wrong one") as caught:
+        data.load("fashion_mnist", folder)
+    assert str(inside) in str(caught.value)
 
 
 def test_the_real_files_are_official_when_unpacked(fashion_mnist, official, tmp_path):
@@ -636,6 +670,15 @@ def test_label_files_and_their_names_may_lie_in_torchvisions_folder(labelled):
     assert dataset.tasks[0].classes == ("left", "right")
     (labelled / "raw" / "hands-classes.txt").rename(labelled / "hands-classes.txt")
     assert data.load("fashion_mnist", labelled, tasks=["hands"]).tasks == dataset.tasks
+
+
+def test_a_folder_of_its_name_hides_no_label_file_and_no_names_of_classes(labelled):
+    (labelled / "raw").mkdir()
+    write_labels(labelled / "raw", "hands", [0, 1] * 15, [1, 0] * 10, ["left", "right"])
+    for name in ("train-hands-labels-idx1-ubyte.gz", "hands-classes.txt"):
+        (labelled / name).mkdir()
+    dataset = data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert dataset.tasks[0].classes == ("left", "right")
 
 
 def test_labels_follow_their_images_into_subsets_and_held_out_images(labelled):
