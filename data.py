@@ -404,7 +404,8 @@ def checked(tasks):
             if not wrong:
                 continue
             problem = f"its label {wrong[0]!r} is none of its {len(labels)} classes, 0 to {len(labels) - 1}"
-        raise DataError(f"task {task.name!r} in TASKS of data.py: {problem}")
+        place = "in TASKS of data.py" if task in TASKS else "from label files"
+        raise DataError(f"task {task.name!r} {place}: {problem}")
     return tasks
 
 

@@ -746,6 +746,16 @@ def test_wrong_label_files_are_refused_in_a_sentence(fault, labelled):
         data.load("fashion_mnist", labelled, tasks=["article", "hands"])
 
 
+@pytest.mark.parametrize("name", ["mean", "on hands", "é", "-hands"])
+def test_a_task_from_label_files_of_a_name_that_cannot_be_used_is_not_sought_in_tasks(
+    name, labelled
+):
+    write_labels(labelled, name, [0, 1] * 15, [0] * 20)
+    with pytest.raises(data.DataError, match="from label files: .*name") as caught:
+        data.load("fashion_mnist", labelled, tasks=["article", name])
+    assert repr(name) in str(caught.value) and "TASKS" not in str(caught.value)
+
+
 def test_a_label_that_no_image_has_is_a_warning(labelled):
     write_labels(labelled, "hands", [0, 2] * 15, [0] * 20)
     with pytest.warns(UserWarning, match="no training image has label 1"):
@@ -782,7 +792,7 @@ def test_a_wrong_task_is_named_before_any_work(fault, monkeypatch):
     monkeypatch.setattr(data, "TASKS", (*data.TASKS, data.Task(name, classes, labels)))
     with pytest.raises(data.DataError, match=word) as caught:
         data.checked([data.TASKS[0], data.TASKS[-1]])
-    assert repr(name) in str(caught.value)
+    assert repr(name) in str(caught.value) and "in TASKS of data.py" in str(caught.value)
 
 
 # --- Download ---
