@@ -21,6 +21,7 @@ import tempfile
 import textwrap
 import threading
 import typing
+import unicodedata
 import urllib.parse
 import warnings
 import zlib
@@ -388,10 +389,8 @@ def checked(tasks):
             problem = "the results use this name already: choose another one"
         elif sum(other.name == task.name for other in TASKS) > 1:
             problem = "there are two tasks of this name"
-        elif not task.classes or not all(isinstance(name, str) for name in task.classes):
-            problem = "its classes must be names, at least one"
-        elif len(set(task.classes)) < len(task.classes):
-            problem = "two of its classes have the same name"
+        elif problem_of(task.classes):
+            problem = problem_of(task.classes)
         elif (
             task in TASKS
             and task.from_article is not None
@@ -407,6 +406,18 @@ def checked(tasks):
         place = "in TASKS of data.py" if task in TASKS else "from label files"
         raise DataError(f"task {task.name!r} {place}: {problem}")
     return tasks
+
+
+def problem_of(classes):
+    """Says what is wrong with the names of a task's classes. Returns: str, or None."""
+    if not classes or not all(isinstance(name, str) for name in classes):
+        return "its classes must be names, at least one"
+    if len(set(classes)) < len(classes):
+        return "two of its classes have the same name"
+    for name in classes:
+        kinds = {unicodedata.category(character) for character in name}
+        if "Cc" in kinds or not any(kind[0] in "LNPS" for kind in kinds):
+            return f"its class {ascii(name)} cannot be shown: give it a name of visible characters"
 
 
 def read(dataset, data_dir, seed):
@@ -601,14 +612,20 @@ def read_labels(task, dataset_name, data_dir, train, test):
     if gaps:
         warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
     path = paths_in(folder, f"{task}-classes.txt")[0]
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return Task(task, tuple(map(str, range(count))), ())
-    names = read_file(path).decode("utf-8", "replace").split("\n")
-    names = tuple(name.strip() for name in names if name.strip())
+    # Windows puts U+FEFF, the byte order mark, before UTF-8. UTF-16 without it is full of NUL.
+    text = read_file(path).decode("utf-8", "replace").replace("\ufeff", "")
+    if "\ufffd" in text or "\0" in text:
+        raise DataError(f"{path}: not text in UTF-8. Save it again, with the encoding UTF-8.")
+    names = tuple(name.strip() for name in text.splitlines() if name.strip())
+    problem = problem_of(names)
     if len(names) != count:
-        raise DataError(f"{path}: has {len(names)} names, but the labels have {count} classes")
-    if len(set(names)) < count:
-        raise DataError(f"{path}: two of its classes have the same name")
+        problem = (
+            f"has {len(names)} names, but the labels have {count} classes: write one name a line"
+        )
+    if problem:
+        raise DataError(f"{path}: {problem}")
     return Task(task, names, ())
 
 
@@ -787,8 +804,7 @@ def reason_of(error):
     if isinstance(error, socket.gaierror):
         return "cannot resolve the name"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = re.sub("//[^/]*@", "//", text)  # without the password of a proxy
-    return textwrap.shorten(text, 100)
+    return textwrap.shorten(re.sub("//[^/]*@", "//", text), 100)  # without a proxy's password
 
 
 # --- The drawn images: the synthetic set ---

@@ -635,7 +635,7 @@ def write_labels(folder, name, train, test, classes=None):
             struct.pack(">II", 0x801, len(labels)) + np.array(labels, np.uint8).tobytes()
         )
     if classes:
-        (folder / f"{name}-classes.txt").write_text("\n".join(classes) + "\n")
+        (folder / f"{name}-classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -756,6 +756,85 @@ def test_a_task_from_label_files_of_a_name_that_cannot_be_used_is_not_sought_in_
     assert repr(name) in str(caught.value) and "TASKS" not in str(caught.value)
 
 
+NAMED = {  # how a file of the names of two classes, "nein" and "Ärmel", may be written
+    "UTF-8": "nein\nÄrmel\n".encode(),
+    "UTF-8 with a byte order mark": "nein\nÄrmel\n".encode("utf-8-sig"),
+    "the lines of Windows": "nein\r\nÄrmel\r\n".encode("utf-8-sig"),
+    "the lines of an old Mac": "nein\rÄrmel\r".encode(),
+    "two files in one, with two marks": b"\xef\xbb\xbfnein\n\xef\xbb\xbf" + "Ärmel".encode(),
+    "nothing but a mark and spaces in a third line": "nein\nÄrmel\n\ufeff \n".encode(),
+}
+
+
+@pytest.mark.parametrize("encoding", NAMED)
+def test_names_of_classes_are_read_without_a_mark(encoding, labelled):
+    write_labels(labelled, "hands", [0, 1] * 15, [0] * 20)
+    (labelled / "hands-classes.txt").write_bytes(NAMED[encoding])
+    dataset = data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert dataset.tasks[0].classes == ("nein", "Ärmel")
+
+
+def test_names_of_classes_are_utf_8_in_every_locale(labelled):
+    write_labels(labelled, "hands", [0, 1] * 15, [0] * 20)
+    (labelled / "hands-classes.txt").write_bytes("nein\nÄrmel\n".encode())
+    program = (
+        f"import data; data.FILES, data.VALUES = {data.FILES!r}, {data.VALUES!r}\n"
+        f"loaded = data.load('fashion_mnist', {str(labelled)!r}, tasks=['hands'])\n"
+        "print(ascii(loaded.tasks[0].classes))"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env={**os.environ, **plain}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.stdout == "('nein', '\\xc4rmel')\n", shown.stderr
+
+
+NOT_UTF_8, INVISIBLE = "not text in UTF-8. Save it", "cannot be shown: give it a name"
+WRONG_NAMES = {  # contents of the file, and what is said of it
+    "UTF-16 as Windows saves it": ("nein\nÄrmel\n".encode("utf-16"), NOT_UTF_8),
+    "UTF-16, big-endian, without a mark": ("no\nyes\n".encode("utf-16-be"), NOT_UTF_8),
+    "UTF-16, little-endian, without a mark": ("no\nyes\n".encode("utf-16-le"), NOT_UTF_8),
+    "UTF-32": ("no\nyes\n".encode("utf-32"), NOT_UTF_8),
+    "Latin-1": ("nein\nÄrmel\n".encode("latin-1"), NOT_UTF_8),
+    "Shift-JIS": ("いいえ\nはい\n".encode("shift-jis"), NOT_UTF_8),
+    "Latin-1 that a program has replaced before": ("nein\n\ufffdrmel\n".encode(), NOT_UTF_8),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0", NOT_UTF_8),
+    "a name of zero width": ("nein\n\u200b\n".encode(), INVISIBLE),
+    "a name of joiners and marks": ("nein\n\u200d\u2060\u00ad\ufe0f\n".encode(), INVISIBLE),
+    "a name of control characters": (b"nein\n\x07\x7f\n", INVISIBLE),
+    "a name that moves the cursor": (b"nein\n\x1b[2Jja\n", INVISIBLE),
+    "a name of spaces": ("nein\n \u00a0\u3000\n".encode(), "has 1 names.*one name a line"),
+    "no name": (b"", "has 0 names.*one name a line"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_NAMES)
+def test_names_of_classes_that_cannot_be_read_are_refused_in_a_sentence(fault, labelled):
+    write_labels(labelled, "hands", [0, 1] * 15, [0] * 20)
+    path = labelled / "hands-classes.txt"
+    content, words = WRONG_NAMES[fault]
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=words) as caught:
+        data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert str(caught.value).startswith(f"{path}: ") and str(caught.value).isprintable()
+
+
+def test_names_of_classes_behind_a_broken_link_are_not_left_out(labelled):
+    write_labels(labelled, "hands", [0, 1] * 15, [0] * 20)
+    (labelled / "hands-classes.txt").symlink_to("nowhere")
+    with pytest.raises(data.DataError, match="hands-classes.txt: cannot be read"):
+        data.load("fashion_mnist", labelled, tasks=["hands"])
+
+
+@pytest.mark.parametrize("name", ["می‌خواهم", "👩‍🔬", "Ä", "…", "日本", "a b", "$", "\u0915\u094d"])
+def test_visible_names_of_classes_stay_as_they_are(name, labelled):
+    write_labels(labelled, "hands", [0, 1] * 15, [0] * 20, ["no", "yes"])
+    (labelled / "hands-classes.txt").write_bytes(f"no\n{name}\n".encode())
+    dataset = data.load("fashion_mnist", labelled, tasks=["hands"])
+    assert dataset.tasks[0].classes == ("no", name)
+
+
 def test_a_label_that_no_image_has_is_a_warning(labelled):
     write_labels(labelled, "hands", [0, 2] * 15, [0] * 20)
     with pytest.warns(UserWarning, match="no training image has label 1"):
@@ -779,6 +858,8 @@ WRONG_TASKS = {
     "no classes": (("hands", (), (0,) * 10), "classes"),
     "classes that are no names": (("hands", (1, 2), (0,) * 10), "classes"),
     "two classes of one name": (("hands", ("two", "two"), (0,) * 10), "have the same name"),
+    "a class without a name": (("hands", ("two", ""), (0,) * 10), "class '' cannot be shown"),
+    "a class of zero width": (("hands", ("two", "\u200b"), (0,) * 10), "cannot be shown"),
     "a name that is no scope": (("worn on hands", ("two", "other"), (0,) * 10), "letters"),
     "a name with a slash": (("a/b", ("two", "other"), (0,) * 10), "letters"),
     "the name of the mean": (("mean", ("two", "other"), (0,) * 10), "choose another"),
