@@ -350,13 +350,12 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
     Raises:
       DataError: the data cannot be used; the message names the file and says what to do.
     """
+    data_dir = data_dir or os.environ.get(FOLDER_VARIABLE)
+    data_dir = data_dir and pathlib.Path(os.path.expanduser(data_dir))
     name, train, test = read(dataset, data_dir, seed)
     tasks = tasks or (["article"] if name.endswith(CUSTOM) else ["article", "group"])
-    own = {
-        task: read_labels(task, name, data_dir, train, test)
-        for task in tasks
-        if task not in [known.name for known in TASKS]
-    }
+    known = {task.name: task for task in TASKS}
+    own = {t: read_labels(t, name, data_dir, train, test) for t in tasks if t not in known}
     if holdout:
         left = len(train.images) - holdout
         if left <= 0:
@@ -372,7 +371,6 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
         train = starved_subset(train, starve, seed)
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
-    known = {task.name: task for task in TASKS}
     chosen = checked([own.get(task) or known[task] for task in tasks])
     if name.endswith(CUSTOM):  # these files do not show articles
         numbers = tuple(map(str, range(len(ARTICLES))))
@@ -420,13 +418,12 @@ def problem_of(classes):
             return f"its class {ascii(name)} cannot be shown: give it a name of visible characters"
 
 
-def read(dataset, data_dir, seed):
+def read(dataset, folder, seed):
     """Finds and reads a data set for `load`. Returns its name, training split and test split."""
     if dataset == "synthetic":
         return synthetic(seed)
-    folder = data_dir or os.environ.get(FOLDER_VARIABLE)
     try:
-        contents = read_folder(pathlib.Path(os.path.expanduser(folder))) if folder else read_cache()
+        contents = read_folder(folder) if folder else read_cache()
     except Unreachable as error:
         if dataset != "auto":
             raise
@@ -444,7 +441,7 @@ def read(dataset, data_dir, seed):
         )
         if dataset == "fashion_mnist":
             raise DataError(f"{problem}. To use these files, leave out --dataset=fashion_mnist.")
-        name = re.sub(r"[^\w.-]+", "_", pathlib.Path(folder).resolve().name) + CUSTOM
+        name = re.sub(r"[^\w.-]+", "_", folder.resolve().name or "root") + CUSTOM
         warnings.warn(f"{problem}; this data set is called {name}")
     return name, split_of(contents, "train"), split_of(contents, "t10k")
 
@@ -591,8 +588,7 @@ def read_labels(task, dataset_name, data_dir, train, test):
         raise DataError(
             f"tasks: {task!r} is not in TASKS of data.py, and drawn images have no labels"
         )
-    folder = data_dir or os.environ.get(FOLDER_VARIABLE) or cache_folder()
-    folder = pathlib.Path(os.path.expanduser(folder))
+    folder = data_dir or cache_folder()
     for prefix, split in (("train", train), ("t10k", test)):
         file = f"{prefix}-{task}-labels-idx1-ubyte.gz"
         path = paths_in(folder, file)[0]

@@ -368,6 +368,38 @@ def test_data_dir_overrides_the_environment_variable(files, tmp_path, monkeypatc
         assert len(data.load("auto", write(tmp_path, files)).train.images) == 30
 
 
+@pytest.mark.filterwarnings("ignore:.*not the official")
+@pytest.mark.parametrize("folder", [
+    "~", "~/", ".", "./", "..", "../mine", "../mine/", "../mine//.", "~/../mine",
+])  # fmt: skip
+@pytest.mark.parametrize("named_by", ["data_dir", "variable"])
+def test_a_data_set_has_the_name_of_its_folder_however_that_is_written(
+    folder, named_by, files, tmp_path, monkeypatch
+):
+    home = tmp_path / "mine"
+    (home / "below").mkdir(parents=True)
+    write_labels(write(home, files), "sleeves", [0, 1] * 15, [0, 1] * 10)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "below" if folder == ".." else home)
+    monkeypatch.setenv(data.FOLDER_VARIABLE, folder if named_by == "variable" else "/nowhere")
+    named = folder if named_by == "data_dir" else None
+    dataset = data.load("auto", named, tasks=["article", "sleeves"])
+    assert dataset.name == "mine-custom"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the root folder")
+def test_a_data_set_in_the_root_folder_has_a_name(files, tmp_path):
+    write(tmp_path, files)
+    program = (
+        "import os, warnings, data; warnings.simplefilter('ignore')\n"
+        f"os.chroot({str(tmp_path)!r}); os.chdir('/'); print(data.load('auto', '/').name)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.stdout == "root-custom\n", shown.stderr
+
+
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 DAMAGED = {
     "missing": (IMAGES, lambda content: None),
@@ -412,6 +444,10 @@ UNREADABLE = {
     "a folder in a file's place": lambda folder: (folder / IMAGES).mkdir(),
     "a link to itself": lambda folder: (folder / IMAGES).symlink_to(IMAGES),
     "a file in the folder's place": lambda folder: (folder.rmdir(), folder.touch()),
+    "one of the files in the folder's place": lambda folder: (
+        folder.rmdir(),
+        folder.write_bytes(idx(np.zeros(30, np.uint8))),
+    ),
     "a folder that links to itself": lambda folder: (folder.rmdir(), folder.symlink_to(folder)),
 }
 
@@ -426,6 +462,14 @@ def test_a_file_that_cannot_be_read_is_named_and_refused(fault, files, tmp_path)
     with pytest.raises(data.DataError, match="cannot be read") as caught:
         data.load("auto", folder)
     assert str(folder / IMAGES) in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["/", "//", "~nobody-of-this-name", " ", "/dev/null", "a" * 300])
+def test_a_folder_without_the_files_is_named_in_a_sentence(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(data.DataError, match=f"{IMAGES}: cannot be read") as caught:
+        data.load("auto", folder)
+    assert str(caught.value).endswith(data.WHAT_TO_DO) and "\n" not in str(caught.value)
 
 
 @pytest.fixture
