@@ -1,11 +1,11 @@
 """Takes the README's pictures of TensorBoard in a headless browser.
 
     pip install -r img/requirements.txt   # install Chromium and its driver from your system
-    python img/screenshots.py WITHOUT WITH
+    python img/screenshots.py WITHOUT WITH MATRICES
 
-WITHOUT and WITH are the folders of two runs of train.py, without units and with units;
-img/README.md names the runs of the pictures here. Writes network_without.png,
-network_with.png, scalars.png and matrices.png. It waits until everything that a
+These are the folders of three runs of train.py: without units, with units, and the one
+whose matrices are shown; img/README.md names the runs of the pictures here. Writes
+network_without.png, network_with.png, scalars.png and matrices.png. It waits until everything that a
 picture needs is on the page, not for a fixed time.
 """
 
@@ -191,19 +191,23 @@ def take(driver, address, page, script, path, first=None):
 
 def main(argv):
     command_line.refuse_flags_without_effect("screenshots.py")
-    if len(argv) != 3 or not all(list(pathlib.Path(run).glob("events.*")) for run in argv[1:]):
-        sys.exit("screenshots.py: name two folders of runs: without units, with units")
+    if len(argv) != 4 or not all(list(pathlib.Path(run).glob("events.*")) for run in argv[1:]):
+        sys.exit(
+            "screenshots.py: name three folders of runs: without units, with units, and the one"
+            " whose matrices are shown"
+        )
     if not (FLAGS.browser and FLAGS.driver):
         sys.exit("screenshots.py: install Chromium and its driver, or pass --browser and --driver")
+    *runs, matrices = argv[1:]
     out = pathlib.Path(FLAGS.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, run in zip(("without", "with"), argv[1:]):
+        for name, run in zip(("without", "with"), runs):
             with served(run=run) as address, browser(1900, 1900) as driver:
                 take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
-        with served(run=argv[2]) as address, browser(1600, 1200) as driver:
+        with served(run=matrices) as address, browser(1600, 1200) as driver:
             take(driver, address, "#images", IMAGES, out / "matrices.png")
-        with served(**dict(zip(RUN_NAMES, argv[1:]))) as address:
+        with served(**dict(zip(RUN_NAMES, runs))) as address:
             tags = urllib.parse.quote("accuracy_test$|loss_total")
             page = f"#scalars&tagFilter={tags}&_smoothingWeight=0.6"
             with browser(1100, 800) as driver:

@@ -260,3 +260,17 @@ def test_a_link_to_a_run_is_drawn(tmp_path):
     (tmp_path / "linked").symlink_to(made_run(tmp_path / "run"))
     finished = run_script("img/plot.py", tmp_path / "linked")
     assert finished.returncode == 0 and (tmp_path / "run" / "acc_test.png").exists()
+
+
+def test_screenshots_are_of_three_runs_as_the_page_says(tmp_path):
+    """Two of the study, and for the matrices the one of `python train.py --num_epochs=2`."""
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    runs = [made_run(tmp_path / name) for name in ("without", "with", "matrices")]
+    page = (ROOT / "img" / "README.md").read_text(encoding="utf-8")
+    assert "screenshots.py WITHOUT WITH MATRICES" in page
+    nowhere = ("--browser=/nowhere", "--driver=/nowhere", f"--out={tmp_path / 'new' / 'folder'}")
+    for count, words in ((2, "name three folders of runs"), (3, "driver")):
+        refused = run_script("img/screenshots.py", *runs[:count], *nowhere)
+        assert refused.returncode == 1 and words in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert (tmp_path / "new" / "folder").is_dir()
