@@ -1,17 +1,60 @@
-"""What the scripts of this folder do alike: they start, they write text, and they refuse flags."""
+"""What the scripts of this folder do alike: start and end, write files, and refuse flags."""
 
+import contextlib
 import io
+import os
+import pathlib
 import sys
 
 from absl import app, flags
 
 
 def run(main):
-    """Runs main(argv) as the program. What a terminal cannot show becomes a question mark."""
+    """Runs main(argv) as the program.
+
+    What a terminal cannot show becomes a question mark, and an error of the system a sentence.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not None, as without a terminal
             stream.reconfigure(errors="replace")
-    app.run(main)
+
+    def main_and_flush(argv):
+        try:
+            main(argv)
+            print(end="", flush=True)
+        except OSError as error:
+            if sys.stdout:  # what it still holds may be what cannot be written
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            script, file = pathlib.Path(argv[0]).name, error.filename
+            place = f"{file}: " if file else ""
+            sys.exit(f"{script}: {place}{error.strerror or error}")
+
+    app.run(main_and_flush)
+
+
+def write(path, content):
+    """Writes a file as a whole, or leaves the old one.
+
+    Args:
+      path: the file; its folder is made.
+      content: bytes, or text, which becomes UTF-8.
+
+    Raises:
+      OSError: it cannot. It names the file.
+    """
+    draft = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        error.filename = str(path)
+        raise
 
 
 def refuse_flags_without_effect(script):

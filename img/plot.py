@@ -8,6 +8,7 @@ orange without cross-stitch units, blue with them.
 """
 
 import hashlib
+import io
 import logging
 import os
 import pathlib
@@ -117,7 +118,9 @@ def save(picture, axes, path):
     for panel in np.ravel(axes):
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-    picture.savefig(path, metadata={CHECKSUM: checksum(axes)})
+    content = io.BytesIO()
+    picture.savefig(content, format="png", metadata={CHECKSUM: checksum(axes)})
+    command_line.write(path, content.getvalue())
     return path
 
 
@@ -165,13 +168,9 @@ def main(argv):
             runs[os.fsencode(name).decode(errors="replace")] = settings, curves
     if not runs:
         sys.exit(f"plot.py: {logdir}: no run of train.py with an evaluation below this folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file, tag, label, corner, outside in PICTURES:
-            draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
-            print(out / file)
-    except OSError as error:
-        sys.exit(f"plot.py: {error.filename or out}: {error.strerror}")
+    for file, tag, label, corner, outside in PICTURES:
+        draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
+        print(out / file)
 
 
 if __name__ == "__main__":  # report.py imports this file, and has no use for its flags

@@ -296,10 +296,7 @@ def commit():
 def write_record(path, record):
     """Writes one line for each entry, so that differences can be read."""
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    draft.replace(path)
+    command_line.write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 # --- The program ---
@@ -337,6 +334,7 @@ def main(argv):
     torch.set_float32_matmul_precision("high")
     # Each run warms up once outside its graph, on purpose.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
+    pathlib.Path(FLAGS.records).mkdir(parents=True, exist_ok=True)
     try:
         dataset = data.load("fashion_mnist", FLAGS.data_dir)
         if FLAGS.quick:
@@ -344,8 +342,6 @@ def main(argv):
         train_all(Images(dataset, device), epochs, steps)
     except data.DataError as error:
         sys.exit(f"replicate.py: {error}")
-    except OSError as error:
-        sys.exit(f"replicate.py: {error.filename or FLAGS.records}: {error.strerror}")
     except torch.cuda.OutOfMemoryError:
         sys.exit("replicate.py: the GPU's memory is full. Train fewer seeds at a time: --at_once=1")
     except KeyboardInterrupt:

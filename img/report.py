@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import command_line
 import matrices
 import numpy as np
 import plot
@@ -723,9 +724,7 @@ def write_tables(tables, page):
     text = page.read_text(encoding="utf-8")
     for name, place in find_places(page, tables).items():
         text = text.replace(place[0], f"{place[1]}{tables[name]}\n{place[3]}")
-    draft = page.with_suffix(".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(page)
+    command_line.write(page, text)
 
 
 # --- Pictures ---

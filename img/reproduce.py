@@ -541,10 +541,7 @@ def make_record(run):
 def write_record(path, record):
     """Writes one line for each entry, so that differences can be read."""
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    draft.replace(path)
+    command_line.write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def train(run, stop, *more_flags):
@@ -890,8 +887,6 @@ def main(argv):
             f"reproduce.py: {FLAGS.logdir}: another process is using this folder. Wait for it, or"
             " choose another --logdir."
         )
-    except OSError as error:
-        sys.exit(f"reproduce.py: {error.filename or FLAGS.records}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to resume.")
 
@@ -933,7 +928,8 @@ def act(runs, out):
         for page, names in PAGES.items():
             report.find_places(page, names)  # before days of running, not after
     if not FLAGS.draw:
-        pathlib.Path(FLAGS.logdir).mkdir(parents=True, exist_ok=True)
+        for path in (FLAGS.logdir, FLAGS.records):  # before days of running, not after
+            pathlib.Path(path).mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{FLAGS.logdir}/lock").acquire(timeout=0):
             import_tensorflow_quietly()
             if FLAGS.verify:
@@ -944,7 +940,7 @@ def act(runs, out):
         print(path)
     if FLAGS.quick:
         page = out / "tables.md"
-        page.write_text(QUICK_NOTICE + report.as_text(tables) + "\n", encoding="utf-8")
+        command_line.write(page, QUICK_NOTICE + report.as_text(tables) + "\n")
         return print(page)
     for page, names in PAGES.items():
         report.write_tables({name: tables[name] for name in names if name in tables}, page)

@@ -185,7 +185,7 @@ def take(driver, address, page, script, path, first=None):
         wait_for(first)
     clip = {**wait_for(script), "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
-    path.write_bytes(base64.b64decode(shot["data"]))
+    command_line.write(path, base64.b64decode(shot["data"]))
     print(path)
 
 
@@ -214,8 +214,6 @@ def main(argv):
                 take(driver, address, page, CHARTS, out / "scalars.png")
     except exceptions.WebDriverException as error:
         sys.exit(f"screenshots.py: {error.msg}")
-    except OSError as error:
-        sys.exit(f"screenshots.py: {error.filename or out}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -235,6 +235,67 @@ def test_the_tables_of_a_quick_study_are_utf8(tmp_path):
     assert "±" in (logdir / "quick" / "tables.md").read_text(encoding="utf-8")
 
 
+# --- Files that cannot be written ---
+
+# As on a full disk: no file may be longer than 8 kB.
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
+
+
+def assert_one_sentence(finished, script, *words):
+    """It ended with exit code 1 and one sentence with these words; a bar may stand before it."""
+    assert finished.returncode == 1, finished.stderr
+    *before, message = finished.stderr.splitlines()
+    assert message.startswith(f"{script}: ") and all(str(word) in message for word in words), (
+        message
+    )
+    assert not [line for line in before if "|" not in line], finished.stderr
+
+
+def test_curves_that_cannot_be_written_get_a_sentence_and_leave_the_old_ones(tmp_path):
+    made_run(tmp_path / "run")
+    picture = tmp_path / "acc_test.png"
+    assert run_script("img/plot.py", tmp_path).returncode == 0
+    before = picture.read_bytes()
+    refused = run_script("img/plot.py", tmp_path, prelude=SMALL_FILES)
+    assert_one_sentence(refused, "plot.py", picture, "File too large")
+    assert picture.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "acc_test.png", "total_loss.png"}
+    refused = run_script("img/plot.py", tmp_path, f"--out={picture}/folder")
+    assert_one_sentence(refused, "plot.py", picture, "Not a directory")
+
+
+def test_the_studys_pictures_that_cannot_be_written_get_a_sentence(tmp_path):
+    shutil.copytree(ROOT / "img" / "records" / "full", tmp_path / "quick" / "records" / "full")
+    refused = run_script("img/reproduce.py", "--quick", "--draw", "--only=levers",
+                         f"--logdir={tmp_path}", prelude=SMALL_FILES)  # fmt: skip
+    assert_one_sentence(refused, "reproduce.py", tmp_path / "quick" / "acc_test.png", "too large")
+
+
+def test_folders_that_cannot_be_made_get_a_sentence_before_a_run_begins(tmp_path, fashion_mnist):
+    file = tmp_path / "file"
+    file.touch()
+    study = ("img/reproduce.py", "--only=units_without_sharing", "--seeds=1")
+    for given in ((f"--logdir={file}/logs",), (f"--records={file}", f"--logdir={tmp_path}/logs")):
+        assert_one_sentence(run_script(*study, *given), "reproduce.py", file)
+    assert not list(tmp_path.glob("logs/*/*"))
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    refused = run_script("img/replicate.py", "--quick", "--device=cpu", f"--records={file}")
+    assert_one_sentence(refused, "replicate.py", file)
+    assert "|" not in refused.stderr  # no run's progress
+
+
+@pytest.mark.parametrize("script", ["plot.py", "reproduce.py"])
+def test_a_full_disk_behind_stdout_gets_a_sentence(script, tmp_path):
+    arguments = ["--show"] if script == "reproduce.py" else [made_run(tmp_path / "run").parent]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, ROOT / "img" / script, *arguments], stdout=full, text=True,
+            stderr=subprocess.PIPE, env=with_variables({"PYTHONUNBUFFERED": None}),
+        )  # fmt: skip
+    assert process.returncode == 1
+    assert process.stderr == f"{script}: No space left on device\n"
+
+
 # --- Which runs are drawn ---
 
 
