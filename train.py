@@ -1280,10 +1280,6 @@ def diverged(what, step):
     )
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPING += (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-
-
 @contextlib.contextmanager
 def signals_noted():
     """Lets a step end before a signal stops the run. A second one of its kind acts at once.
@@ -1301,9 +1297,10 @@ def signals_noted():
         with contextlib.suppress(OSError):  # the terminal may be lost
             os.write(2, b"\nStopping after this step. Once more: at once, without saving.\n")
 
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     previous = {
         number: signal.signal(number, note)
-        for number in STOPPING
+        for number in (signal.Signals[name] for name in names)
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
