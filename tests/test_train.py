@@ -979,7 +979,7 @@ def test_what_tensorflow_says_before_it_dies_is_seen(tmp_path):
     assert finished.returncode == -signal.SIGABRT and "no AVX here" in finished.stderr
     wrong_flags = subprocess.run(
         [sys.executable, ROOT / "train.py", "--dataset=synthetic", f"--logdir={tmp_path}"],
-        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "--nonsense"},
+        capture_output=True, text=True, env={**os.environ, "TF_XLA_FLAGS": "--nonsense"},
     )  # fmt: skip
     assert "--nonsense" in wrong_flags.stderr
 
