@@ -916,7 +916,7 @@ def draw_starved(by_setting, path):
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     images = sorted(next(iter(none.values()))["train_images"]["article"].values(), reverse=True)
     below.set_xticks(range(10), [f"{count:,}" for count in images])
-    above.set_ylabel("recall, %")
+    above.set(ylabel="recall, %", ylim=(0, 102))  # intervals of few seeds may end outside
     below.set(xlabel="training images of the article", ylabel="gain in recall, points")
     handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
     picture.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
