@@ -742,11 +742,12 @@ def deviation_of_seeds(run, records):
     others = deviation({seed: record for seed, record in own.items() if seed != run.seed})
     if others is not None:
         return others
+    is_starved = run.study.startswith("starved")  # whose seeds differ in which articles are rare
     similar = [
         deviation(by_seed)
-        for groups in finished.values()
+        for study, groups in finished.items()
         for key, by_seed in groups.items()
-        if key[0] == images
+        if key[0] == images and study.startswith("starved") == is_starved
     ]
     return max((value for value in similar if value is not None), default=None)
 
