@@ -1077,10 +1077,7 @@ def check_settings(run_dir, dataset, now, is_finished):
                 f"{run_dir}: holds files of something that this program cannot resume. Choose"
                 " another --run_name, or delete them with --overwrite."
             )
-        warnings.warn(
-            f"{record}: missing or damaged, so this run goes on without a check that it was started"
-            " with the same flags and data."
-        )
+        warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
     before = completed(before, now) if before else now
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     # Without units, their flags are not recorded, so they cannot differ.
