@@ -88,40 +88,20 @@ def replication_table(groups, made):
     parts = [summary_table(groups, made)]
     gains = report.gains_table(groups, ["none"], "decay")
     parts.append(report.details("Gains of each task in the replication", gains))
-    seeds = sorted({seed for by_seed in groups.values() for seed in by_seed})
     others = [key for key in report.sorted_keys(groups) if key[1] != "none"]
-    rows = []
-    for seed in seeds:
-        gained = [paired_gains(groups, setting, decay).get(seed) for decay, setting in others]
-        cells = ["–" if gain is None else report.number(100 * gain, "+") for gain in gained]
-        rows.append([seed, *cells])
-    header = [f"{setting}, {decay:g}" for decay, setting in others]
-    for start in range(0, len(header), 6):  # as many columns as fit a page
-        part = [[row[0], *row[1 + start : 7 + start]] for row in rows]
-        table = report.markdown(["seed", *header[start : start + 6]], part)
-        parts.append(report.details("Gain of each seed in the replication", table))
-        parts.append(report.details("Gain over training in the replication",
-                                    over_training(groups, others[start : start + 6])))  # fmt: skip
+    for start in range(0, len(others), 6):  # as many columns as fit a page
+        shown = others[start : start + 6]
+        part = {key: g for key, g in groups.items() if key in shown or key[1] == "none"}
+        by_seed = report.seeds_table(part, title_of)
+        by_epoch = report.gains_over_training_table(part, title_of, "epochs")
+        parts.append(report.details("Gain of each seed in the replication", by_seed))
+        parts.append(report.details("Gain over training in the replication", by_epoch))
     return "\n\n".join(parts)
 
 
-def over_training(groups, keys):
-    """The gain in mean accuracy over none, in each five epochs."""
-    window = report.LAST_EVALUATIONS
-    (length,) = {
-        len(record["curves"]["accuracy_test"][0])
-        for by_seed in groups.values()
-        for record in by_seed.values()
-    }
-    rows = []
-    for end in range(window, length + 1, window):
-        cells = [
-            report.interval(list(paired_gains(groups, setting, decay, end=end).values()), "+")
-            for decay, setting in keys
-        ]
-        rows.append([f"{end - window + 1} to {end}", *cells])
-    header = [f"{setting}, {decay:g}" for decay, setting in keys]
-    return report.markdown(["epochs", *header], rows)
+def title_of(key):
+    decay, setting = key
+    return f"{setting}, {decay:g}"
 
 
 def questions_table(groups, made):

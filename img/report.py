@@ -291,8 +291,16 @@ def gains_table(groups, baselines, number="images"):
     return markdown(header, rows)
 
 
-def seeds_table(groups):
-    """The gain in mean accuracy over none, in points, for each seed."""
+def seeds_table(groups, title_of=lambda key: key[1]):
+    """The gain in mean accuracy over none, in points, for each seed.
+
+    Args:
+      groups: (images, setting) -> seed -> record.
+      title_of: function of a key that returns its column's title.
+
+    Returns:
+      A table in Markdown.
+    """
     ended = without_diverged(groups)
     keys = [key for key in sorted_keys(groups) if key[1] != "none"]
     by_key = {key: gains(ended[key], ended.get((key[0], "none"), {})) for key in keys}
@@ -301,11 +309,19 @@ def seeds_table(groups):
         [seed, *(number(100 * by_key[k][seed], "+") if seed in by_key[k] else "–" for k in keys)]
         for seed in seeds
     ]
-    return markdown(["seed", *(setting for _, setting in keys)], rows)
+    return markdown(["seed", *map(title_of, keys)], rows)
 
 
-def gains_over_training_table(groups):
-    """The gain in mean accuracy over none, in each LAST_EVALUATIONS evaluations of the runs."""
+def gains_over_training_table(groups, title_of=lambda key: key[1], unit="evaluations"):
+    """The gain in mean accuracy over none, in each LAST_EVALUATIONS evaluations of the runs.
+
+    Args:
+      groups, title_of: as in `seeds_table`.
+      unit: what the first column counts.
+
+    Returns:
+      A table in Markdown.
+    """
     ended = without_diverged(groups)
     keys = [key for key in sorted_keys(groups) if key[1] != "none"]
     (length,) = {len(run["curves"]["accuracy_test"][0]) for run in every_record(ended)}
@@ -314,7 +330,7 @@ def gains_over_training_table(groups):
          *(gain_cell(ended, *key, "none", "mean", end) for key in keys)]
         for end in range(LAST_EVALUATIONS, length + 1, LAST_EVALUATIONS)
     ]  # fmt: skip
-    return markdown(["evaluations", *(setting for _, setting in keys)], rows)
+    return markdown([unit, *map(title_of, keys)], rows)
 
 
 def study_table(study, groups):
