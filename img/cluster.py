@@ -18,6 +18,7 @@ import sys
 import threading
 import uuid
 
+import command_line
 import filelock
 import tqdm
 
@@ -50,18 +51,10 @@ def program():
 def commit():
     """The commit that the clone is at. Raises: Failed, it has none, or changes since."""
 
-    def git(*command):
-        return subprocess.check_output(
-            ["git", "--no-optional-locks", *command],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            errors="replace",
-        ).strip()
-
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        head = git("rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
+        changed = command_line.git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        head = command_line.git("rev-parse", "HEAD")
+    except command_line.GIT_ERRORS:
         raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown") from None
     if changed:
         raise Failed(f"{ROOT}: has changes that are not committed. Commit them, or undo them.")

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
+import subprocess
 import sys
 
 from absl import app, flags
@@ -55,6 +57,27 @@ def write(path, content):
             draft.unlink()
         error.filename = str(path)
         raise
+
+
+def write_record(path, record):
+    """Writes one line for each entry, so that differences can be read. Raises: OSError."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    write(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+GIT_ERRORS = (OSError, subprocess.CalledProcessError)
+
+
+def git(*command):
+    """Runs git in this repository, whatever repository a hook has set. Returns: its output.
+
+    Raises: one of GIT_ERRORS.
+    """
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    return subprocess.check_output(
+        ["git", "--no-optional-locks", *command], cwd=pathlib.Path(__file__).resolve().parents[1],
+        env=environment, stderr=subprocess.DEVNULL, errors="replace",
+    ).strip()  # fmt: skip
 
 
 def refuse_flags_without_effect(script):

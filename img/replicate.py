@@ -17,9 +17,7 @@ over the end of an epoch, as the original's do. A GPU does not repeat bits.
 """
 
 import contextlib
-import json
 import pathlib
-import subprocess
 import sys
 import time
 import warnings
@@ -286,17 +284,10 @@ def record_of(run, seconds, at_once):
 
 def commit():
     """This repository's commit, or None if it cannot be told."""
-    command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return command_line.git("rev-parse", "HEAD")
+    except command_line.GIT_ERRORS:
         return None
-
-
-def write_record(path, record):
-    """Writes one line for each entry, so that differences can be read."""
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    command_line.write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 # --- The program ---
@@ -375,7 +366,7 @@ def train_all(images, epochs, steps):
                 return print("Time is up. Run the same command to make the missing runs.")
             for run in runs:
                 record = record_of(run, time.monotonic() - began, len(runs))
-                write_record(path_of(run.setting, run.seed), record)
+                command_line.write_record(path_of(run.setting, run.seed), record)
             del runs, run  # their memory is the next group's
 
 

@@ -16,7 +16,6 @@ and a run that was stopped resumes, so you can kill this program at any time.
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -538,12 +537,6 @@ def make_record(run):
     }
 
 
-def write_record(path, record):
-    """Writes one line for each entry, so that differences can be read."""
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    command_line.write(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
 def train(run, stop, *more_flags):
     """Runs train.py to the end.
 
@@ -610,7 +603,7 @@ def make(run, stop, *more_flags):
         }
     else:
         record = make_record(run)
-    write_record(run.record, record)
+    command_line.write_record(run.record, record)
     return record
 
 
@@ -644,7 +637,7 @@ def on_shares_of_the_cores(function, runs):
 def on_a_cluster(runs):
     """Makes the runs on the cluster of --scheduler. Yields: each when it has a record."""
     for run, record in cluster.make(runs, FLAGS.scheduler, FLAGS.quick):
-        write_record(run.record, record)
+        command_line.write_record(run.record, record)
         yield run
 
 
