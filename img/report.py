@@ -28,11 +28,10 @@ BASELINES = {
     "levers": ["none", "channel"],
     "best_lever": ["none"],
     "units_without_sharing": ["none", "channel"],
-    "unrelated_tasks": ["none"],
 }
 # What img/README.md has a place for, and README.md.
-STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "distances", "recalls", "decay")
-STUDY_TABLES += ("epochs", "single_runs", "starved", "starved_epochs")
+STUDY_TABLES = (*BASELINES, "weights", "weights_of_channels", "distances", "recalls")
+STUDY_TABLES += ("starved", "starved_epochs")
 SUMMARY_TABLES = ("results",)
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
@@ -108,11 +107,6 @@ def read_records(folder):
         for key, by_seed in groups.items():
             groups[key] = dict(sorted(by_seed.items()))
     return records
-
-
-def read_single_runs(folder):
-    """Reads the results.json files of runs that belong to no study. Returns: a list."""
-    return [read_json(path) for path in sorted(folder.glob("fashion_mnist-*.json"))]
 
 
 def without_diverged(groups):
@@ -558,90 +552,11 @@ def weights_of_channels_table(by_seed):
     return f"{table}\n\n{made_with(by_seed.values())}"
 
 
-def decay_table(records):
-    """Settings on all images that were run with different decays of batch norm."""
-    runs = {}  # (decay, setting) -> seed -> record
-    for study in ("best_lever", "full"):
-        for (images, setting), by_seed in without_diverged(records.get(study, {})).items():
-            for seed, record in by_seed.items():
-                if images == ALL_IMAGES:
-                    key = record["flags"]["batch_norm_decay"], setting
-                    runs.setdefault(key, {})[seed] = record
-    settings = [setting for _, setting in runs]
-    runs = {key: by_seed for key, by_seed in runs.items() if settings.count(key[1]) > 1}
-    if not runs:
-        return None
-    rows = []
-    for decay, setting in sorted(runs, key=lambda key: (-key[0], key[1])):
-        by_seed = runs[decay, setting]
-        means = [accuracy(record, "mean") for record in by_seed.values()]
-        changes = [
-            np.abs(np.diff(record["curves"]["accuracy_test"][1][-LAST_EVALUATIONS:])).mean()
-            for record in by_seed.values()
-        ]
-        first, baseline = next(iter(by_seed.values())), runs.get((decay, "none"), {})
-        row = [f"{decay}, {first['flags']['num_epochs']} epochs", setting, len(by_seed)]
-        row += [interval(means), f"{number(100 * min(means))} to {number(100 * max(means))}"]
-        row.append(number(100 * np.mean(changes)))
-        row += [
-            interval(list(gains(by_seed, baseline, task).values()), "+")
-            if setting != "none"
-            else ""
-            for task in ("article", "mean")
-        ]
-        rows.append(row)
-    header = [
-        "decay",
-        "setting",
-        "seeds",
-        "mean",
-        "runs",
-        "change",
-        "gain (article)",
-        "gain (mean)",
-    ]
-    return f"{markdown(header, rows)}\n\n{made_with(every_record(runs))}"
-
-
-def epochs_table(epochs, few_images):
-    """Long runs on few images, and how near accuracy is to their end after the chosen epochs."""
-    ended, tasks = without_diverged(epochs), tasks_of(epochs)
-    chosen = {n: record for (n, _), by_seed in few_images.items() for record in by_seed.values()}
-    rows = []
-    for images, setting in sorted_keys(epochs):
-        for record in ended[images, setting].values():
-            row = [f"{images:,}", setting, *(interval([accuracy(record, t)]) for t in tasks)]
-            row.append(record["flags"]["num_epochs"])
-            if images in chosen:
-                end = chosen[images]["global_step"]
-                steps, values = map(np.array, record["curves"]["accuracy_test"])
-                later = np.abs(values[steps >= end] - accuracy(record, "mean"))
-                row += [chosen[images]["flags"]["num_epochs"]]
-                row += [f"{100 * later.max():.1f}" if len(later) else "–"]
-            else:
-                row += ["–", "–"]
-            rows.append(row)
-    table = markdown(["images", "setting", *tasks, "epochs", "chosen", "within"], rows)
-    return f"{table}\n\n{made_with(every_record(ended))}"
-
-
-def single_runs_table(runs):
-    """The table of the single runs of 30 epochs, one row for each value of the flag."""
-    rows = []
-    for record in sorted(runs, key=lambda record: record["flags"]["cross_stitch"]):
-        shares = [f"{record['accuracy_test_last'][t]:.4f}" for t in ("article", "group", "mean")]
-        last = [f"{record['accuracy_test']['mean']:.4f}", f"{record['loss_total']:.3f}"]
-        rows.append([f"`--cross_stitch={record['flags']['cross_stitch']}`", *shares, *last])
-    header = ["flag", "article", "group", "mean", "mean, last", "total loss, last"]
-    return f"{markdown(header, rows)}\n\n{made_with(runs)}"
-
-
-def all_tables(records, single_runs=()):
+def all_tables(records):
     """Makes every table for which there are runs.
 
     Args:
       records: as `read_records` returns them.
-      single_runs: as `read_single_runs` returns them.
 
     Returns:
       name -> text in Markdown, names out of STUDY_TABLES and SUMMARY_TABLES.
@@ -651,10 +566,6 @@ def all_tables(records, single_runs=()):
     if "levers" in groups:
         # Half as many epochs: these runs only lend their towers to "alone first".
         groups["levers"] = {k: g for k, g in groups["levers"].items() if k[1] != "alone half"}
-    if "best_lever" in groups:
-        # The table "decay" has those on all images.
-        few = {k: g for k, g in groups["best_lever"].items() if k[0] != ALL_IMAGES}
-        groups["best_lever"] = few or groups["best_lever"]
     for study, other, settings in (
         ("units_without_sharing", "few_images", ("none", "channel")),
         ("where", "full", ("none", "channel", "layer", "hard sharing")),
@@ -674,16 +585,10 @@ def all_tables(records, single_runs=()):
     channel = without_diverged(records.get("full", {})).get((ALL_IMAGES, "channel"))
     if channel:
         tables["weights_of_channels"] = weights_of_channels_table(channel)
-    tables["decay"] = decay_table(records)
-    if "epochs" in groups:
-        few_images = without_diverged(records.get("few_images", {}))
-        tables["epochs"] = epochs_table(groups["epochs"], few_images)
     if "starved" in groups:
         tables["starved"] = starved_table(of_starved_images(groups["starved"]))
     if "starved_epochs" in groups:
         tables["starved_epochs"] = starved_epochs_table(groups["starved_epochs"])
-    if single_runs:
-        tables["single_runs"] = single_runs_table(single_runs)
     return {name: text for name, text in tables.items() if text}
 
 
@@ -804,7 +709,7 @@ def draw_few_images(records, path):
     full = records.get("full", {})
     groups = {key: runs for key, runs in (full | records.get("few_images", {})).items() if runs}
     # Those of the best lever on few images have other seeds, too: only their gains compare.
-    others = {k: runs for k, runs in records.get("best_lever", {}).items() if k[0] < ALL_IMAGES}
+    others = dict(records.get("best_lever", {}))
     names_of_others = sorted({name for _, name in others} - {*COLOURS})
     others |= full
     picture = figure.Figure(**TWO_ROWS)

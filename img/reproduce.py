@@ -51,12 +51,10 @@ STUDIES = {
     "full": "all images, five epochs: what sharing brings",
     "full_30_epochs": "all images, 30 epochs: what sharing brings",
     "where": "where units, or shared layers, bring most",
-    "few_images": "300 to 10,000 images: what sharing brings",
+    "few_images": "300 to 3,000 images: what sharing brings",
     "levers": "the paper's levers, on held-out images",
     "best_lever": "the best of them on fresh seeds, on the test images",
     "units_without_sharing": "what units bring that share nothing",
-    "unrelated_tasks": "what units bring to two tasks that are not related",
-    "epochs": "how many epochs few images need, on held-out images",
     "starved": "ten articles with fewer and fewer images: what sharing brings the rarest",
     "starved_epochs": "how many epochs these images need, on held-out images",
 }
@@ -185,23 +183,20 @@ BEST_AND_NONE = {"none": NO_UNITS, BEST_LEVER: LEVERS[BEST_LEVER]}
 
 # Seeds are 0, 1, 2, … if this says nothing else. A choice that was made with some seeds
 # is tested with others. "where" is compared with runs of "full".
-FIRST_SEEDS = {"full": 200, "where": 200, "best_lever": 200, "epochs": 100, "starved_epochs": 100}
+FIRST_SEEDS = {"full": 200, "where": 200, "best_lever": 200, "starved_epochs": 100}
 SEEDS = 10  # of each setting with few images
-SEEDS_ON_ALL_IMAGES = 5  # and with 10,000
+SEEDS_ON_ALL_IMAGES = 5
 SEEDS_OF_SMALL_GAINS = 8  # with all images, of none, channel and layer
 SEEDS_OF_LONG_RUNS = {"dense on few images": 5, "dense own only": 3}
 SEEDS_OF_LONG_RUNS |= {"dense 30 epochs": 1}
 
-# Training images: epochs, and steps between evaluations. The study "epochs" decided
-# them on held-out images; 10,000 has not been run, so its epochs are a guess.
-SCHEDULES = {300: (60, 20), 1000: (50, 40), 3000: (30, 80), 10000: (20, 160)}
-LONG_SCHEDULES = {300: (200, 30), 1000: (120, 60), 3000: (80, 120), 10000: (50, 240)}
+# Training images: epochs, and steps between evaluations. Chosen on held-out images.
+SCHEDULES = {300: (60, 20), 1000: (50, 40), 3000: (30, 80)}
 IMAGES_OF_LEVERS = 1000
 HELD_OUT = {"holdout": 10000}
 # Two evaluations in an epoch: their last five differ more than five in a row of 100
 # steps would, so that their mean is a steadier figure.
 FIVE_EPOCHS = {"num_epochs": 5, "eval_every": 235, "batch_norm_decay": 0.9}
-TEN_EPOCHS = {"num_epochs": 10, "eval_every": 235, "batch_norm_decay": 0.999}
 THIRTY_EPOCHS = {"num_epochs": 30, "eval_every": 469, "batch_norm_decay": 0.9}
 
 
@@ -222,9 +217,9 @@ UNITS_OF_STARVED = {
 }
 
 
-def few_images(num_images, schedules=SCHEDULES):
+def few_images(num_images):
     """The flags of a run on this many training images."""
-    num_epochs, eval_every = schedules[num_images]
+    num_epochs, eval_every = SCHEDULES[num_images]
     return {
         "train_examples": num_images,
         "batch_norm_decay": 0.9,  # at 0.999, the statistics would still be those of the start
@@ -236,16 +231,6 @@ def few_images(num_images, schedules=SCHEDULES):
 def seeds_of(study, count=SEEDS):
     first = FIRST_SEEDS.get(study, 0)
     return range(first, first + count)
-
-
-def runs_of_epochs():
-    return [
-        Run("epochs", f"{num_images} {setting}", seed,
-            {**KINDS_OF_SHARING[setting], **few_images(num_images, LONG_SCHEDULES), **HELD_OUT})
-        for seed in seeds_of("epochs", 1)
-        for num_images in LONG_SCHEDULES
-        for setting in ("none", "channel")
-    ]  # fmt: skip
 
 
 def runs_of_full():
@@ -297,8 +282,8 @@ def runs_of_where():
 def runs_of_few_images():
     return [
         Run("few_images", f"{num_images} {setting}", seed, {**given, **few_images(num_images)})
-        for num_images in (3000, 10000, 1000, 300)
-        for seed in seeds_of("few_images", SEEDS if num_images < 10000 else SEEDS_ON_ALL_IMAGES)
+        for num_images in (3000, 1000, 300)
+        for seed in seeds_of("few_images")
         for setting, given in KINDS_OF_SHARING.items()
     ] + [
         Run("few_images", f"{num_images} dense", seed, {**DENSE, **few_images(num_images)})
@@ -323,18 +308,12 @@ def runs_of_levers():
 
 
 def runs_of_best_lever():
-    runs = [
+    return [
         Run("best_lever", f"{num_images} {setting}", seed, {**given, **few_images(num_images)})
         for num_images in (IMAGES_OF_LEVERS, 300, 3000)
         for seed in seeds_of("best_lever")
         for setting, given in BEST_AND_NONE.items()
     ]
-    runs += [
-        Run("best_lever", setting, seed, {**given, **TEN_EPOCHS})
-        for seed in seeds_of("best_lever", SEEDS_ON_ALL_IMAGES)
-        for setting, given in (BEST_AND_NONE | {"channel": LEVERS["channel"]}).items()
-    ]
-    return runs
 
 
 def runs_of_units_without_sharing():
@@ -343,22 +322,6 @@ def runs_of_units_without_sharing():
         Run("units_without_sharing", f"{IMAGES_OF_LEVERS} channel own only", seed, own_only)
         for seed in seeds_of("units_without_sharing")
     ]
-
-
-def runs_of_unrelated_tasks():
-    tasks = {"tasks": "article,rotation"}
-    settings = {name: KINDS_OF_SHARING[name] for name in ("none", "channel")}
-    runs = [
-        Run("unrelated_tasks", f"3000 {setting}", seed, {**tasks, **given, **few_images(3000)})
-        for seed in seeds_of("unrelated_tasks")
-        for setting, given in settings.items()
-    ]
-    runs += [
-        Run("unrelated_tasks", f"60000 {setting}", seed, {**tasks, **given, **FIVE_EPOCHS})
-        for seed in seeds_of("unrelated_tasks", SEEDS_ON_ALL_IMAGES)
-        for setting, given in settings.items()
-    ]
-    return runs
 
 
 def runs_of_starved_epochs():
@@ -386,11 +349,9 @@ def all_runs():
         *runs_of_full(),
         *runs_of_full_30_epochs(),
         *runs_of_where(),
-        *runs_of_epochs(),
         *runs_of_few_images(),
         *runs_of_levers(),
         *runs_of_best_lever(),
-        *runs_of_unrelated_tasks(),
         *runs_of_units_without_sharing(),
         *runs_of_starved_epochs(),
         *runs_of_starved(),
@@ -422,7 +383,7 @@ def quick(runs):
         for run in runs
         if run.number_of_seed < 2
         and "dense" not in run.setting
-        and not run.setting.startswith(("3000", "10000"))
+        and not run.setting.startswith("3000")
     ]
 
 
@@ -893,7 +854,7 @@ def read_all(folder):
     """
     records = report.read_records(folder)
     replicated, made = replication.read(folder / "replication")
-    tables = report.all_tables(records, report.read_single_runs(folder))
+    tables = report.all_tables(records)
     of_train_py = records.get("full_30_epochs", {})
     return records, replicated, tables | replication.all_tables(replicated, made, of_train_py)
 
