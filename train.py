@@ -66,7 +66,6 @@ import numpy as np
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 import tqdm
-from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` imports Keras
 from tensorboard.plugins.hparams.summary import session_end_pb
@@ -550,7 +549,7 @@ def add_picture(writer, tag, step, *matrices):
     if getattr(writer, "cannot_draw", False):
         return
     try:
-        png = drawing().draw(*matrices)
+        png = from_img("matrices").draw(*matrices)
     except Exception as error:  # in matplotlib, anything
         writer.cannot_draw = True
         reason = f"{type(error).__name__}: {brief(error)}"
@@ -562,11 +561,11 @@ def add_picture(writer, tag, step, *matrices):
 
 
 @functools.lru_cache
-def drawing():
-    """img/matrices.py, by its path: another package may be called img. Not imported before the
-    first picture, as matplotlib takes a second."""
-    path = pathlib.Path(__file__).resolve().parent / "img" / "matrices.py"
-    spec = importlib.util.spec_from_file_location("matrices", path)
+def from_img(name):
+    """A module of img/, by its path: another package may be called img. Not imported before it
+    is needed, as matplotlib takes a second."""
+    path = pathlib.Path(__file__).resolve().parent / "img" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -697,6 +696,7 @@ LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 def train_and_report(dataset, run_dir, last_step, session_config, started):
     """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
     version = commit()  # now: the user may commit while the run trains
+    events = from_img("events")  # now: if it is missing, no training is lost
     versions = {
         "python": platform.python_version(),
         "tensorflow": tf_v2.__version__,  # its distribution has several names
@@ -714,7 +714,8 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
     # Accuracies and loss are read from the event files, which a resumed run continues;
     # times and commit are those of the last process, since `resumed_after`.
-    curves = read_scalars(run_dir)
+    scalars = events.read_scalars(run_dir)
+    curves = {tag.removeprefix(TAG): values for tag, (_, values) in scalars.items()}
     shares = {name: np.trace(counts) / counts.sum() for name, counts in trained.confusions.items()}
     shares["mean"] = np.mean([*shares.values()])
     tests = {  # without event files, what is known is the last evaluation
@@ -851,18 +852,6 @@ def evaluation_text(dataset, run_dir, session_config):
     accuracies = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
     tables = [confusion_table(task, confusions[task.name]) for task in dataset.tasks]
     return "\n\n".join([f"Evaluated: {accuracies}", *tables])
-
-
-def read_scalars(run_dir):
-    """All scalars in a run's event files. Returns: tag without its prefix -> values."""
-    events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.SCALARS: 0})
-    curves = {}
-    for tag in events.Reload().Tags()[event_accumulator.SCALARS]:
-        # A resumed run may have written a step twice: the last value counts. And 0.9213,
-        # not the 0.9212999939918518 that this float32 is as a float.
-        values = {event.step: float(str(np.float32(event.value))) for event in events.Scalars(tag)}
-        curves[tag.removeprefix(TAG)] = list(values.values())
-    return curves
 
 
 def machine():

@@ -20,14 +20,11 @@ import uuid
 
 import command_line
 import filelock
+import records
 import tqdm
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # of data.py and model.py
-
-
-class Failed(Exception):
-    """The cluster cannot make the runs; the message is for the user."""
+from command_line import Failed
+from records import ROOT
+from runs import Run
 
 
 def program():
@@ -50,7 +47,6 @@ def program():
 
 def commit():
     """The commit that the clone is at. Raises: Failed, it has none, or changes since."""
-
     try:
         changed = command_line.git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         head = command_line.git("rev-parse", "HEAD")
@@ -117,16 +113,17 @@ def connected(address):
         yield client
 
 
-def make(runs, address, quick):
+def make(runs, folders, address, quick):
     """Makes runs on the workers of a cluster, each with those that have the same source.
 
     Args:
       runs: the runs, those to begin with first.
+      folders: `records.Folders`; each record is written there.
       address: of the scheduler.
       quick: whether they are those of --quick.
 
     Yields:
-      Each run with its record, when it is finished.
+      Each run, when it has a record.
 
     Raises:
       Failed: a run failed, a worker differs from the coordinator, or the scheduler is gone.
@@ -138,7 +135,7 @@ def make(runs, address, quick):
         common = program()
         tasks, futures = {}, {}
         for run in runs:
-            tasks.setdefault((run.source or run).folder, []).append(run)
+            tasks.setdefault(folders.run(run.source or run), []).append(run)
 
         def submit(index, task):
             text = json.dumps({"program": common, "quick": quick, "runs": task})
@@ -173,7 +170,8 @@ def make(runs, address, quick):
             except Exception as error:  # whatever the worker's system raises
                 raise Failed(f"{name}: its worker could not start it ({error})") from error
             for run, record in zip(task, records_of(process, name, worker)):
-                yield run, record
+                command_line.write_record(folders.record(run), record)
+                yield run
 
 
 def records_of(process, name, worker):
@@ -197,21 +195,16 @@ def main():
     """Does the task on stdin."""
     task = json.load(sys.stdin)
     os.chdir(ROOT)
-    import reproduce
-
-    reproduce.define_flags()
     # The same folder for the same run: what was killed resumes, and a record that nobody
     # fetched is still there.
-    folder = "logs/cluster/quick" if task["quick"] else "logs/cluster"
-    reproduce.FLAGS(["cluster.py", f"--logdir={folder}/runs", f"--records={folder}/records"])
-    reproduce.import_tensorflow_quietly()
+    folder = pathlib.Path("logs/cluster/quick" if task["quick"] else "logs/cluster")
+    command_line.import_tensorflow_quietly()
     try:
         check(task["program"])
-        runs = [
-            reproduce.Run(*run[:-1], run[-1] and reproduce.Run(*run[-1])) for run in task["runs"]
-        ]
-        answer = {"records": make_here(runs, task["program"]["commit"])}
-    except (Failed, reproduce.Failed, reproduce.report.Unusable) as error:
+        runs = [Run(*run[:-1], run[-1] and Run(*run[-1])) for run in task["runs"]]
+        folders = records.Folders(folder / "runs", folder / "records")
+        answer = {"records": make_here(runs, folders, task["program"]["commit"])}
+    except Failed as error:
         answer = {"failed": str(error)}
     except OSError as error:
         answer = {"failed": f"{error.filename or folder}: {error.strerror}"}
@@ -228,30 +221,27 @@ def check(coordinators):
             )
 
 
-def make_here(runs, commit):
+def make_here(runs, folders, commit):
     """Makes runs that have the same source, if any. Returns: their records."""
-    import reproduce
-
     first = runs[0].source or runs[0]
-    first.folder.parent.mkdir(parents=True, exist_ok=True)
-    together = list({run.folder: run for run in (first, *runs)}.values())
+    folder = folders.run(first)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    together = [first, *(run for run in runs if run != first)]
     # If a worker or the coordinator died, its task may still be under way here.
-    with filelock.FileLock(f"{first.folder}.lock"):
+    with filelock.FileLock(f"{folder}.lock"):
         for run in together:
-            if not has_record(run, commit):
-                reproduce.make(run, threading.Event(), "--threads=1")
-        reproduce.prune(together, ())
-        return [reproduce.report.read_json(run.record) for run in runs]
+            if not has_record(run, folders, commit):
+                records.make(run, folders, threading.Event(), "--threads=1")
+        records.prune(together, folders)
+        return [records.read_json(folders.record(run)) for run in runs]
 
 
-def has_record(run, commit):
+def has_record(run, folders, commit):
     """Whether the run was made here, at this commit."""
-    import reproduce
-
-    if not run.record.exists():
+    if not folders.has_record(run):
         return False
-    record = reproduce.report.read_json(run.record)
-    return record.get("commit") == commit and reproduce.is_record_of(run, record)
+    record = records.read_json(folders.record(run))
+    return record.get("commit") == commit and records.is_record_of(run, record, folders)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts of this folder do alike: start and end, write files, and refuse flags."""
+"""What the scripts of this folder do alike: start and end, write files, refuse flags."""
 
 import contextlib
 import io
@@ -11,24 +11,30 @@ import sys
 from absl import app, flags
 
 
+class Failed(Exception):
+    """The program cannot go on; the message is one sentence for the user."""
+
+
 def run(main):
     """Runs main(argv) as the program.
 
-    What a terminal cannot show becomes a question mark, and an error of the system a sentence.
+    What a terminal cannot show becomes a question mark, and an expected error a sentence.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not None, as without a terminal
             stream.reconfigure(errors="replace")
 
     def main_and_flush(argv):
+        script = pathlib.Path(argv[0]).name
         try:
             main(argv)
             print(end="", flush=True)
+        except Failed as error:
+            sys.exit(f"{script}: {error}")
         except OSError as error:
             if sys.stdout:  # what it still holds may be what cannot be written
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            script, file = pathlib.Path(argv[0]).name, error.filename
-            place = f"{file}: " if file else ""
+            place = f"{error.filename}: " if error.filename else ""
             sys.exit(f"{script}: {place}{error.strerror or error}")
 
     app.run(main_and_flush)
@@ -78,6 +84,18 @@ def git(*command):
         ["git", "--no-optional-locks", *command], cwd=pathlib.Path(__file__).resolve().parents[1],
         env=environment, stderr=subprocess.DEVNULL, errors="replace",
     ).strip()  # fmt: skip
+
+
+def import_tensorflow_quietly():
+    """Imports it once, before threads start: it writes to stderr, whatever the log level."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def refuse_flags_without_effect(script):

@@ -12,7 +12,6 @@ import io
 import logging
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import types
@@ -21,11 +20,12 @@ import command_line
 import matrices
 import numpy as np
 from absl import flags
+from command_line import Failed
 from matrices import figure, matplotlib
 
 # Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
-from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
+import events  # noqa: E402
 
 # File, tag, label of the axis, corner of the legend, and the percentage of points that
 # may lie below and above the axis: the first evaluations are far off, and would flatten
@@ -61,25 +61,14 @@ def read_run(folder):
       folder: the run's folder.
 
     Returns:
-      The run's flags, name -> text, or None if train.py did not write the files; and
-      tag -> ([n] steps, [n] values).
+      The run's flags, name -> text, or None if train.py did not write the files; and its
+      curves, as `events.read_scalars` does.
     """
-    everything = {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
     # TensorBoard reads no folder with a name that the locale cannot show, but through a link.
     with tempfile.TemporaryDirectory() as plain:
         link = pathlib.Path(plain) / "run"
         link.symlink_to(folder.resolve())
-        events = event_accumulator.EventAccumulator(str(link), everything).Reload()
-    tags = events.Tags()
-    if "run/text_summary" not in tags[event_accumulator.TENSORS]:
-        return None, {}
-    text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
-    curves = {}
-    for tag in tags[event_accumulator.SCALARS]:
-        # A resumed run may have written a step twice: the last value counts.
-        points = {event.step: event.value for event in events.Scalars(tag)}
-        curves[tag] = np.array(list(points)), np.array(list(points.values()))
-    return dict(re.findall(r"\*\*(\w+)\*\* (.*)", text)), curves
+        return events.read_flags(link), events.read_scalars(link)
 
 
 def smooth(values, weight):
@@ -156,7 +145,7 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
 def main(argv):
     command_line.refuse_flags_without_effect("plot.py")
     if len(argv) != 2:
-        sys.exit("plot.py: name one folder with runs, for example: python img/plot.py logs")
+        raise Failed("name one folder with runs, for example: python img/plot.py logs")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     logdir = pathlib.Path(argv[1])
     out = pathlib.Path(flags.FLAGS.out or logdir)
@@ -167,13 +156,13 @@ def main(argv):
             name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))
             runs[os.fsencode(name).decode(errors="replace")] = settings, curves
     if not runs:
-        sys.exit(f"plot.py: {logdir}: no run of train.py with an evaluation below this folder")
+        raise Failed(f"{logdir}: no run of train.py with an evaluation below this folder")
     for file, tag, label, corner, outside in PICTURES:
         draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
         print(out / file)
 
 
-if __name__ == "__main__":  # report.py imports this file, and has no use for its flags
+if __name__ == "__main__":  # pictures.py imports this file, and has no use for its flags
     flags.DEFINE_string("out", None, "Folder for the pictures; by default LOGDIR.")
     flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
     command_line.run(main)

@@ -1,13 +1,19 @@
 """Tables and a picture of the replication, from the records that replicate.py makes."""
 
+import groups
 import matrices
 import numpy as np
-import report
+import pictures
+import plot
+import records
 import scipy.stats
+import tables
+from command_line import Failed
+from groups import LAST_EVALUATIONS, Group, find, records_of
 from matrices import figure
 
-TABLES = ("replication", "replication_questions", "replication_programs")  # in img/README.md
-SUMMARY_TABLES = ("replicated",)  # in README.md
+NAMES = ("replication", "replication_questions", "replication_programs")  # in img/README.md
+NAMES_IN_PROJECT = ("replicated",)  # in README.md
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with
 
@@ -22,38 +28,45 @@ def read(folder):
     """Reads the records in a folder.
 
     Returns:
-      (decay, setting) -> seed -> record, as report.py's tables take them; a record of the
-      earlier program counts only if there are no others. And a line on how they were made.
+      A list of `groups.Group`, whose `images` are the decay; a record of the earlier program
+      counts only if there are no others. And a line on how they were made.
 
     Raises:
-      report.Unusable: a record is damaged.
+      Failed: a record is damaged.
     """
-    records = []
+    found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = report.read_json(path)
+            record = records.read_json(path)
             for name in ("setting", "seed", "accuracy_test", "device", "precision", "versions"):
                 record[name]
         except (ValueError, KeyError, TypeError):
-            raise report.Unusable(f"{path}: damaged. Delete it to run it again.") from None
+            raise Failed(f"{path}: damaged. Delete it to run it again.") from None
         if not record["repetition"]:
-            records.append(record)
-    earlier = [r for r in records if r.get("note", "").startswith(NOT_REPEATED)]
-    records = [r for r in records if r not in earlier] or earlier
-    groups = {}
-    for record in records:
-        for decay, curves in record["accuracy_test"].items():
-            by_seed = groups.setdefault((float(decay), record["setting"]), {})
-            by_seed[record["seed"]] = as_in_tables(record, curves)
-    groups = {key: dict(sorted(groups[key].items())) for key in sorted(groups, reverse=True)}
-    return groups, made_with(records)
+            found.append(record)
+    earlier = [r for r in found if r.get("note", "").startswith(NOT_REPEATED)]
+    found = [r for r in found if r not in earlier] or earlier
+    study = [
+        Group(
+            float(decay),
+            setting,
+            {
+                record["seed"]: as_in_tables(record, record["accuracy_test"][decay])
+                for record in sorted(found, key=lambda record: record["seed"])
+                if record["setting"] == setting and decay in record["accuracy_test"]
+            },
+        )
+        for decay in ("0.9", "0.999")
+        for setting in groups.KINDS
+    ]
+    return [group for group in study if group.records], made_with(found)
 
 
 def as_in_tables(record, curves):
-    """A record with the entries that report.py's tables read, for the decay of these curves."""
+    """A record with the entries that the study's tables read, for the decay of these curves."""
     values = {task: np.array(shares) for task, shares in curves.items()}
     values["mean"] = np.mean(list(values.values()), axis=0)
-    last = {t: float(shares[-report.LAST_EVALUATIONS :].mean()) for t, shares in values.items()}
+    last = {t: float(shares[-LAST_EVALUATIONS:].mean()) for t, shares in values.items()}
     epochs = list(range(1, len(values["mean"]) + 1))
     tags = {t: "accuracy_test" if t == "mean" else f"accuracy_test_{t}" for t in values}
     points = {tags[task]: [epochs, shares.tolist()] for task, shares in values.items()}
@@ -72,150 +85,142 @@ def made_with(records):
     return f"*Made with PyTorch {versions} on {devices}. {notes}".strip() + "*"
 
 
-def paired_gains(groups, setting, decay, task="mean", end=None):
+def paired_gains(study, setting, decay, task="mean"):
     """The gain of each seed over the run without units. Returns: seed -> share of 1."""
-    none = groups.get((float(decay), "none"), {})
-    return report.gains(groups.get((float(decay), setting), {}), none, task, end)
+    group = find(study, setting, float(decay))
+    return group.gains(groups.baseline_of(study, group), task)
 
 
-def summary_table(groups, made):
+def summary_table(study, made):
     """Each setting with each decay, and its gain."""
-    return f"{report.accuracy_table(groups, ['none'], 'decay')}\n\n{made}"
+    return f"{tables.accuracy_table(study, first='decay')}\n\n{made}"
 
 
-def replication_table(groups, made):
+def replication_table(study, made):
     """Each setting with each decay, with its gains by task and over training."""
-    parts = [summary_table(groups, made)]
-    gains = report.gains_table(groups, ["none"], "decay")
-    parts.append(report.details("Gains of each task in the replication", gains))
-    others = [key for key in report.sorted_keys(groups) if key[1] != "none"]
+    parts = [summary_table(study, made)]
+    gains = tables.gains_table(study, first="decay")
+    parts.append(tables.details("Gains of each task in the replication", gains))
+    others = [group for group in study if group.setting != "none"]
     for start in range(0, len(others), 6):  # as many columns as fit a page
         shown = others[start : start + 6]
-        part = {key: g for key, g in groups.items() if key in shown or key[1] == "none"}
-        by_seed = report.seeds_table(part, title_of)
-        by_epoch = report.gains_over_training_table(part, title_of, "epochs")
-        parts.append(report.details("Gain of each seed in the replication", by_seed))
-        parts.append(report.details("Gain over training in the replication", by_epoch))
+        part = [group for group in study if group in shown or group.setting == "none"]
+        by_seed = tables.seeds_table(part, title_of)
+        by_epoch = tables.gains_over_training_table(part, title_of, "epochs")
+        parts.append(tables.details("Gain of each seed in the replication", by_seed))
+        parts.append(tables.details("Gain over training in the replication", by_epoch))
     return "\n\n".join(parts)
 
 
-def title_of(key):
-    decay, setting = key
-    return f"{setting}, {decay:g}"
+def title_of(group):
+    return f"{group.setting}, {group.images:g}"
 
 
-def questions_table(groups, made):
+def questions_table(study, made):
     """What was asked beforehand, with its interval and p-value."""
-    first, second = (paired_gains(groups, *which) for which in (PRIMARY, SECOND))
+    first, second = (paired_gains(study, *which) for which in (PRIMARY, SECOND))
     both = {seed: first[seed] - second[seed] for seed in first if seed in second}
     asked = [
         ("dense over none at 0.999 (primary)", first, ""),
         ("dense over none at 0.9", second, ""),
         ("the first less the second", both, ""),
     ]
-    others = [(f"{s} over none at {d}", paired_gains(groups, s, d)) for s, d in OTHERS]
+    others = [(f"{s} over none at {d}", paired_gains(study, s, d)) for s, d in OTHERS]
     others = [(title, gained) for title, gained in others if len(gained) > 1]
-    p_values = [report.p_value(np.array(list(gained.values()))) for _, gained in others]
-    corrected = report.holm(np.array(p_values)) if others else []
+    corrected = groups.holm([groups.p_value(list(gained.values())) for _, gained in others])
     asked += [(title, gained, f"{p:.3f}") for (title, gained), p in zip(others, corrected)]
     rows = []
     for title, gained, p in asked:
-        values = np.array(list(gained.values()))
+        values = list(gained.values())
         if len(values) > 1:
-            shown = p or f"{report.p_value(values):.3f}"
-            rows.append([title, len(values), report.interval(values, "+"), shown])
-    table = report.markdown(["question", "seeds", "gain (mean)", "p"], rows)
-    return f"{table}\n\n{made}"
+            shown = p or f"{groups.p_value(values):.3f}"
+            rows.append([title, len(values), tables.interval(values, "+"), shown])
+    return f"{tables.markdown(['question', 'seeds', 'gain (mean)', 'p'], rows)}\n\n{made}"
 
 
-def programs_table(groups, of_train_py):
+def programs_table(study, of_train_py):
     """Both programs' accuracy after 30 epochs, and their difference with Welch's interval.
 
     Args:
-      groups: (decay, setting) -> seed -> record.
-      of_train_py: (images, setting) -> seed -> record, of study "full_30_epochs".
+      study: list of groups.
+      of_train_py: the groups of study "full_30_epochs".
 
     Returns:
       A table in Markdown, or None if they have no setting in common.
     """
     rows = []
-    for key in report.sorted_keys(of_train_py):
-        _, setting = key
-        by_seed = report.without_diverged(of_train_py)[key]
-        others = groups.get((float(TRAIN_PY_DECAY), setting), {})
-        ours = [report.accuracy(record, "mean") for record in by_seed.values()]
-        theirs = [report.accuracy(record, "mean") for record in others.values()]
-        if min(len(ours), len(theirs)) < report.SEEDS_OF_AN_INTERVAL:
+    for group in of_train_py:
+        other = find(study, group.setting, float(TRAIN_PY_DECAY))
+        ours, theirs = group.accuracies(), other.accuracies()
+        if min(len(ours), len(theirs)) < groups.SEEDS_OF_AN_INTERVAL:
             continue
         low, high = scipy.stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval()
-        difference = report.number(50 * (low + high), "+")
+        difference = tables.number(50 * (low + high), "+")
         seeds = f"{len(ours)} and {len(theirs)}"
-        cells = report.interval(ours), report.interval(theirs)
-        rows.append([setting, seeds, *cells, f"{difference} ± {50 * (high - low):.2f}"])
+        cells = tables.interval(ours), tables.interval(theirs)
+        rows.append([group.setting, seeds, *cells, f"{difference} ± {50 * (high - low):.2f}"])
     header = ["setting", "seeds", "train.py", "PyTorch", "difference"]
-    return report.markdown(header, rows) if rows else None
+    return tables.markdown(header, rows) if rows else None
 
 
-def all_tables(groups, made, of_train_py):
+def all_tables(study, made, of_train_py):
     """Makes every table for which there are runs.
 
     Args:
-      groups, made: as `read` returns them.
+      study, made: as `read` returns them.
       of_train_py: as `programs_table` takes it.
 
     Returns:
-      name -> text in Markdown, names out of TABLES and SUMMARY_TABLES.
+      name -> text in Markdown, names out of NAMES and NAMES_IN_PROJECT.
     """
-    if not any(setting == "none" for _, setting in groups):
+    if not find(study, "none").records:
         return {}
-    tables = {
-        "replicated": summary_table(groups, made),
-        "replication": replication_table(groups, made),
-        "replication_questions": questions_table(groups, made),
-        "replication_programs": programs_table(groups, of_train_py),
+    made_tables = {
+        "replicated": summary_table(study, made),
+        "replication": replication_table(study, made),
+        "replication_questions": questions_table(study, made),
+        "replication_programs": programs_table(study, of_train_py),
     }
-    return {name: text for name, text in tables.items() if text}
+    return {name: text for name, text in made_tables.items() if text}
 
 
 @matrices.plain_style()
-def draw(groups, out):
+def draw(study, out):
     """Draws what dense and channel units gain over training, with both decays.
 
     Args:
-      groups: as `read` returns them.
-      out: the folder for the picture.
+      study: as `read` returns it.
+      out: path of the folder for the picture.
 
     Returns:
       The paths of the pictures: one, or none if there are no runs to compare.
     """
-    if not any(
-        paired_gains(groups, setting, decay) for decay, setting in groups if setting != "none"
-    ):
+    if {group.setting for group in study} <= {"none"}:
         return []
-    picture = figure.Figure(**report.plot.PANEL)
+    picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
-    window, low = report.LAST_EVALUATIONS, 0.0
-    for decay, setting in report.sorted_keys(groups):
-        if setting not in ("dense", "channel"):
+    low = 0.0
+    for group in study:
+        if group.setting not in ("dense", "channel"):
             continue
-        length = len(next(iter(groups[decay, setting].values()))["curves"]["accuracy_test"][0])
-        ends = np.arange(window, length + 1)
-        gained = np.array([
-            list(paired_gains(groups, setting, decay, end=end).values()) for end in ends
-        ])  # fmt: skip
+        none = groups.baseline_of(study, group)
+        length = len(records_of([group])[0]["curves"]["accuracy_test"][0])
+        ends = np.arange(LAST_EVALUATIONS, length + 1)
+        gained = np.array([list(group.gains(none, end=end).values()) for end in ends])
         middle = 100 * gained.mean(axis=1)
-        half = 100 * np.array([report.half_width(values) for values in gained])
-        style = "--" if decay > 0.9 else "-"
-        colour = report.COLOURS[setting]
-        label = f"{report.label_of(setting)}, decay {decay:g} ({len(gained[0])} seeds)"
+        half = 100 * np.array([groups.half_width(values) for values in gained])
+        style = "--" if group.images > 0.9 else "-"
+        colour = pictures.COLOURS[group.setting]
+        label = f"{pictures.label_of(group.setting)}, decay {group.images:g}"
+        label += f" ({len(gained[0])} seeds)"
         axes.plot(ends, middle, style, color=colour, label=label)
         axes.fill_between(ends, middle - half, middle + half, color=colour, alpha=0.15, lw=0)
         low = min(low, middle[ends >= 10].min())
-    axes.axhline(0, color=report.COLOURS["none"], linewidth=1)
+    axes.axhline(0, color=pictures.COLOURS["none"], linewidth=1)
     axes.set(
         xlabel="epoch (mean of five evaluations)",
         ylabel="gain over no units, points",
         ylim=(low - 1, 2),
     )
     axes.legend(loc="lower right", fontsize=9)
-    return [report.plot.save(picture, axes, out / "replication.png")]
+    return [plot.save(picture, axes, out / "replication.png")]

@@ -189,8 +189,8 @@ def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path)
     code = """if True:
         import json, sys
         sys.path.insert(0, "img")
-        import cluster, reproduce
-        (run,) = [r for r in reproduce.quick(reproduce.runs_of_levers()) if r.source and r.seed == 0]
+        import cluster, runs
+        (run,) = [r for r in runs.quick(runs.runs_of("levers")) if r.source and r.seed == 0]
         print(json.dumps({"program": cluster.program(), "quick": True, "runs": [run]}))
     """
     task = subprocess.check_output([sys.executable, "-c", code], cwd=clone, env=environment())

@@ -19,12 +19,19 @@ import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
 
 sys.path.insert(0, str(ROOT / "img"))
+import groups  # noqa: E402
+import pictures  # noqa: E402
+import plot  # noqa: E402
+import records  # noqa: E402
 import replication  # noqa: E402
-import report  # noqa: E402
 import reproduce  # noqa: E402
+import runs  # noqa: E402
+import tables  # noqa: E402
+from command_line import Failed  # noqa: E402
+from groups import Group  # noqa: E402
 
 RECORDS_FOLDER = ROOT / "img" / "records"
-RECORDS, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER)
+STUDIES, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER)
 PAGE = ROOT / "img" / "README.md"
 
 
@@ -37,10 +44,10 @@ def made_record(seed, article, group):
 
 def made_groups(**settings):
     """A study's groups on 1,000 images: setting -> seed -> accuracies of article and group."""
-    return {
-        (1000, name): {seed: made_record(seed, *shares) for seed, shares in runs.items()}
-        for name, runs in settings.items()
-    }
+    return [
+        Group(1000, name, {seed: made_record(seed, *shares) for seed, shares in by_seed.items()})
+        for name, by_seed in settings.items()
+    ]
 
 
 def rows_of(table):
@@ -62,8 +69,8 @@ def cells(table, setting):
 
 
 def test_a_row_is_the_mean_over_seeds_with_students_interval():
-    groups = made_groups(none={0: (0.7, 0.9), 1: (0.8, 0.9), 2: (0.9, 0.9)})
-    row = cells(report.accuracy_table(groups, ["none"]), "none")
+    study = made_groups(none={0: (0.7, 0.9), 1: (0.8, 0.9), 2: (0.9, 0.9)})
+    row = cells(tables.accuracy_table(study, ["none"]), "none")
     # Deviation 10, error 10 / sqrt(3), and t is 4.303 for two degrees of freedom.
     assert row["article"] == "80.00 ± 24.84"
     assert row["group"] == "90.00 ± 0.00"
@@ -72,75 +79,73 @@ def test_a_row_is_the_mean_over_seeds_with_students_interval():
 
 
 def test_gains_compare_runs_of_one_seed():
-    groups = made_groups(
+    study = made_groups(
         none={0: (0.7, 0.7), 1: (0.9, 0.9), 2: (0.1, 0.1), 4: (0.5, 0.5)},
         channel={0: (0.71, 0.71), 1: (0.93, 0.93), 3: (1.0, 1.0), 4: (0.52, 0.52)},
     )
     # 1, 3 and 2 points, of the three seeds that both have, however different the seeds are.
-    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    row = cells(tables.accuracy_table(study, ["none"]), "channel")
     assert row["gain (mean)"] == "+2.00 ± 2.48 (3 seeds)"
-    row = cells(report.gains_table(groups, ["none"]), "channel")
+    row = cells(tables.gains_table(study, ["none"]), "channel")
     assert row["gain (article)"] == row["gain (group)"] == "+2.00 ± 2.48 (3 seeds)"
-    by_seed = {row[0]: row[1:] for row in rows_of(report.seeds_table(groups))[2:]}
+    by_seed = {row[0]: row[1:] for row in rows_of(tables.seeds_table(study))[2:]}
     assert by_seed == {"0": ["+1.00"], "1": ["+3.00"], "4": ["+2.00"]}
 
 
 def test_the_gain_over_a_second_baseline_is_in_the_table_of_gains():
-    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)}, layer={0: (0.9, 0.9)})
-    row = cells(report.gains_table(groups, ["none", "channel"]), "layer")
+    study = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)}, layer={0: (0.9, 0.9)})
+    row = cells(tables.gains_table(study, ["none", "channel"]), "layer")
     assert row["gain (article)"] == "+20.00" and row["over channel (mean)"] == "+10.00"
 
 
 def test_fewer_than_three_seeds_have_no_interval_and_a_missing_run_no_figure():
-    groups = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8), 2: (0.9, 0.9)})
-    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    study = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8), 2: (0.9, 0.9)})
+    row = cells(tables.accuracy_table(study, ["none"]), "channel")
     assert row["mean"] == "85.00" and row["gain (mean)"] == "–"
 
 
 def test_a_run_that_diverged_is_counted_and_not_averaged():
-    groups = made_groups(none={0: (0.7, 0.7), 1: (0.8, 0.8)})
-    groups[1000, "none"][2] = {"seed": 2, "diverged": "the loss became NaN"}
-    row = cells(report.accuracy_table(groups, []), "none")
+    (none,) = made_groups(none={0: (0.7, 0.7), 1: (0.8, 0.8)})
+    row = cells(tables.accuracy_table([none._replace(diverged=1)]), "none")
     assert row["seeds"] == "2, 1 diverged" and row["article"].startswith("75.00")
 
 
 def test_a_tiny_loss_is_not_written_as_minus_zero():
-    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
-    row = cells(report.accuracy_table(groups, ["none"]), "channel")
+    study = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
+    row = cells(tables.accuracy_table(study, ["none"]), "channel")
     assert row["gain (mean)"] == "+0.00"
 
 
 def test_the_readmes_table_has_each_kind_of_sharing_and_nothing_else():
-    groups = made_groups(**{
+    study = made_groups(**{
         "none": {0: (0.7, 0.7)}, "channel": {0: (0.8, 0.8)}, "dense": {0: (0.1, 0.1)},
         "start 0.7": {0: (0.1, 0.1)}, "dense own only": {0: (0.1, 0.1)},
     })  # fmt: skip
-    rows = rows_of(report.results_table(groups))[2:]
+    rows = rows_of(tables.results_table(study))[2:]
     assert [(row[1], row[-1]) for row in rows] == [("none", ""), ("channel", "+10.00")]
 
 
 def test_p_values_are_corrected_as_holm_says():
     # The smallest times three, the next times two, and none below the one before it.
-    np.testing.assert_allclose(report.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
-    np.testing.assert_allclose(report.holm(np.array([0.9, 0.6])), [1, 1])
+    np.testing.assert_allclose(groups.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(groups.holm(np.array([0.9, 0.6])), [1, 1])
 
 
 def test_recalls_name_the_classes_that_gain_by_more_than_chance():
-    groups = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
+    study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
                          channel=dict.fromkeys(range(3), (0.7, 0.7)))  # fmt: skip
     coat = {"none": [0.70, 0.75, 0.80], "channel": [0.9001, 0.9499, 1.0]}  # 20.01, 19.99, 20
     shirt = {"none": [0.50, 0.60, 0.50], "channel": [0.70, 0.50, 0.80]}  # +20, -10 and +30
-    for (_, setting), by_seed in groups.items():
-        for seed, record in by_seed.items():
-            record["seed"] = seed
-            recalls = {"coat": coat[setting][seed], "shirt": shirt[setting][seed], "bag": 0.9}
-            record["recall"] = {"article": recalls}
-    table = report.recalls_table(groups)
+    for group in study:
+        for seed, record in group.records.items():
+            recalls = {"coat": coat[group.setting][seed], "shirt": shirt[group.setting][seed]}
+            record["recall"] = {"article": recalls | {"bag": 0.9}}
+    table = tables.recalls_table(study)
     (row,) = rows_of(table)[2:]
     assert row[:5] == ["article", "coat", "channel", "75.00", "+20.00 ± 0.02"]
     assert "1 of 3 comparisons" in table
-    del groups[1000, "channel"][2]["recall"]  # two seeds are too few
-    assert report.recalls_table(groups) is None
+    del groups.find(study, "channel").records[2]["recall"]  # two seeds are too few
+    assert tables.recalls_table(study) is None
 
 
 def starved_record(seed, recalls):
@@ -157,16 +162,16 @@ def starved_record(seed, recalls):
 def starved_groups(gains_of_rarest):
     """Runs without units, and channel units that raise the recall of the last three ranks."""
     none = [0.9] * 3 + [0.8] * 4 + [0.5] * 3
-    groups = {"none": {}, "channel": {}}
+    by_setting = {"none": {}, "channel": {}}
     for seed, gain in enumerate(gains_of_rarest):
-        groups["none"][seed] = starved_record(seed, none)
+        by_setting["none"][seed] = starved_record(seed, none)
         gained = [0.89, 0.90, 0.91, *none[3:7], 0.5, 0.5, 0.5 + 3 * gain]
-        groups["channel"][seed] = starved_record(seed, gained)
-    return {(report.STARVED_IMAGES, setting): by_seed for setting, by_seed in groups.items()}
+        by_setting["channel"][seed] = starved_record(seed, gained)
+    return [Group(runs.STARVED_IMAGES, name, by_seed) for name, by_seed in by_setting.items()]
 
 
 def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
-    table = report.starved_table(starved_groups([0.10, 0.20, 0.30]))
+    table = tables.starved_table(starved_groups([0.10, 0.20, 0.30]))
     assert cell_of({"starved": table}, "starved", "none", "recall, rarest") == "50.00 ± 0.00"
     assert cell_of({"starved": table}, "starved", "none", "F1, between") == "40.00 ± 0.00"
     # 10, 20 and 30 points: deviation 10, and t is 4.303 for two degrees of freedom.
@@ -181,13 +186,13 @@ def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
 
 
 def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
-    groups = starved_groups([0.10, 0.10001, 0.10002])
-    rows = rows_of(report.starved_table(groups).partition("told from 0")[2])[2:]
+    study = starved_groups([0.10, 0.10001, 0.10002])
+    rows = rows_of(tables.starved_table(study).partition("told from 0")[2])[2:]
     assert rows[0][:2] == ["recall, rarest - commonest", "channel"] and "primary" in rows[0][3]
     assert ["recall, rarest", "channel"] in [row[:2] for row in rows[1:]]
     assert ["recall, commonest", "channel"] not in [row[:2] for row in rows]
     # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies.
-    assert "of 9 other comparisons" in report.starved_table(groups)
+    assert "of 9 other comparisons" in tables.starved_table(study)
 
 
 def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
@@ -196,8 +201,8 @@ def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
     values[7] = 0.7  # epoch 8
     values[20:23] = 0.85  # epochs 21 to 23
     record["curves"]["accuracy_test"] = [list(range(60)), values.tolist()]
-    groups = {(report.ALL_IMAGES, "none"): {100: record}}
-    titles, _, row = rows_of(report.starved_epochs_table(groups))
+    study = [Group(runs.STARVED_IMAGES, "none", {100: record})]
+    titles, _, row = rows_of(tables.starved_epochs_table(study))
     assert dict(zip(titles, row)) == {
         "setting": "none", "best": "83.00", "6 to 10": "78.00", "16 to 20": "80.00",
         "26 to 30": "80.00", "36 to 40": "80.00", "46 to 50": "80.00", "56 to 60": "80.00",
@@ -206,22 +211,17 @@ def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
 
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
     def made(setting, seeds, share):
-        runs = {seed: made_record(seed, share, share) for seed in seeds}
-        return {(report.ALL_IMAGES, setting): runs}
+        return Group(runs.ALL_IMAGES, setting, {s: made_record(s, share, share) for s in seeds})
 
-    full = made("none", range(200, 208), 0.7) | made("start 0.7", range(200, 208), 0.5)
-    where = made("layer at fc_3", range(200, 203), 0.8)
-    for by_seed in full.values():
-        for record in by_seed.values():
-            record["flags"] = {"batch_norm_decay": 0.9, "num_epochs": 5}
-            record["cross_stitch"] = {}
-    table = report.study_table("where", where | report.baselines_of(where, full, ("none",)))
+    full = [made("none", range(200, 208), 0.7), made("start 0.7", range(200, 208), 0.5)]
+    where = [made("layer at fc_3", range(200, 203), 0.8)]
+    table = tables.study_table("where", {"full": full, "where": where})
     assert [row[1:3] for row in rows_of(table)[2:4]] == [["none", "3"], ["layer at fc_3", "3"]]
     assert cells(table.partition("<details>")[0], "layer at fc_3")["gain (mean)"] == "+10.00 ± 0.00"
 
 
 def test_the_group_by_article_is_compared_with_the_groups_tower():
-    row = cells(report.gains_table(made_groups(none={0: (0.7, 0.9)}), ["none"]), "none")
+    row = cells(tables.gains_table(made_groups(none={0: (0.7, 0.9)}), ["none"]), "none")
     assert row["group by article"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
 
 
@@ -251,8 +251,8 @@ def test_the_replications_questions_compare_runs_of_one_seed_and_decay(tmp_path)
         for task, shares in record["accuracy_test"]["0.999"].items():
             record["accuracy_test"]["0.999"][task] = [share - less for share in shares]
     none = [replicated_record("none", s, 0.9) for s in range(1, 4)]
-    groups, made = write_replicated(tmp_path, *none, *dense)
-    rows = {row[0]: row[1:3] for row in rows_of(replication.questions_table(groups, made))[2:]}
+    study, made = write_replicated(tmp_path, *none, *dense)
+    rows = {row[0]: row[1:3] for row in rows_of(replication.questions_table(study, made))[2:]}
     # At 0.9 dense gains 1, 2 and 3 points, at 0.999 two, three and one less.
     assert rows == {
         "dense over none at 0.999 (primary)": ["3", "+0.00 ± 4.30"],
@@ -266,12 +266,12 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
     settings = ("none", "dense", "channel", "layer")
     records = [replicated_record(setting, seed, random.uniform(0.9, 0.92))
                for setting in settings for seed in range(5)]  # fmt: skip
-    groups, made = write_replicated(tmp_path, *records)
-    rows = {row[0]: float(row[3]) for row in rows_of(replication.questions_table(groups, made))[2:]}
+    study, made = write_replicated(tmp_path, *records)
+    rows = {row[0]: float(row[3]) for row in rows_of(replication.questions_table(study, made))[2:]}
 
     def p_of(setting):
-        gained = np.array(list(replication.paired_gains(groups, setting, 0.9).values()))
-        return report.p_value(gained)
+        gained = np.array(list(replication.paired_gains(study, setting, 0.9).values()))
+        return groups.p_value(gained)
 
     assert rows["dense over none at 0.9"] == pytest.approx(p_of("dense"), abs=6e-4)
     smaller, larger = sorted((p_of("channel"), p_of("layer")))
@@ -284,34 +284,34 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
 def test_records_of_the_earlier_program_count_only_without_others(tmp_path):
     note = f"{replication.NOT_REPEATED}, five seeds."
     earlier = replicated_record("none", 0, 0.5, note=note)
-    groups, made = write_replicated(tmp_path, earlier)
-    assert list(groups[0.9, "none"]) == [0] and note in made
+    study, made = write_replicated(tmp_path, earlier)
+    assert list(groups.find(study, "none", 0.9).records) == [0] and note in made
     again = replicated_record("none", 10, 0.8) | {"repetition": 1}
-    groups, made = write_replicated(tmp_path, earlier, replicated_record("none", 10, 0.9), again)
-    assert {seed: record["accuracy_test_last"]["mean"] for seed, record in groups[0.9, "none"].items()} \
-        == pytest.approx({10: 0.9})  # fmt: skip
+    study, made = write_replicated(tmp_path, earlier, replicated_record("none", 10, 0.9), again)
+    group = groups.find(study, "none", 0.9)
+    assert list(group.records) == [10] and group.accuracies() == pytest.approx([0.9])
     assert "earlier" not in made
 
 
 def test_a_replicated_runs_accuracy_is_of_its_last_five_epochs(tmp_path):
-    groups, _ = write_replicated(tmp_path, replicated_record("none", 0, 0.9, last=0.8))
-    last = groups[0.999, "none"][0]["accuracy_test_last"]
+    study, _ = write_replicated(tmp_path, replicated_record("none", 0, 0.9, last=0.8))
+    last = groups.find(study, "none", 0.999).records[0]["accuracy_test_last"]
     assert last == pytest.approx({"article": 0.87, "group": 0.87, "mean": 0.87})
 
 
 def test_a_damaged_record_of_the_replication_is_named(tmp_path):
     (tmp_path / "none-seed0.json").write_text("{}")
-    with pytest.raises(report.Unusable, match="none-seed0.json: damaged"):
+    with pytest.raises(Failed, match="none-seed0.json: damaged"):
         replication.read(tmp_path)
 
 
 def test_both_programs_are_compared_with_welchs_interval(tmp_path):
     shares = [0.90, 0.91, 0.92]
-    groups, _ = write_replicated(
+    study, _ = write_replicated(
         tmp_path, *(replicated_record("none", s, share) for s, share in enumerate(shares))
     )
     ours = made_groups(none={seed: (share, share) for seed, share in enumerate([0.89] * 3)})
-    (row,) = rows_of(replication.programs_table(groups, ours))[2:]
+    (row,) = rows_of(replication.programs_table(study, ours))[2:]
     # One side has no variance, so the interval is that of the other: 4.303 / sqrt(3) points.
     assert row == ["none", "3 and 3", "89.00 ± 0.00", "91.00 ± 2.48", "+2.00 ± 2.48"]
 
@@ -319,7 +319,7 @@ def test_both_programs_are_compared_with_welchs_interval(tmp_path):
 def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
     def limits(decay, task):
         gained = list(replication.paired_gains(REPLICATED, "dense", decay, task).values())
-        middle, half = 100 * np.mean(gained), 100 * report.half_width(gained)
+        middle, half = 100 * np.mean(gained), 100 * groups.half_width(gained)
         return middle - half, middle + half
 
     low, high = limits(0.999, "mean")
@@ -337,18 +337,18 @@ def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
 
 def test_a_table_names_the_numerics_and_versions_it_was_made_with():
     older, newer = made_record(0, 0.7, 0.7), made_record(1, 0.7, 0.7)
-    assert "TensorFlow 2.21.0, numerics 1." in report.made_with([older, newer])
+    assert "TensorFlow 2.21.0, numerics 1." in tables.made_with([older, newer])
     newer |= {"numerics": 2, "versions": {"tensorflow": "2.20.0"}, "flags": {"holdout": 10000}}
-    line = report.made_with([older, newer])
+    line = tables.made_with([older, newer])
     assert "TensorFlow 2.20.0 and 2.21.0, numerics 1 and 2." in line
     assert "10,000 held-out training images" in line
 
 
 def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
     page = tmp_path / "page.md"
-    tables = report.all_tables({"few_images": made_groups(none={0: (0.7, 0.9)})})
+    texts = tables.all_tables({"few_images": made_groups(none={0: (0.7, 0.9)})})
     page.write_text("Before\n<!-- table few_images -->\nold\n<!-- end of table -->\nAfter\n")
-    report.write_tables(tables, page)
+    reproduce.write_tables(texts, page)
     lines = page.read_text().splitlines()
     assert lines[:2] == ["Before", "<!-- table few_images -->"]
     assert lines[-2:] == ["<!-- end of table -->", "After"]
@@ -356,18 +356,9 @@ def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
     assert "old" not in table
     assert cells(table.partition("<details>")[0], "none")["mean"] == "80.00"
     page.write_text("somebody's page")
-    with pytest.raises(report.Unusable, match="<!-- table few_images -->"):
-        report.write_tables(tables, page)
+    with pytest.raises(Failed, match="<!-- table few_images -->"):
+        reproduce.write_tables(texts, page)
     assert page.read_text() == "somebody's page"
-
-
-def test_pictures_leave_out_runs_that_diverged(tmp_path):
-    groups = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)})
-    more = {(300, setting): dict(runs) for (_, setting), runs in groups.items()}
-    for by_seed in more.values():
-        by_seed[1] = {"seed": 1, "diverged": "the loss became NaN"}
-    (picture,) = report.draw({"few_images": {**groups, **more}}, tmp_path)
-    assert picture.name == "few_images.png" and picture.exists()
 
 
 # --- The pages ---
@@ -375,11 +366,11 @@ def test_pictures_leave_out_runs_that_diverged(tmp_path):
 
 def assert_tables_are_on(page, names):
     """All tables of these names, out of the records, stand between their marks."""
-    text, tables = page.read_text(), TABLES
-    report.find_places(page, names)
+    text = page.read_text()
+    reproduce.find_places(page, names)
     for name in names:
-        if name in tables:
-            assert f"<!-- table {name} -->\n{tables[name]}\n<!-- end of table -->" in text, name
+        if name in TABLES:
+            assert f"<!-- table {name} -->\n{TABLES[name]}\n<!-- end of table -->" in text, name
 
 
 def test_the_studys_tables_are_those_of_the_records():
@@ -388,11 +379,10 @@ def test_the_studys_tables_are_those_of_the_records():
 
 
 def test_the_last_evaluations_gain_over_training_is_the_gain_of_the_table():
-    tables = TABLES
     for study, last in (("full", "6 to 10"), ("full_30_epochs", "26 to 30")):
-        gain = cell_of(tables, study, "channel", "gain (mean)")
-        assert cell_of(tables, study, last, "channel") == gain
-        assert cell_of(tables, study, "1 to 5", "channel") != gain
+        gain = cell_of(TABLES, study, "channel", "gain (mean)")
+        assert cell_of(TABLES, study, last, "channel") == gain
+        assert cell_of(TABLES, study, "1 to 5", "channel") != gain
 
 
 def test_the_readmes_table_is_that_of_the_records():
@@ -413,10 +403,10 @@ def words_of(page):
     return re.sub(r"\blose (?=\d+\.\d+ ±)", "-", words)
 
 
-def cell_of(tables, name, row, column):
+def cell_of(texts, name, row, column):
     """A cell by its table's name, its row's first two cells or one of them, and its title."""
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", tables[name] + "\n", re.M):
+    for block in re.findall(r"(?:^\|.*\n)+", texts[name] + "\n", re.M):
         titles, _, *rows = rows_of(block)
         if column in titles:
             found += [cells[titles.index(column)] for cells in rows
@@ -428,35 +418,33 @@ def cell_of(tables, name, row, column):
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
 def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
     """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->."""
-    tables, words = TABLES, words_of(page)
+    words = words_of(page)
     figures = re.findall(r"±\s*\d", words)
     named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
     assert len(named) == len(figures) >= 2
     for mean, half, *address in named:
-        cell = cell_of(tables, *address)
+        cell = cell_of(TABLES, *address)
         assert cell.lstrip("+").partition(" (")[0] == f"{mean.lstrip('+')} ± {half}", address
 
 
 def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
-    tables = report.as_text(TABLES)
+    texts = tables.as_text(TABLES)
     found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.])", words_of(PAGE))
     assert len(found) >= 10
     for figure in found:
-        assert re.search(rf"(?<![\d.-])\+?{re.escape(figure)}(?![\d.])", tables), figure
+        assert re.search(rf"(?<![\d.-])\+?{re.escape(figure)}(?![\d.])", texts), figure
 
 
 def test_every_picture_is_drawn_from_the_records(tmp_path):
-    pictures = reproduce.draw_all(RECORDS, REPLICATED, tmp_path)
-    assert pictures
-    for path in pictures:
+    made = reproduce.draw_all(STUDIES, REPLICATED, tmp_path)
+    assert made
+    for path in made:
         assert path.stat().st_size > 10000 and (ROOT / "img" / path.name).exists()
         assert f"]({path.name})" in PAGE.read_text()
     drawn = {
-        path.name
-        for path in (ROOT / "img").glob("*.png")
-        if report.plot.CHECKSUM in metadata_of(path)
+        path.name for path in (ROOT / "img").glob("*.png") if plot.CHECKSUM in metadata_of(path)
     }
-    assert drawn == {path.name for path in pictures}  # none is left from other records
+    assert drawn == {path.name for path in made}  # none is left from other records
 
 
 def metadata_of(picture):
@@ -465,27 +453,27 @@ def metadata_of(picture):
 
 
 def test_every_picture_shows_the_values_of_the_records(tmp_path):
-    for path in reproduce.draw_all(RECORDS, REPLICATED, tmp_path):
-        drawn = metadata_of(path)[report.plot.CHECKSUM]
-        assert metadata_of(ROOT / "img" / path.name)[report.plot.CHECKSUM] == drawn, path.name
+    for path in reproduce.draw_all(STUDIES, REPLICATED, tmp_path):
+        drawn = metadata_of(path)[plot.CHECKSUM]
+        assert metadata_of(ROOT / "img" / path.name)[plot.CHECKSUM] == drawn, path.name
 
 
 def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path):
     def drawn(change):
-        groups = made_groups(
+        study = made_groups(
             none={0: (0.7, 0.7), 1: (0.8, 0.8), 2: (0.8, 0.7)},
             channel={0: (0.8, 0.8), 1: (0.8, 0.8 + change), 2: (0.9, 0.7)},
         )
-        more = {(300, setting): runs for (_, setting), runs in groups.items()}
-        (path,) = report.draw({"few_images": groups | more}, tmp_path)
-        return metadata_of(path)[report.plot.CHECKSUM]
+        more = [group._replace(images=300) for group in study]
+        (path,) = pictures.draw({"few_images": [*more, *study]}, tmp_path)
+        return metadata_of(path)[plot.CHECKSUM]
 
     assert drawn(0) == drawn(1e-9) != drawn(0.001)
 
 
 def test_commands_of_the_study_name_studies_that_there_are():
     named = re.findall(r"--only=([\w,]+)", PAGE.read_text())
-    assert named and set(",".join(named).split(",")) <= set(reproduce.STUDIES)
+    assert named and set(",".join(named).split(",")) <= set(runs.STUDIES)
 
 
 # --- The records ---
@@ -513,11 +501,11 @@ def test_records_say_how_they_were_made():
 
 
 def test_every_run_of_the_study_names_its_decay_and_is_there_once():
-    runs = reproduce.all_runs()
-    assert all("batch_norm_decay" in run.flags for run in runs)
-    assert len({(run.study, run.name) for run in runs}) == len(runs)
-    assert {run.study for run in runs} == set(reproduce.STUDIES)
-    assert all(run.number_of_seed in range(10) for run in runs)
+    made = runs.all_runs()
+    assert all("batch_norm_decay" in run.flags for run in made)
+    assert len({(run.study, run.name) for run in made}) == len(made)
+    assert {run.study for run in made} == set(runs.STUDIES)
+    assert all(run.number_of_seed in range(10) for run in made)
 
 
 def test_records_are_those_of_the_commands_and_flags_of_the_study(tmp_path):
@@ -569,15 +557,15 @@ def test_a_units_distance_from_its_start_is_the_size_of_its_change(shape, tmp_pa
         session.run(variable.initializer)
         tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), 1)
     flags = {"tasks": "article,group", "cross_stitch_init": 0.9}
-    distances = reproduce.distances_from_start(tmp_path, flags)
+    distances = records.distances_from_start(tmp_path, flags)
     np.testing.assert_allclose(distances["cross_stitch_1"], expected, atol=1e-5)
 
 
 def test_bits_are_compared_where_the_record_says_it_was_made_on_this_kind_of_machine():
     record = made_result(0.9, "ab")
-    assert reproduce.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
-    with pytest.raises(reproduce.Failed, match="sha256"):
-        reproduce.compare(record, made_result(0.9, "cd"), 0.1)
+    assert records.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
+    with pytest.raises(Failed, match="sha256"):
+        records.compare(record, made_result(0.9, "cd"), 0.1)
 
 
 OTHER_ORIGINS = [
@@ -592,46 +580,46 @@ OTHER_ORIGINS = [
 @pytest.mark.parametrize("other", OTHER_ORIGINS, ids=str)
 def test_accuracy_is_compared_with_the_spread_of_seeds_where_bits_cannot_be(other):
     record, deviation = made_result(0.9, "ab", **other), 0.002
-    found = reproduce.compare(record, made_result(0.893, "cd"), deviation)
+    found = records.compare(record, made_result(0.893, "cd"), deviation)
     assert "bits cannot be compared" in found and "0.8930" in found and "0.0080" in found
-    with pytest.raises(reproduce.Failed, match="0.8910 is further from the recorded 0.9000"):
-        reproduce.compare(record, made_result(0.891, "cd"), deviation)
+    with pytest.raises(Failed, match="0.8910 is further from the recorded 0.9000"):
+        records.compare(record, made_result(0.891, "cd"), deviation)
 
 
 def test_accuracy_of_too_few_seeds_is_not_said_to_agree():
     older = made_result(0.9, "ab", machine={"processor": "AMD EPYC", "threads": 1})
-    assert reproduce.compare(older, made_result(0.9, "ab"), None) == "the same bits"
-    with pytest.raises(reproduce.Failed, match="fewer than three"):
-        reproduce.compare(older, made_result(0.9, "cd"), None)
+    assert records.compare(older, made_result(0.9, "ab"), None) == "the same bits"
+    with pytest.raises(Failed, match="fewer than three"):
+        records.compare(older, made_result(0.9, "cd"), None)
 
 
 def test_the_spread_of_seeds_leaves_out_the_record_that_is_verified():
     accuracies = {0: 0.5, 1: 0.90, 2: 0.91, 3: 0.92}
-    groups = made_groups(none={seed: (mean, mean) for seed, mean in accuracies.items()})
-    run = reproduce.Run("levers", "1000 none", 0, {})
-    assert reproduce.deviation_of_seeds(run, {"levers": groups}) == pytest.approx(0.01)
+    study = made_groups(none={seed: (mean, mean) for seed, mean in accuracies.items()})
+    run = runs.Run("levers", "1000 none", 0, {})
+    assert records.deviation_of_seeds(run, {"levers": study}) == pytest.approx(0.01)
 
 
 def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts():
     def spread(width, count=3):
         return {seed: (0.9 + width * seed, 0.9 + width * seed) for seed in range(count)}
 
-    records = {
+    studies = {
         "levers": made_groups(none={0: (0.9, 0.9)}),
         "few_images": made_groups(none=spread(0.01), channel=spread(0.02), layer=spread(0.1, 2)),
-        "full": {(60000, "none"): made_groups(none=spread(0.2))[1000, "none"]},
+        "full": [group._replace(images=60000) for group in made_groups(none=spread(0.2))],
     }
-    run = reproduce.Run("levers", "1000 none", 0, {})
-    assert reproduce.deviation_of_seeds(run, records) == pytest.approx(0.02)
-    assert reproduce.deviation_of_seeds(run, {"levers": records["levers"]}) is None
+    run = runs.Run("levers", "1000 none", 0, {})
+    assert records.deviation_of_seeds(run, studies) == pytest.approx(0.02)
+    assert records.deviation_of_seeds(run, {"levers": studies["levers"]}) is None
 
 
 def test_every_record_of_the_study_can_be_verified():
-    for run in reproduce.all_runs():
-        if run.seed in RECORDS.get(run.study, {}).get(report.key_of(run.setting), {}):
-            # Other seeds of starved runs have other rare articles.
-            most = 0.03 if run.study.startswith("starved") else 0.01
-            assert 0 < reproduce.deviation_of_seeds(run, RECORDS) < most, run
+    folders = records.Folders(pathlib.Path("logs"), RECORDS_FOLDER)
+    for run in filter(folders.has_record, runs.all_runs()):
+        # Other seeds of starved runs have other rare articles.
+        most = 0.03 if run.study.startswith("starved") else 0.01
+        assert 0 < records.deviation_of_seeds(run, STUDIES) < most, run
 
 
 def reproduce_script(*arguments):
@@ -644,21 +632,21 @@ def killed_study(fashion_mnist, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("study")
     study = "units_without_sharing"
     given = ("--quick", f"--only={study}", f"--logdir={logdir}", "--jobs=1")
-    records = logdir / "quick" / "records" / study
+    made = logdir / "quick" / "records" / study
     process = subprocess.Popen(command_of("img/reproduce.py", *given), stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
-    while not list(records.glob("*.json")):
+    while not list(made.glob("*.json")):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return given, records
+    return given, made
 
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_resumes(killed_study):
-    given, records = killed_study
-    first, *others = records.glob("*.json")
+    given, folder = killed_study
+    first, *others = folder.glob("*.json")
     assert not others
     made = first.stat().st_mtime_ns
 
@@ -666,46 +654,44 @@ def test_a_study_that_is_killed_resumes(killed_study):
     assert finished.returncode == 0, finished.stderr
     assert "1 of 2 runs have a record." in finished.stdout
     assert first.stat().st_mtime_ns == made
-    assert len(list(records.glob("*.json"))) == 2
-    tables = records.parents[1] / "tables.md"
-    assert "| 1,000 | channel own only | 2 |" in tables.read_text()
+    assert len(list(folder.glob("*.json"))) == 2
+    page = folder.parents[1] / "tables.md"
+    assert "| 1,000 | channel own only | 2 |" in page.read_text()
     # Weights are not kept once a run has a record.
-    assert not list(records.parents[2].rglob("model.ckpt-*"))
+    assert not list(folder.parents[2].rglob("model.ckpt-*"))
 
 
 def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # two jobs on any machine
     monkeypatch.setattr(reproduce, "FLAGS", types.SimpleNamespace(jobs=2, scheduler=None))
-    names = ("first", "second", "third")
-    runs = [types.SimpleNamespace(name=name, record=tmp_path / name, source=None, cost=1)
-            for name in names]  # fmt: skip
+    chosen = runs.runs_of("units_without_sharing")[:3]
     second_runs, ended = threading.Event(), {}
 
-    def make(run, stop):
-        if run is runs[0]:
+    def make(run, folders, stop):
+        if run is chosen[0]:
             second_runs.wait()
         else:
             second_runs.set()
-            ended[run.name] = "stopped" if stop.wait(30) else "left alone"
+            ended[run.seed] = "stopped" if stop.wait(30) else "left alone"
 
-    def prune(of, kept):
-        if of == runs[:1]:
+    def prune(of, folders, kept=()):
+        if of == chosen[:1]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce, "make", make)
-    monkeypatch.setattr(reproduce, "prune", prune)
+    monkeypatch.setattr(records, "make", make)
+    monkeypatch.setattr(records, "prune", prune)
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        reproduce.make_all(runs)
+        reproduce.make_all(chosen, records.Folders(tmp_path / "runs", tmp_path / "records"))
     # Its traceback keeps what make_all had, as it does until the end of a program.
     assert interrupt.traceback
     # The third may have begun in the place of the first.
-    assert ended in ({"second": "stopped"}, {"second": "stopped", "third": "stopped"})
+    assert ended in ({1: "stopped"}, {1: "stopped", 2: "stopped"})
 
 
 @pytest.mark.slow
 def test_a_changed_record_is_found_and_a_lost_one_is_made_again(killed_study):
-    given, records = killed_study
-    first = sorted(records.glob("*.json"))[0]
+    given, folder = killed_study
+    first = sorted(folder.glob("*.json"))[0]
     original = json.loads(first.read_text())
     changed = json.loads(first.read_text())
     changed["curves"]["loss_total"][1][0] += 1e-6
@@ -749,7 +735,7 @@ def test_bad_flags_of_the_study_are_named(flag, word):
 
 def test_a_quick_run_names_one_choice_of_training_images():
     """train.py refuses --starve with --train_examples."""
-    runs = reproduce.quick(reproduce.all_runs())
-    assert {run.study for run in runs} >= {"starved", "few_images"}
-    for run in runs:
+    made = runs.quick(runs.all_runs())
+    assert {run.study for run in made} >= {"starved", "few_images"}
+    for run in made:
         assert ("starve" in run.flags) != ("train_examples" in run.flags), run.name

@@ -1,0 +1,255 @@
+"""The pictures of the study, from groups of records."""
+
+import groups
+import matrices
+import numpy as np
+import plot
+import runs
+import tables
+from groups import find, half_width
+from matrices import figure, matplotlib
+
+COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
+COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
+COLOUR_OF_OTHERS = "tab:brown"  # channel units with another start weight
+LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
+LABELS |= {"nddr": "nddr units", "hard sharing": "hard sharing", "dense": "dense units"}
+LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
+SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
+
+PANELS = plot.PANEL | {"figsize": (11, 4.6)}  # side by side
+TWO_ROWS = plot.PANEL | {"figsize": (8, 8)}
+LEGEND_BELOW = {"loc": "outside lower center", "ncols": 4, "fontsize": 9, "frameon": False}
+
+
+@matrices.plain_style()
+def draw(studies, out):
+    """Draws every picture for which there are records.
+
+    Args:
+      studies: study -> list of groups, as `records.read_all` returns them.
+      out: path of the folder for the pictures.
+
+    Returns:
+      The paths of the pictures.
+    """
+    studies = {name: [group for group in study if group.records] for name, study in studies.items()}
+    full, few = studies.get("full", []), studies.get("few_images", [])
+    pictures = []
+    for name, ending in (("full", ".png"), ("full_30_epochs", "_30_epochs.png")):
+        kinds = ("none", "channel", "dense")
+        shown = [group for group in studies.get(name, []) if group.setting in kinds]
+        if len(shown) > 1:
+            pictures += [
+                draw_curves(shown, out / file.replace(".png", ending), tag, label, corner)
+                for file, tag, label, corner, _ in plot.PICTURES
+            ]
+    channel = find(full, "channel")
+    if find(full, "none").records and channel.records:
+        for setting in ("channel", "layer", "dense"):
+            group = find([*full, *reversed(few)], setting)  # on as many images as there are
+            if group.records:
+                pictures.append(draw_weights(group, out / f"weights_of_{setting}_units.png"))
+        pictures.append(draw_spread_of_weights(channel, out / "weights_at_the_end.png"))
+    if studies.get("where") and find(full, "none").records:
+        pictures.append(draw_where(studies["where"], full, out / "where.png"))
+    if find(studies.get("starved", []), "none").records:
+        pictures.append(draw_starved(studies["starved"], out / "starved.png"))
+    if len({group.images for group in (*few, *full)}) > 1:
+        best = studies.get("best_lever", [])
+        pictures.append(draw_few_images([*few, *full], best, out / "few_images.png"))
+    return pictures
+
+
+def label_of(setting):
+    """What a picture's legend calls a setting."""
+    return LABELS.get(setting, f"channel units, {setting}")
+
+
+def number_of_seeds(group):
+    count = len(group.records)
+    return f"{count} seeds" if count > 1 else "1 seed"
+
+
+def draw_band(axes, group, tag, colour, label, smoothing=0.6):
+    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs."""
+    curves = [record["curves"][tag] for record in group.records.values()]
+    steps = curves[0][0]
+    for _, values in curves:
+        axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
+    if len(steps) <= SMOOTHED_ABOVE:
+        smoothing = 0  # over few points, the smoothed curve would lag behind
+    smoothed = np.array([plot.smooth(values, smoothing) for _, values in curves])
+    mean = smoothed.mean(axis=0)
+    axes.plot(steps, mean, color=colour, linewidth=1.8, label=label)
+    if len(curves) > 1:
+        deviation = smoothed.std(axis=0, ddof=1)
+        axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
+
+
+def draw_points(axes, places, columns, colour, label, **style):
+    """Draws the mean of each column of values, and its 95 % interval, in percent."""
+    axes.errorbar(
+        places,
+        [100 * np.mean(values) if len(values) else np.nan for values in columns],
+        [100 * half_width(values) for values in columns],
+        fmt="o", color=colour, label=label, **style,
+    )  # fmt: skip
+
+
+def draw_curves(study, path, tag, label, corner):
+    """Draws one scalar over training, for each group.
+
+    Args:
+      study: list of groups.
+      path: the file to write.
+      tag, label, corner: as in plot.PICTURES.
+
+    Returns:
+      The path.
+    """
+    picture = figure.Figure(**plot.PANEL)
+    axes = picture.subplots()
+    for group in study:
+        name = f"{label_of(group.setting)} ({number_of_seeds(group)})"
+        draw_band(axes, group, tag.removeprefix("summary/"), COLOURS[group.setting], name)
+    axes.set(xlabel="step", ylabel=label)
+    axes.legend(loc=corner, fontsize=9)
+    return plot.save(picture, axes, path)
+
+
+def draw_few_images(study, others, path):
+    """Draws accuracy, and the gain over none, against the number of training images.
+
+    Args:
+      study: list of groups.
+      others: groups on few images with seeds of their own: only their gains compare.
+      path: the file to write.
+
+    Returns:
+      The path.
+    """
+    study = [group for group in study if group.setting != "dense"]
+    kinds = [name for name in COLOURS if any(group.setting == name for group in study)]
+    full = [group for group in study if group.images == runs.ALL_IMAGES]
+    picture = figure.Figure(**TWO_ROWS)
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
+
+    def draw_setting(axes, of, setting, values_of, position, colour):
+        """`position` keeps the points of different settings apart."""
+        shown = sorted((group for group in of if group.setting == setting), key=lambda g: g.images)
+        places = np.array([group.images for group in shown]) * 1.04 ** (position - 2)
+        columns = [list(values_of(group, of)) for group in shown]
+        draw_points(axes, places, columns, colour, label_of(setting), capsize=3)
+
+    def gains(group, of):
+        return group.gains(groups.baseline_of(of, group)).values()
+
+    for position, name in enumerate(kinds):
+        draw_setting(above, study, name, lambda g, _: g.accuracies(), position, COLOURS[name])
+        if name != "none":
+            draw_setting(below, study, name, gains, position, COLOURS[name])
+    others = [*others, *full]
+    for name in sorted({group.setting for group in others} - {*COLOURS}):
+        draw_setting(below, others, name, gains, len(kinds), COLOUR_OF_OTHERS)
+    below.axhline(0, color=COLOURS["none"], linewidth=1)
+    ticks = sorted({group.images for group in (*study, *others)})
+    above.set(xscale="log", ylabel="test accuracy, mean of the tasks, %")
+    below.set_xticks(ticks, [f"{images:,}" for images in ticks])
+    below.minorticks_off()
+    below.set(xlabel="training images", ylabel="gain over no units, points")
+    labels = {}  # each once
+    for axes in (above, below):
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            labels.setdefault(label, handle)
+    picture.legend(labels.values(), labels, **LEGEND_BELOW | {"ncols": len(labels)})
+    return plot.save(picture, (above, below), path)
+
+
+def draw_weights(group, path):
+    """Draws the units' mean weights over training, a panel for each unit."""
+    tags = [tag for tag in next(iter(group.records.values()))["curves"] if "_from_" in tag]
+    scopes = sorted({tag.split("/")[0] for tag in tags})
+    pairs = sorted({tag.split("/")[1] for tag in tags})
+    picture = figure.Figure(**PANELS)
+    axes = picture.subplots(1, len(scopes), sharey=True)
+    for panel, scope in zip(axes, scopes):
+        for pair, colour in zip(pairs, matplotlib.colormaps["tab10"].colors):
+            draw_band(panel, group, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
+        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
+    axes[0].set_ylabel("mean weight")
+    units = label_of(group.setting).capitalize()
+    picture.suptitle(f"{units}, {group.images:,} images, {number_of_seeds(group)}")
+    picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(picture, axes, path)
+
+
+def draw_spread_of_weights(group, path):
+    """Draws how the weights of the channels are spread at the end, all seeds together."""
+    tasks, counts = tables.spread_of_weights(group)
+    picture = figure.Figure(**PANELS)
+    axes = picture.subplots(1, len(counts), sharex=True)
+    for panel, (scope, of_unit) in zip(axes, counts.items()):
+        for i, to in enumerate(tasks):
+            for j, source in enumerate(tasks):
+                shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
+                label = f"{to} from {source}"
+                panel.stairs(shares, tables.WEIGHT_BINS, label=label, linewidth=1.5)
+        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
+    axes[0].set_ylabel("share of the channels, %")
+    picture.suptitle(f"Channel units, {number_of_seeds(group)} together")
+    picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return plot.save(picture, axes, path)
+
+
+def draw_where(where, full, path):
+    """Draws the gain over none of units at one place, and of shared layers, by place."""
+    picture = figure.Figure(**plot.PANEL)
+    axes = picture.subplots()
+    layers = list(LAYERS.values())
+    rows = [
+        (LABELS[kind], COLOURS[kind], [*(f"{kind} at {place}" for place in layers), kind])
+        for kind in ("channel", "layer")
+    ]
+    shared = [f"shared until {place}" for place in layers[:-1]]
+    rows.append(("layers shared until here", COLOURS["hard sharing"], [*shared, "hard sharing"]))
+    none = find(full, "none").of_seeds(groups.seeds_of(where))
+    for offset, (label, colour, settings) in enumerate(rows):
+        columns = [list(find([*where, *full], name).gains(none).values()) for name in settings]
+        places = np.arange(len(settings)) + 0.12 * (offset - 1)
+        draw_points(axes, places, columns, colour, label, capsize=3)
+    axes.axhline(0, color=COLOURS["none"], linewidth=1)
+    ticks = [*layers, "all places"]
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set(
+        xlim=(-0.4, len(ticks) - 0.6),
+        xlabel="place of the unit, or depth of sharing",
+        ylabel="gain over no units, points",
+    )
+    picture.legend(**LEGEND_BELOW)
+    return plot.save(picture, axes, path)
+
+
+def draw_starved(study, path):
+    """Draws the recall without units, and each setting's gain in it, by the article's rank."""
+    picture = figure.Figure(**TWO_ROWS)
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
+    none, others = find(study, "none"), [group for group in study if group.setting != "none"]
+    ranks, style = np.arange(10), {"markersize": 4, "capsize": 2}
+    recalls = np.array([groups.by_rank(r, "recall_last") for r in none.records.values()])
+    draw_points(above, ranks, recalls.T, COLOURS["none"], LABELS["none"], **style)
+    for position, group in enumerate(others):
+        gained = groups.gains_by_rank(group, none, "recall_last")
+        if len(gained):
+            places = ranks + 0.14 * (position - (len(others) - 1) / 2)
+            colour = COLOURS.get(group.setting, COLOUR_OF_OTHERS)
+            draw_points(below, places, gained.T, colour, label_of(group.setting), **style)
+    below.axhline(0, color=COLOURS["none"], linewidth=1)
+    (first, *_) = none.records.values()
+    images = sorted(first["train_images"]["article"].values(), reverse=True)
+    below.set_xticks(ranks, [f"{count:,}" for count in images])
+    above.set(ylabel="recall, %", ylim=(0, 102))  # intervals of few seeds may end outside
+    below.set(xlabel="training images of the article", ylabel="gain in recall, points")
+    handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
+    picture.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
+    return plot.save(picture, (above, below), path)

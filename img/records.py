@@ -1,0 +1,402 @@
+"""How the records of runs are made, read and compared.
+
+A record is a small text file: what a run of train.py left, and the command that repeats it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import typing
+
+import command_line
+import events
+import groups
+import numpy as np
+import runs
+import tables
+from command_line import Failed
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # of data.py and model.py
+
+
+class Folders(typing.NamedTuple):
+    """Where runs and their records are."""
+
+    runs: pathlib.Path
+    records: pathlib.Path
+
+    def run(self, run):
+        return self.runs / run.study / run.name
+
+    def record(self, run):
+        return self.records / run.study / f"{run.name}.json"
+
+    def command(self, run):
+        """The command of a run: python train.py and its flags, a list."""
+        given = flags_of(run)
+        if run.source:
+            given["init_from"] = self.run(run.source)
+        given |= {"logdir": self.run(run).parent, "run_name": run.name}
+        return ["python", "train.py", *(f"--{name}={value}" for name, value in given.items())]
+
+    def has_record(self, run):
+        return self.record(run).exists()
+
+    def has_weights(self, run):
+        """Whether the run has finished and its checkpoint is still there."""
+        folder = self.run(run)
+        return (folder / "results.json").exists() and any(folder.glob("model.ckpt-*"))
+
+
+def flags_of(run):
+    """The flags of train.py, apart from those that name folders: name -> value."""
+    return {**run.flags, "seed": run.seed, "dataset": "fashion_mnist"}
+
+
+# --- Making ---
+
+
+def make(run, folders, stop, *more_flags):
+    """Does `train` and writes the run's record. Returns: the record. Raises: Failed."""
+    diverged = train(run, folders, stop, *more_flags)
+    record = {"command": shlex.join(folders.command(run)), "setting": run.setting}
+    if diverged:
+        record |= {"seed": run.seed, "diverged": diverged}
+    else:
+        folder = folders.run(run)
+        results = read_json(folder / "results.json")
+        record |= {
+            **results,
+            "sha256": checksum(folder),
+            "curves": curves_of(folder),
+            "weights": histograms_of_weights(folder),
+            "distances": distances_from_start(folder, results["flags"]),
+        }
+    command_line.write_record(folders.record(run), record)
+    return record
+
+
+def train(run, folders, stop, *more_flags):
+    """Runs train.py to the end.
+
+    Args:
+      run: a `runs.Run`.
+      folders: `Folders`.
+      stop: a `threading.Event` that ends it early.
+      *more_flags: arguments of train.py that do not belong to the study.
+
+    Returns:
+      None, or train.py's message if the run diverged.
+
+    Raises:
+      Failed: train.py failed, or was stopped.
+    """
+    if run.source and not folders.has_weights(run.source):
+        diverged = train(run.source, folders, stop, *more_flags)
+        if diverged:
+            return diverged
+    folder = folders.run(run)
+    if (folder / "results.json").exists() and not folders.has_weights(run):
+        shutil.rmtree(folder)  # its record is missing, and cannot be made from what is left
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{run.name}.log"
+    command = [sys.executable, *folders.command(run)[1:], *more_flags]
+    # Memory in pages of 2 MB: on Linux, dense runs are faster. No bit changes.
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+    while not stop.is_set():
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
+        ):
+            try:
+                while process.poll() is None and not stop.wait(0.2):
+                    pass
+            finally:
+                process.terminate()  # does nothing to a process that has ended
+        if process.returncode == 0:
+            return None
+        lines = [
+            *log.read_text(encoding="utf-8", errors="replace").splitlines(),
+            "train.py: ended without a message",
+        ]
+        message = next(line for line in lines if line.startswith("train.py: "))
+        if "NaN or infinite" in message:
+            return message
+        # An earlier reproduce.py that was killed may have left this run training.
+        if "another process" not in message and not stop.is_set():
+            raise Failed(
+                f"{run.study}/{run.name}: {message} Its log is {log}. If that does not help,"
+                f" delete {folder}."
+            )
+        time.sleep(1)
+    raise Failed("stopped")
+
+
+def prune(of, folders, kept=()):
+    """Deletes the checkpoints, 78 MB each, of runs that have a record, except of those `kept`."""
+    for run in of:
+        if folders.has_record(run) and run not in kept:
+            for path in folders.run(run).glob("model.ckpt-*"):
+                path.unlink()
+
+
+def curves_of(folder):
+    """The scalars of a run. Returns: tag without its prefix -> [steps, values]."""
+    return {
+        tag.removeprefix("summary/"): list(points)
+        for tag, points in events.read_scalars(folder).items()
+        if "per_second" not in tag and not tag.startswith("class/")
+    }
+
+
+def checksum(folder):
+    """SHA-256 of every value in a run's last checkpoint, Adam's moments included."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(folder))
+    digest = hashlib.sha256()
+    for name in sorted(reader.get_variable_to_shape_map()):
+        digest.update(name.encode() + np.ascontiguousarray(reader.get_tensor(name)).tobytes())
+    return digest.hexdigest()
+
+
+def weights_of_units(folder):
+    """The units' weights at the end of a run. Returns: scope -> alpha, in the order of layers."""
+    import tensorflow as tf
+
+    import model
+
+    reader = tf.train.load_checkpoint(str(folder))
+    names = {model.unit_of(name): name for name in reader.get_variable_to_shape_map()}
+    return {scope: reader.get_tensor(names[scope]) for scope in sorted(filter(None, names))}
+
+
+def histograms_of_weights(folder):
+    """Histograms of the channel units' weights at the end of a run.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      scope -> [T][T] lists with the number of channels in each of tables.WEIGHT_BINS.
+      The outermost bins count everything beyond them. Empty for units of other kinds.
+    """
+    bins = tables.WEIGHT_BINS
+    return {
+        scope: [[np.histogram(np.clip(weights, bins[0], bins[-1]), bins)[0].tolist()
+                 for weights in row] for row in alpha]
+        for scope, alpha in weights_of_units(folder).items()
+        if alpha.ndim == 3
+    }  # fmt: skip
+
+
+def distances_from_start(folder, flags):
+    """How far the units' weights are from their start at the end of a run.
+
+    Args:
+      folder: the run's folder.
+      flags: the flags of train.py, name -> value.
+
+    Returns:
+      scope -> [T][T], the root of the mean square distance over channels. For dense and nddr
+      units, the squares of a block's D x D weights are summed and divided by D.
+    """
+    import model
+
+    num_towers = len(flags["tasks"].split(","))
+    start = model.start_weights(num_towers, flags["cross_stitch_init"])
+    distances = {}
+    for scope, alpha in weights_of_units(folder).items():
+        size = len(alpha) // num_towers  # D of dense units, C of nddr ones; 1 of the others
+        if size > 1:
+            blocks = alpha.reshape(num_towers, size, num_towers, size)
+            for index in range(size):
+                blocks[:, index, :, index] -= start
+            squares = np.einsum("iajb,iajb->ij", blocks, blocks) / size
+        else:
+            moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
+            squares = np.mean(np.square(moved), axis=2)
+        distances[scope] = np.sqrt(squares).round(6).tolist()
+    return distances
+
+
+# --- Reading ---
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_all(folder):
+    """Reads the records of all studies.
+
+    Args:
+      folder: path of the records, which has a folder for each study.
+
+    Returns:
+      study -> list of `groups.Group` in the order of `runs.STUDIES`, fewest images first.
+
+    Raises:
+      Failed: a record is damaged.
+    """
+    return {study: read(study, folder) for study in runs.STUDIES if (folder / study).is_dir()}
+
+
+def read(study, folder):
+    """Reads the records of one study. Returns and raises: as `read_all`, its list of groups."""
+    found = {}
+    for path in sorted((folder / study).glob("*.json")):
+        try:
+            record = read_json(path)
+            key = parts_of(record["setting"], study)
+            seed, _ = record["seed"], record["command"]
+        except (ValueError, KeyError, TypeError):
+            raise Failed(f"{path}: damaged. Delete it to run it again.") from None
+        found.setdefault(key, {})[seed] = record
+    order = list(runs.STUDIES[study].settings)
+    return [
+        groups.Group(
+            *key,
+            {seed: r for seed, r in sorted(found[key].items()) if "diverged" not in r},
+            sum("diverged" in record for record in found[key].values()),
+        )
+        for key in sorted(found, key=lambda key: (key[0], order.index(key[1])))
+    ]
+
+
+def parts_of(setting, study):
+    """The number of training images, and the setting without it, of a run's setting."""
+    images, name = re.fullmatch(r"(?:(\d+) )?(.*)", setting).groups()
+    of_all = runs.STARVED_IMAGES if study.startswith("starved") else runs.ALL_IMAGES
+    return int(images or of_all), name
+
+
+# --- Comparing ---
+
+FOLDERS = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
+
+
+def check(of, folders):
+    """Raises: Failed, a record is of another command or other flags than its run."""
+    for run in of:
+        path = folders.record(run)
+        if path.exists() and not is_record_of(run, read_json(path), folders):
+            raise Failed(f"{path}: made with other flags. Delete it to run it again.")
+
+
+def is_record_of(run, record, folders):
+    """Whether the record's command and flags are those of the run, apart from folders."""
+
+    def without_folders(command):
+        prefixes = tuple(f"--{name}=" for name in FOLDERS)
+        return {a.partition("=")[0] if a.startswith(prefixes) else a for a in command[2:]}
+
+    recorded = shlex.split(record["command"])
+    if without_folders(recorded) != without_folders(folders.command(run)):
+        return False
+    given = flags_of(run)
+    # A run that diverged recorded no flags.
+    flags_recorded = record.get("flags", given if "diverged" in record else {})
+    return all(flags_recorded.get(name) == value for name, value in given.items())
+
+
+# Entries of a record that may differ although the result is the same.
+NOT_COMPARED = {"command", "flags", "commit", "versions", "numerics", "machine"}
+NOT_COMPARED |= {"images_per_second", "wall_seconds", "resumed_after"}
+
+
+def compare(record, again, deviation):
+    """Compares a record with a repetition of its run.
+
+    Bits are compared if the record says that it was made on the same kind of machine with the
+    same TensorFlow and numerics, otherwise accuracy.
+
+    Args:
+      record: the record.
+      again: the record of the repetition.
+      deviation: as `deviation_of_seeds` returns it.
+
+    Returns:
+      What was found, as a sentence.
+
+    Raises:
+      Failed: they do not agree, or this cannot be told.
+    """
+    names = record.keys() - NOT_COMPARED  # older records have fewer entries
+    different = sorted(name for name in names if record.get(name) != again.get(name))
+    if not different:
+        return "the same bits"
+    before, here = origin(record), origin(again)
+    if before == here or "diverged" in {*record, *again}:
+        raise Failed(f"{', '.join(different)} not as recorded")
+    reasons = ", ".join(
+        f"{name} {before.get(name, 'not recorded')} (here {value})"
+        for name, value in here.items()
+        if before.get(name, "not recorded") != value
+    )
+    recorded, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
+    if deviation is None:
+        raise Failed(
+            f"bits cannot be compared: {reasons}. Nor can accuracy, with fewer than three other"
+            f" seeds: it was {recorded:.4f}, is {now:.4f}"
+        )
+    if abs(recorded - now) > 4 * deviation:
+        raise Failed(
+            f"accuracy {now:.4f} is further from the recorded {recorded:.4f} than four standard"
+            f" deviations of seeds, {4 * deviation:.4f}; bits cannot be compared: {reasons}"
+        )
+    return (
+        f"accuracy was {recorded:.4f}, is {now:.4f}: within four standard deviations of seeds,"
+        f" {4 * deviation:.4f}; bits cannot be compared: {reasons}"
+    )
+
+
+def origin(record):
+    """What decides in which order sums are added up: name -> value.
+
+    Older records lack some of it, and then nobody knows on what kind of machine they were made.
+    """
+    tensorflow = record.get("versions", {}).get("tensorflow")
+    known = {**record.get("machine", {}), **record, "TensorFlow": tensorflow}
+    names = ("processor", "vectors", "onednn", "threads", "TensorFlow", "numerics")
+    return {name: known[name] for name in names if name in known}
+
+
+def deviation_of_seeds(run, studies):
+    """The standard deviation of accuracy over the other seeds of a run's setting.
+
+    Args:
+      run: a `runs.Run`.
+      studies: as `read_all` returns them.
+
+    Returns:
+      The deviation. If fewer than three other seeds have a record, the largest of any setting
+      on as many images, or None if there is none.
+    """
+
+    def deviation(accuracies):
+        return (
+            np.std(accuracies, ddof=1) if len(accuracies) >= groups.SEEDS_OF_AN_INTERVAL else None
+        )
+
+    images, name = parts_of(run.setting, run.study)
+    group = groups.find(studies[run.study], name, images)
+    others = deviation(group.of_seeds(group.records.keys() - {run.seed}).accuracies())
+    if others is not None:
+        return others
+    similar = [
+        deviation(other.accuracies())
+        for study in studies.values()
+        for other in study
+        if other.images == group.images
+    ]
+    return max((value for value in similar if value is not None), default=None)
