@@ -29,6 +29,7 @@ from runs import Run
 
 def program():
     """What workers must have in common with the coordinator: name -> value. Raises: Failed."""
+    command_line.import_tensorflow_quietly()
     import tensorflow as tf
 
     import data
@@ -198,7 +199,6 @@ def main():
     # The same folder for the same run: what was killed resumes, and a record that nobody
     # fetched is still there.
     folder = pathlib.Path("logs/cluster/quick" if task["quick"] else "logs/cluster")
-    command_line.import_tensorflow_quietly()
     try:
         check(task["program"])
         runs = [Run(*run[:-1], run[-1] and Run(*run[-1])) for run in task["runs"]]

@@ -148,7 +148,7 @@ def act(chosen, folders, out):
     studies, _, texts = read_all(folders.records)
     records.check(chosen, folders)
     if FLAGS.show:
-        return print(tables.as_text(texts))
+        return print(tables.as_text(texts) or f"{folders.records}: no records yet")
     if not (FLAGS.quick or FLAGS.verify):
         for page, names in PAGES.items():
             find_places(page, names)  # before days of running, not after
@@ -156,7 +156,8 @@ def act(chosen, folders, out):
         for path in folders:  # before days of running, not after
             path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folders.runs / "lock").acquire(timeout=0):
-            command_line.import_tensorflow_quietly()
+            if not FLAGS.scheduler:
+                command_line.import_tensorflow_quietly()
             if FLAGS.verify:
                 return verify(chosen, folders, studies)
             make_all(chosen, folders)
