@@ -18,11 +18,8 @@ import pathlib
 import re
 import socket
 import tempfile
-import textwrap
-import threading
 import typing
 import unicodedata
-import urllib.parse
 import warnings
 import zlib
 
@@ -46,10 +43,13 @@ class Task(typing.NamedTuple):
 
     name: str
     classes: tuple  # the names of the classes: label 0, label 1, ...
-    # The label of each of the ten ARTICLES, in their order. None means that every image is
-    # turned at random, and its label is the number of quarter turns. Empty means that the
-    # labels are in files in the data folder.
-    from_article: tuple | None
+    from_article: tuple  # the label of each of the ten ARTICLES; empty: labels are in files
+
+    def labels(self, split):
+        """Returns the labels of a split's images, [N] int32."""
+        if self.from_article:
+            return np.array(self.from_article, np.int32)[split.articles]
+        return split.labels[self.name].astype(np.int32)
 
 
 ARTICLES = (
@@ -60,7 +60,6 @@ ARTICLES = (
 TASKS = (
     Task("article", ARTICLES, tuple(range(10))),
     Task("group", ("Shoes", "For Women", "Other"), (2, 2, 2, 1, 2, 0, 1, 0, 1, 0)),
-    Task("rotation", ("0°", "90°", "180°", "270°"), None),
 )
 
 # --- The data set and its batches ---
@@ -69,11 +68,11 @@ IMAGE_SIZE = 28
 
 
 class Split(typing.NamedTuple):
-    """Images and their article labels, as stored in the files."""
+    """Images with their labels, as stored in the files."""
 
     images: np.ndarray  # [N, 28, 28] uint8
     articles: np.ndarray  # [N] uint8, 0 to 9
-    labels: dict = {}  # task -> [N] uint8, from label files
+    labels: dict  # task -> [N] uint8, from label files
 
     def take(self, indices):
         """Returns a `Split` of these images."""
@@ -82,81 +81,44 @@ class Split(typing.NamedTuple):
 
 
 class Dataset(typing.NamedTuple):
-    """A training and a test split, with the statistics of the training images.
-
-    If a task turns the images, the statistics are taken over every image in all four turns.
-    """
+    """A training and a test split, with the statistics of the training images."""
 
     name: str
     train: Split
     test: Split  # the images for evaluation: the test set or held-out training images
     mean: np.ndarray  # [28, 28] float32, the mean of each pixel
     scale: np.ndarray  # [28, 28] float32, 1 / (standard deviation + 1e-9); 0 for a constant pixel
-    tasks: tuple = TASKS[:2]  # each batch has one label per task and image, in this order
+    tasks: tuple = TASKS  # each batch has one label per task and image, in this order
 
     def train_batch(self, step, batch_size, seed):
-        """Makes the batch of any training step; no earlier step is needed.
+        """Makes the batch of any training step, from 0; no earlier step is needed.
 
-        Args:
-          step: the step; the first is 0.
-          batch_size: images in a batch. The last batch of an epoch may be smaller.
-          seed: determines the order of the images and how they are turned.
-
-        Returns:
-          As `batch`.
+        The seed determines the order of the images. Returns: as `batch`.
         """
         epoch, index = divmod(step, steps_per_epoch(len(self.train.images), batch_size))
         order = epoch_order(len(self.train.images), seed, epoch)
-        indices = order[index * batch_size : (index + 1) * batch_size]
-        return self.batch(self.train, indices, seed, epoch)
+        return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
 
     def test_batches(self, batch_size):
         """Yields the test split in order, as `batch` does; the last batch may be smaller."""
         for start in range(0, len(self.test.images), batch_size):
             yield self.batch(self.test, slice(start, start + batch_size))
 
-    def batch(self, split, indices, *turn_seed):
-        """Makes a batch of images with their labels.
+    def batch(self, split, indices):
+        """Makes a batch of those images of a split; the indices are [B] int or a slice.
 
-        Args:
-          split: the `Split` to take the images from.
-          indices: which images to take: [B] int, or a slice.
-          *turn_seed: ints that determine the turns; used by tasks that turn the images.
-
-        Returns:
-          [B, 28, 28, 1] float32 standardised images; dict of task name -> [B] int32 labels.
+        Returns: [B, 28, 28, 1] float32 standardised images; task name -> [B] int32 labels.
         """
-        images, articles, labels = split.images[indices], split.articles[indices], {}
-        for task in self.tasks:
-            if task.from_article:
-                labels[task.name] = np.array(task.from_article, np.int32)[articles]
-            elif task.name in split.labels:
-                labels[task.name] = split.labels[task.name][indices].astype(np.int32)
-            else:
-                labels[task.name] = quarter_turns(len(split.images), *turn_seed)[indices]
-                images = turned(images, labels[task.name])
-        return self.standardise(images), labels
+        chosen = split.take(indices)
+        labels = {task.name: task.labels(chosen) for task in self.tasks}
+        return self.standardise(chosen.images), labels
 
     def standardise(self, images):
-        """Computes the z-score of each pixel. A pixel that is constant in training becomes 0.
-
-        Args:
-          images: [B, 28, 28] uint8.
-
-        Returns:
-          [B, 28, 28, 1] float32.
-        """
+        """Computes the z-score of each pixel: [B, 28, 28] uint8 -> [B, 28, 28, 1] float32."""
         return ((images - self.mean) * self.scale)[..., np.newaxis]
 
     def implied(self, articles):
-        """Derives the labels of the other tasks from article labels.
-
-        Args:
-          articles: [B] int, labels of the task article.
-
-        Returns:
-          Dict of task name -> [B] int32, of the tasks whose labels follow from the article.
-        """
+        """Returns the labels that follow from articles, [B] int: task name -> [B] int32."""
         return {
             task.name: np.array(task.from_article, np.int32)[articles]
             for task in self.tasks
@@ -164,19 +126,10 @@ class Dataset(typing.NamedTuple):
         }
 
     def images_by_class(self):
-        """Counts the training images. Returns: task -> class -> number of images.
-
-        Tasks that turn the images have none: a class gets other images in each epoch.
-        """
+        """Counts the training images. Returns: task -> class -> number of images."""
         counts = {}
         for task in self.tasks:
-            if task.from_article:
-                labels = np.array(task.from_article)[self.train.articles]
-            elif task.name in self.train.labels:
-                labels = self.train.labels[task.name]
-            else:
-                continue
-            numbers = np.bincount(labels, minlength=len(task.classes)).tolist()
+            numbers = np.bincount(task.labels(self.train), minlength=len(task.classes)).tolist()
             counts[task.name] = dict(zip(task.classes, numbers))
         return counts
 
@@ -201,64 +154,38 @@ def steps_per_epoch(num_examples, batch_size):
     return -(-num_examples // batch_size)
 
 
-# The functions below use RandomState because its numbers are the same in every numpy release.
-
-
 @functools.lru_cache(maxsize=2)
 def epoch_order(num_examples, seed, epoch):
     """Returns the order of the images in one epoch, [N] int; the arguments alone determine it."""
+    # RandomState, because its numbers are the same in every numpy release.
     return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
-@functools.lru_cache(maxsize=2)
-def quarter_turns(num_examples, *turn_seed):
-    """Chooses how many quarter turns each image gets. Returns them, [N] int32, 0 to 3.
-
-    `turn_seed` is the seed and the epoch for training images. For test images it is empty,
-    so they are turned the same way every time.
-    """
-    # The extra 1 makes these numbers differ from those of the epoch's order.
-    return np.random.RandomState([*turn_seed, 1]).randint(0, 4, num_examples).astype(np.int32)
-
-
-def turned(images, turns):
-    """Turns images, [B, 28, 28], counter-clockwise by so many quarter turns, [B] int."""
-    images = images.copy()
-    for quarter in (1, 2, 3):
-        images[turns == quarter] = np.rot90(images[turns == quarter], quarter, axes=(1, 2))
-    return images
+def with_statistics(name, train, test, tasks=TASKS):
+    """Makes a `Dataset` of two splits and computes the statistics of its training images."""
+    images, count = train.images, len(train.images)
+    # Sums of integers are exact, so the order of the images does not matter.
+    total = images.sum(axis=0, dtype=np.int64)
+    squares = np.einsum("n...,n...->...", images, images, dtype=np.int64)
+    # N^2 times the variance, still an integer: it is 0 only for a pixel that never varies.
+    spread = count * squares - total**2
+    mean, scale = total / count, np.where(spread > 0, 1 / (np.sqrt(spread) / count + 1e-9), 0)
+    return Dataset(name, train, test, mean.astype(np.float32), scale.astype(np.float32), tasks)
 
 
 def balanced_subset(split, size, seed):
     """Chooses images at random, the same number of each article as far as possible.
 
     With the same seed, a smaller subset is part of every larger one.
-
-    Args:
-      split: the `Split` to choose from.
-      size: how many images to choose.
-      seed: determines the choice.
-
-    Returns:
-      A `Split` of `size` images, in their original order.
+    Returns: a `Split` of `size` images, in their original order.
     """
-    # The 2 makes these numbers differ from those of the order and the turns.
+    # The 2 makes these numbers differ from those of the order.
     order = np.random.RandomState([seed, 0, 2]).permutation(len(split.articles))
     articles = split.articles[order]
     rank = np.empty(len(order), int)  # how many images of the same article come before it
     for article in np.unique(articles):
         rank[articles == article] = np.arange(np.sum(articles == article))
-    chosen = np.sort(order[np.argsort(rank, kind="stable")[:size]])
-    return split.take(chosen)
-
-
-# Ten seeds give each article each rank once.
-RANK_OF_ARTICLE = (7, 2, 9, 4, 0, 6, 3, 8, 5, 1)
-
-
-def ranks_of_articles(seed):
-    """The rank of each article in `starved_subset`, 0 for the commonest to 9. Returns: 10 ints."""
-    return [(rank + seed) % len(ARTICLES) for rank in RANK_OF_ARTICLE]
+    return split.take(np.sort(order[np.argsort(rank, kind="stable")[:size]]))
 
 
 def starved_subset(split, ratio, seed):
@@ -266,17 +193,9 @@ def starved_subset(split, ratio, seed):
 
     The share that is kept falls geometrically: all images of the commonest article, 1/ratio
     of the rarest. With the same seed, the images of a larger ratio are part of those of a
-    smaller one.
-
-    Args:
-      split: the `Split` to choose from.
-      ratio: how many times more of the commonest article are kept than of the rarest.
-      seed: determines the choice and, by `ranks_of_articles`, which articles are rare.
-
-    Returns:
-      A `Split`, the images in their original order.
+    smaller one. Returns: a `Split`, the images in their original order.
     """
-    # The 3 makes these numbers differ from those of the order, the turns and the subsets.
+    # The 3 makes these numbers differ from those of the order and of `balanced_subset`.
     order = np.random.RandomState([seed, 0, 3]).permutation(len(split.articles))
     chosen = []
     for article, rank in enumerate(ranks_of_articles(seed)):
@@ -286,37 +205,17 @@ def starved_subset(split, ratio, seed):
     return split.take(np.sort(np.concatenate(chosen)))
 
 
-def with_statistics(name, train, test, tasks=TASKS[:2]):
-    """Makes a `Dataset` and computes the statistics of its training images.
-
-    Args:
-      name: the data set's name.
-      train, test: a `Split` each.
-      tasks: the tasks that its batches have labels for.
-
-    Returns:
-      A `Dataset`.
-    """
-    # Sums of integers are exact, so the order of the images does not matter.
-    total = train.images.sum(axis=0, dtype=np.int64)
-    chunks = np.array_split(train.images, 100)  # 64-bit copies of all images need much memory
-    squares = sum((chunk.astype(np.int64) ** 2).sum(axis=0) for chunk in chunks)
-    count = len(train.images)
-    if any(task.from_article is None for task in tasks):
-        # The margins of upright images hardly vary. With the statistics of upright images,
-        # a turned image there would be up to a thousand standard deviations from the mean.
-        total, squares = (sum(np.rot90(s, turns) for turns in range(4)) for s in (total, squares))
-        count *= 4
-    # N^2 times the variance, still an integer: it is 0 only for a pixel that never varies.
-    spread = count * squares - total**2
-    scale = np.where(spread > 0, 1 / (np.sqrt(spread) / count + 1e-9), 0)
-    mean = total / count
-    return Dataset(name, train, test, mean.astype(np.float32), scale.astype(np.float32), tasks)
+def ranks_of_articles(seed):
+    """The rank of each article in `starved_subset`: 0 for the commonest to 9, the rarest."""
+    # Ten seeds give each article each rank once.
+    return [(rank + seed) % 10 for rank in (7, 2, 9, 4, 0, 6, 3, 8, 5, 1)]
 
 
 # --- Loading ---
 
 DATASETS = ("auto", "fashion_mnist", "synthetic")
+FOLDER_VARIABLE = "FASHION_MNIST_DIR"
+CUSTOM = "-custom"  # end of the name of a data set that is not Fashion-MNIST
 
 
 class DataError(Exception):
@@ -331,99 +230,53 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
     """Finds, reads and checks a data set.
 
     Args:
-      dataset: "fashion_mnist", "synthetic" or "auto". "auto" is Fashion-MNIST. If no
-        folder is named, the cache lacks a file and no mirror can be reached, "auto"
-        falls back to the synthetic set, with a warning.
-      data_dir: folder with the four files. By default FASHION_MNIST_DIR, or else the
-        user's cache, into which missing files are downloaded.
+      dataset: "fashion_mnist"; "synthetic"; or "auto", which is Fashion-MNIST, or the synthetic
+        set if no folder is named, the cache lacks a file and no mirror can be reached.
+      data_dir: folder with the four files; by default the one that FASHION_MNIST_DIR names, or
+        else the user's cache, into which missing files are downloaded.
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or article alone if the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
-      holdout: evaluate on this many of the last training images instead of the test
-        set; they are not used for training.
+      holdout: evaluate on this many of the last training images, held out; 0: the test set.
       starve: ratio of `starved_subset`, which chooses the training images; 1 for all.
 
-    Returns:
-      A `Dataset`.
-
-    Raises:
-      DataError: the data cannot be used; the message names the file and says what to do.
+    Returns: a `Dataset`. Raises: DataError.
     """
-    data_dir = data_dir or os.environ.get(FOLDER_VARIABLE)
-    data_dir = data_dir and pathlib.Path(os.path.expanduser(data_dir))
-    name, train, test = read(dataset, data_dir, seed)
-    tasks = tasks or (["article"] if name.endswith(CUSTOM) else ["article", "group"])
+    folder = data_dir or os.environ.get(FOLDER_VARIABLE)
+    folder = folder and pathlib.Path(os.path.expanduser(folder))
+    name, train, test = read(dataset, folder, seed)
+    is_custom = name.endswith(CUSTOM)
+    tasks = tasks or (["article"] if is_custom else ["article", "group"])
     known = {task.name: task for task in TASKS}
-    own = {t: read_labels(t, name, data_dir, train, test) for t in tasks if t not in known}
+    chosen = [known.get(t) or read_labels(t, name, folder, train, test) for t in tasks]
+    for task in chosen:
+        check(task)
+    if is_custom:  # the labels of these files are not the ten articles
+        digits = tuple(map(str, range(len(ARTICLES))))
+        chosen = [t._replace(classes=digits) if t.name == "article" else t for t in chosen]
+    count = len(train.images) - holdout
+    if count <= 0:
+        raise DataError(f"holdout={holdout}: there are {len(train.images):,} training images")
     if holdout:
-        left = len(train.images) - holdout
-        if left <= 0:
-            raise DataError(f"holdout={holdout}: there are {len(train.images):,} training images")
-        train, test = train.take(slice(left)), train.take(slice(left, None))
-    if train_examples > len(train.images):
-        raise DataError(
-            f"train_examples={train_examples}: there are {len(train.images):,} training images"
-        )
-    if starve > 1 and name.endswith(CUSTOM):
+        train, test = train.take(slice(count)), train.take(slice(count, None))
+    if train_examples > count:
+        raise DataError(f"train_examples={train_examples}: there are {count:,} training images")
+    if starve > 1 and is_custom:
         raise DataError(f"starve={starve}: these files are not Fashion-MNIST and show no articles")
     if starve > 1:
         train = starved_subset(train, starve, seed)
     if train_examples:
         train = balanced_subset(train, train_examples, seed)
-    chosen = checked([own.get(task) or known[task] for task in tasks])
-    if name.endswith(CUSTOM):  # these files do not show articles
-        numbers = tuple(map(str, range(len(ARTICLES))))
-        chosen = [t._replace(classes=numbers) if t.name == "article" else t for t in chosen]
     return with_statistics(name, train, test, tuple(chosen))
 
 
-def checked(tasks):
-    """Returns these `Task`s. Raises: DataError, one of them is wrong."""
-    for task in tasks:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
-            problem = "its name must consist of letters, digits and _ . -"
-        elif task.name in ("mean", "total", "l2"):
-            problem = "the results use this name already: choose another one"
-        elif sum(other.name == task.name for other in TASKS) > 1:
-            problem = "there are two tasks of this name"
-        elif problem_of(task.classes):
-            problem = problem_of(task.classes)
-        elif (
-            task in TASKS
-            and task.from_article is not None
-            and len(task.from_article) != len(ARTICLES)
-        ):
-            problem = f"it has {len(task.from_article)} labels for the {len(ARTICLES)} articles"
-        else:
-            labels = range(len(task.classes))
-            wrong = [label for label in task.from_article or () if label not in labels]
-            if not wrong:
-                continue
-            problem = f"its label {wrong[0]!r} is none of its {len(labels)} classes, 0 to {len(labels) - 1}"
-        place = "in TASKS of data.py" if task in TASKS else "from label files"
-        raise DataError(f"task {task.name!r} {place}: {problem}")
-    return tasks
-
-
-def problem_of(classes):
-    """Says what is wrong with the names of a task's classes. Returns: str, or None."""
-    if not classes or not all(isinstance(name, str) for name in classes):
-        return "its classes must be names, at least one"
-    if len(set(classes)) < len(classes):
-        return "two of its classes have the same name"
-    for name in classes:
-        kinds = {unicodedata.category(character) for character in name}
-        if "Cc" in kinds or not any(kind[0] in "LNPS" for kind in kinds):
-            return f"its class {ascii(name)} cannot be shown: give it a name of visible characters"
-
-
 def read(dataset, folder, seed):
-    """Finds and reads a data set for `load`. Returns its name, training split and test split."""
+    """Finds and reads a data set for `load`. Returns: its name, training split and test split."""
     if dataset == "synthetic":
         return synthetic(seed)
     try:
-        contents = read_folder(folder) if folder else read_cache()
+        contents = {name: read_idx(folder, name) for name in FILES} if folder else read_cache()
     except Unreachable as error:
         if dataset != "auto":
             raise
@@ -433,12 +286,16 @@ def read(dataset, folder, seed):
             f" nothing about Fashion-MNIST. ({error})"
         )
         return synthetic(seed)
-    name = "fashion_mnist"
-    different = unofficial(contents) if folder else []  # the cache holds official files only
-    if different:
-        problem = (
-            f"{folder}: not the official Fashion-MNIST (other content: {', '.join(different)})"
-        )
+    name, other = "fashion_mnist", []
+    official = {checksum: file for file, checksum in VALUES.items()}
+    for file, (path, array) in contents.items():
+        found = official.get(sha256(array))
+        if found not in (None, file):
+            raise DataError(f"{path}: this is the official {found} under a wrong name")
+        if found is None:
+            other.append(file)
+    if other:
+        problem = f"{folder}: not the official Fashion-MNIST (other content: {', '.join(other)})"
         if dataset == "fashion_mnist":
             raise DataError(f"{problem}. To use these files, leave out --dataset=fashion_mnist.")
         name = re.sub(r"[^\w.-]+", "_", folder.resolve().name or "root") + CUSTOM
@@ -446,11 +303,85 @@ def read(dataset, folder, seed):
     return name, split_of(contents, "train"), split_of(contents, "t10k")
 
 
+def check(task):
+    """Checks an entry of `TASKS`, or a task from label files. Raises: DataError."""
+    place = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
+        raise DataError(f"{place}: its name must consist of letters, digits and _ . -")
+    if task.name in ("mean", "total", "l2"):
+        raise DataError(f"{place}: the results use this name already: choose another one")
+    if [other.name for other in TASKS].count(task.name) > 1:
+        raise DataError(f"{place}: there are two tasks of this name")
+    check_classes(task.classes, place)
+    labels, count = task.from_article, len(task.classes)
+    if task in TASKS and len(labels) != len(ARTICLES):
+        raise DataError(f"{place}: it has {len(labels)} labels for the {len(ARTICLES)} articles")
+    for label in labels:
+        if label not in range(count):
+            problem = f"its label {label!r} is none of its {count} classes, 0 to {count - 1}"
+            raise DataError(f"{place}: {problem}")
+
+
+def check_classes(names, place):
+    """Checks names of classes, which are from this place. Raises: DataError."""
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{place}: its classes must be names, at least one")
+    if len(set(names)) < len(names):
+        raise DataError(f"{place}: two of its classes have the same name")
+    for name in names:
+        kinds = {unicodedata.category(character) for character in name}
+        if "Cc" in kinds or not any(kind[0] in "LNPS" for kind in kinds):
+            problem = f"its class {ascii(name)} cannot be shown"
+            raise DataError(f"{place}: {problem}: give it a name of visible characters")
+
+
+def read_labels(task, dataset_name, folder, train, test):
+    """Reads the label files of a task that is not in `TASKS`, into both splits.
+
+    They are train-TASK-labels-idx1-ubyte.gz and t10k-TASK-labels-idx1-ubyte.gz, or unpacked.
+    Returns: the `Task`; it has as many classes as the largest label of either file says.
+    """
+    unknown = f"tasks: {task!r} is not in TASKS of data.py, and"
+    if dataset_name == "synthetic":
+        raise DataError(f"{unknown} drawn images have no labels")
+    folder = folder or cache_folder()
+    for prefix, split in (("train", train), ("t10k", test)):
+        file, count = f"{prefix}-{task}-labels-idx1-ubyte.gz", len(split.images)
+        path = paths_in(folder, file)[0]
+        if not os.path.exists(path):
+            raise DataError(f"{unknown} {path} is missing")
+        path, labels = read_idx(folder, file)
+        if labels.shape != (count,):
+            problem = f"has shape {labels.shape}; it must have a label for each of the"
+            raise DataError(f"{path}: {problem} {count:,} images")
+        if labels.max() == 255:
+            raise DataError(f"{path}: has a label 255. Every image must have a label, at most 254.")
+        split.labels[task] = labels
+    count = 1 + max(int(split.labels[task].max()) for split in (train, test))
+    gaps = set(range(count)) - set(train.labels[task].tolist())
+    if gaps:
+        warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
+    return Task(task, read_classes(paths_in(folder, f"{task}-classes.txt")[0], count), ())
+
+
+def read_classes(path, count):
+    """Reads the names of a task's classes, one a line; without the file, they are numbers."""
+    if not os.path.lexists(path):
+        return tuple(map(str, range(count)))
+    # Windows puts U+FEFF, the byte order mark, before UTF-8. UTF-16 without it is full of NUL.
+    text = read_file(path).decode("utf-8", "replace").replace("\ufeff", "")
+    if "\ufffd" in text or "\0" in text:
+        raise DataError(f"{path}: not text in UTF-8. Save it again, with the encoding UTF-8.")
+    names = tuple(name.strip() for name in text.splitlines() if name.strip())
+    if len(names) != count:
+        problem = f"has {len(names)} names, but the labels have {count} classes"
+        raise DataError(f"{path}: {problem}: write one name a line")
+    check_classes(names, path)
+    return names
+
+
 # --- Finding and reading the files ---
 
-FOLDER_VARIABLE = "FASHION_MNIST_DIR"
-FOLDERS = (".", "raw", "FashionMNIST/raw")  # below the one that the user named; torchvision's
-CUSTOM = "-custom"  # end of the name of a data set that is not Fashion-MNIST
 FILES = {  # name: SHA-256 of the official release
     "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
     "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
@@ -478,18 +409,8 @@ def cache_folder():
     return pathlib.Path(parent) / "fashion-mnist"
 
 
-def keras_folder():
-    """Returns the path of the folder into which Keras downloads the same files."""
-    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    return pathlib.Path(home) / "datasets" / "fashion-mnist"
-
-
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
-
-
-def values_checksum(array):
-    return sha256(np.ascontiguousarray(array))
 
 
 def read_file(path):
@@ -499,19 +420,25 @@ def read_file(path):
         raise DataError(f"{path}: cannot be read ({error.strerror}). {WHAT_TO_DO}") from error
 
 
-def read_folder(folder):
-    """Reads the four files of the folder that the user named; they may be unofficial ones.
+def read_cache():
+    """Reads the official files from the user's cache, or that of Keras; downloads the others."""
+    keras = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    contents = {}  # file name -> path, array
+    for name in FILES:
+        path = cache_folder() / name
+        for candidate in (path, pathlib.Path(keras, "datasets", "fashion-mnist", name)):
+            with contextlib.suppress(DataError):  # it is missing or damaged
+                contents[name] = candidate, parse_idx(read_file(candidate), candidate)
+                if sha256(contents[name][1]) == VALUES[name]:
+                    break
+        else:
+            download(name, path)
+            contents[name] = path, parse_idx(read_file(path), path)
+    return contents
 
-    Returns a dict of file name -> (path, array), as `read_cache` does.
-    """
-    return {name: read_from(folder, name) for name in FILES}
 
-
-def read_from(folder, name):
-    """Reads one IDX file of a folder. Returns its path and array.
-
-    Raises: DataError, it cannot be used, or is there twice with other values.
-    """
+def read_idx(folder, name):
+    """Reads one IDX file of a folder that the user named. Returns: its path, and an array."""
     paths = paths_in(folder, name)
     arrays = [parse_idx(read_file(path), path) for path in paths]
     for path, array in zip(paths, arrays):
@@ -520,31 +447,16 @@ def read_from(folder, name):
     return paths[0], arrays[0]
 
 
-def unofficial(contents):
-    """Returns the names of the files with other content than the official ones.
-
-    Raises: DataError, one is an official file under another's name.
-    """
-    official = {checksum: name for name, checksum in VALUES.items()}
-    found = {name: official.get(values_checksum(array)) for name, (_, array) in contents.items()}
-    for name, other in found.items():
-        if other not in (None, name):
-            raise DataError(f"{contents[name][0]}: this is the official {other} under a wrong name")
-    return [name for name, other in found.items() if other is None]
-
-
 def paths_in(folder, name):
     """Finds a file in a folder: packed or unpacked, with a dot or a hyphen before "idx".
 
-    torchvision keeps the files in a folder FashionMNIST/raw, of which any part may be named.
-    Kaggle's zip file has each file in a folder of the file's name.
-
-    Returns the paths that there are, or the one where the file is missing.
+    torchvision keeps the files in FashionMNIST/raw, of which any part may be named. Kaggle's
+    zip file has each file in a folder of the file's name.
+    Returns: the paths that there are, or the one where the file is missing.
     """
-    hyphen = name.removesuffix(".gz")
-    dot = hyphen.replace("-idx", ".idx")
-    names = dict.fromkeys((name, hyphen, f"{dot}.gz", dot))
-    for below in FOLDERS:
+    hyphens = name, name.removesuffix(".gz")
+    names = [*hyphens, *(n.replace("-idx", ".idx") for n in hyphens)]
+    for below in (".", "raw", "FashionMNIST/raw"):
         paths = [folder / below / n for n in names]
         paths += [path / n for path in paths for n in names]
         paths = [path for path in paths if os.path.lexists(path) and not os.path.isdir(path)]
@@ -553,113 +465,29 @@ def paths_in(folder, name):
     return [folder / name]
 
 
-def read_cache():
-    """Reads the official files from the user's cache, or that of Keras; downloads the others."""
-    contents = {}
-    for name in FILES:
-        path = cache_folder() / name
-        for candidate in (path, keras_folder() / name):
-            # os.path.exists, not path.exists: it never raises. `download` reports a bad folder.
-            if os.path.exists(candidate):
-                with contextlib.suppress(DataError):
-                    array = parse_idx(read_file(candidate), candidate)
-                    if values_checksum(array) == VALUES[name]:
-                        contents[name] = candidate, array
-                        break
-        else:
-            download(name, path)
-            contents[name] = path, parse_idx(read_file(path), path)
-    return contents
-
-
-def read_labels(task, dataset_name, data_dir, train, test):
-    """Reads the label files of a task that is not in `TASKS`, into both splits.
-
-    They are train-TASK-labels-idx1-ubyte.gz and t10k-TASK-labels-idx1-ubyte.gz, or unpacked.
-    TASK-classes.txt, if it is there, has the names of the classes, one a line.
-
-    Returns:
-      The `Task`. It has as many classes as the largest label of either file says.
-
-    Raises:
-      DataError: a file is missing or wrong, or the images are drawn.
-    """
-    if dataset_name == "synthetic":
-        raise DataError(
-            f"tasks: {task!r} is not in TASKS of data.py, and drawn images have no labels"
-        )
-    folder = data_dir or cache_folder()
-    for prefix, split in (("train", train), ("t10k", test)):
-        file = f"{prefix}-{task}-labels-idx1-ubyte.gz"
-        path = paths_in(folder, file)[0]
-        if not os.path.exists(path):
-            raise DataError(f"tasks: {task!r} is not in TASKS of data.py, and {path} is missing")
-        path, labels = read_from(folder, file)
-        if labels.shape != (len(split.images),):
-            raise DataError(
-                f"{path}: has shape {labels.shape}; it must have a label for each of the"
-                f" {len(split.images):,} images"
-            )
-        if labels.max() == 255:
-            raise DataError(f"{path}: has a label 255. Every image must have a label, at most 254.")
-        split.labels[task] = labels
-    count = 1 + max(int(split.labels[task].max()) for split in (train, test))
-    gaps = set(range(count)) - set(train.labels[task].tolist())
-    if gaps:
-        warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
-    path = paths_in(folder, f"{task}-classes.txt")[0]
-    if not os.path.lexists(path):
-        return Task(task, tuple(map(str, range(count))), ())
-    # Windows puts U+FEFF, the byte order mark, before UTF-8. UTF-16 without it is full of NUL.
-    text = read_file(path).decode("utf-8", "replace").replace("\ufeff", "")
-    if "\ufffd" in text or "\0" in text:
-        raise DataError(f"{path}: not text in UTF-8. Save it again, with the encoding UTF-8.")
-    names = tuple(name.strip() for name in text.splitlines() if name.strip())
-    problem = problem_of(names)
-    if len(names) != count:
-        problem = (
-            f"has {len(names)} names, but the labels have {count} classes: write one name a line"
-        )
-    if problem:
-        raise DataError(f"{path}: {problem}")
-    return Task(task, names, ())
-
-
 def split_of(contents, prefix):
-    """Checks one `Split`: its prefix is "train" or "t10k"."""
+    """Makes a `Split` of two files, whose prefix is "train" or "t10k". Raises: DataError."""
     images_path, images = contents[f"{prefix}-images-idx3-ubyte.gz"]
-    labels_path, labels = contents[f"{prefix}-labels-idx1-ubyte.gz"]
-    for path, array, dimensions in ((images_path, images, 3), (labels_path, labels, 1)):
+    path, articles = contents[f"{prefix}-labels-idx1-ubyte.gz"]
+    for file, array, dimensions in ((images_path, images, 3), (path, articles, 1)):
         if array.ndim != dimensions:
-            raise DataError(f"{path}: not an IDX file of bytes with {dimensions} dimension(s)")
-    _, height, width = images.shape
+            raise DataError(f"{file}: not an IDX file of bytes with {dimensions} dimension(s)")
+    count, height, width = images.shape
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise DataError(f"{images_path}: the images are {height}x{width} pixels, not 28x28")
-    if len(labels) != len(images):
-        raise DataError(
-            f"{labels_path}: has {len(labels):,} labels, but {images_path} has {len(images):,} images"
-        )
-    if labels.max() >= len(ARTICLES):
-        raise DataError(f"{labels_path}: has a label {labels.max()}; labels must be 0 to 9")
-    return Split(images, labels, {})
-
-
-# --- IDX files, and protection against damaged ones ---
+    if len(articles) != count:
+        problem = f"has {len(articles):,} labels, but {images_path} has {count:,} images"
+        raise DataError(f"{path}: {problem}")
+    if articles.max() >= len(ARTICLES):
+        raise DataError(f"{path}: has a label {articles.max()}; labels must be 0 to 9")
+    return Split(images, articles, {})
 
 
 def parse_idx(content, path):
-    """Reads one IDX file of bytes, gzipped or not.
+    """Reads the content of an IDX file, gzipped or not; error messages name its path.
 
-    Args:
-      content: the file's bytes.
-      path: the file's name in error messages.
-
-    Returns:
-      A read-only uint8 array of one or three dimensions that is not empty.
-
-    Raises:
-      DataError: the file is damaged, is not IDX, is empty, or would unpack to far more
-        memory than its size explains.
+    Returns: a read-only uint8 array of one or three dimensions that is not empty.
+    Raises: DataError, the file is damaged, empty, not IDX, or a zip bomb.
     """
     stream = io.BytesIO(content)
     if content.startswith(b"\x1f\x8b"):
@@ -674,18 +502,14 @@ def parse_idx(content, path):
             # Fashion-MNIST is compressed about 2 to 1, a zip bomb 1000 to 1. Size 0 must be
             # refused here: numpy cannot make an array of shape 0 x 2^32 x 2^32.
             if not 0 < size <= max(2**24, 64 * len(content)):
-                raise DataError(
-                    f"{path}: its header announces {size:,} values,"
-                    f" which does not fit a file of {len(content):,} bytes"
-                )
+                problem = f"which does not fit a file of {len(content):,} bytes"
+                raise DataError(f"{path}: its header announces {size:,} values, {problem}")
             # Ask for one value more: gzip checks its CRC only when it reaches the end.
             values = stream.read(size + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error})") from error
     if len(values) != size:
-        raise DataError(
-            f"{path}: its header announces {size:,} values, but the file holds more or fewer"
-        )
+        raise DataError(f"{path}: its header announces {size:,} values, but it holds more or fewer")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -697,98 +521,55 @@ MIRRORS = (  # the official address first
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
 MAX_SILENT_SECONDS = 10  # how long to wait for a mirror's answer, and then for its next bytes
-MAX_DOWNLOAD_SECONDS = 600  # how long one mirror may take to send one file
 # Variables that other programs set, and that can be why no mirror is reached.
 SUSPECTS = re.compile("(all|https?)_proxy|(requests|curl)_ca_bundle|sslkeylogfile", re.IGNORECASE)
 
 
 def download(name, path):
-    """Downloads one official file from the first mirror that sends it intact.
+    """Downloads one of `FILES` to a path, from the first mirror that sends it intact.
 
-    Args:
-      name: one of `FILES`.
-      path: where to save the file, below that name.
-
-    Raises:
-      Unreachable: the file is missing, and no mirror can be reached or has it.
-      DataError: the file cannot be saved, a mirror sent something else and no other mirror
-        has it, or the file at `path` is damaged and cannot be replaced.
+    Raises: Unreachable, there is no such file, and no mirror can be reached or has it;
+      DataError, it cannot be saved, a damaged one stays, or a mirror sent something else.
     """
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     state = "damaged" if os.path.exists(path) else "missing"
-    reasons, wrong_content = [], False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm.tqdm(desc=f"Downloading {name}", unit="B", unit_scale=True) as bar:
-            fetch = functools.partial(download_in_time, progress_bar=bar)
-            for mirror in MIRRORS:
-                try:
-                    # Writes a temporary file, and renames it once its checksum is right.
-                    pooch.retrieve(mirror + name, FILES[name], name, path.parent, downloader=fetch)
-                    return
-                except (Unreachable, ValueError) as error:
-                    wrong = not isinstance(error, Unreachable)  # pooch found another checksum
-                    reason = "what it sent is not the official file" if wrong else error
-                    reasons.append(f"{urllib.parse.urlsplit(mirror).netloc}: {reason}")
-                    wrong_content |= wrong
-    except OSError as error:
-        cause = error.__cause__ or error  # pooch wraps a PermissionError
-        raise DataError(
-            f"{path.parent}: the download cannot be saved there ({cause.strerror or cause}). {WHAT_TO_DO}"
-        ) from error
-    suspects = [name for name, value in os.environ.items() if value and SUSPECTS.fullmatch(name)]
-    if suspects:
-        reasons.append(f"these variables change how it is reached: {', '.join(sorted(suspects))}")
-    message = f"{path}: {state}, and no mirror could be used ({'; '.join(reasons)}). {WHAT_TO_DO}"
-    raise (DataError if state == "damaged" or wrong_content else Unreachable)(message)
-
-
-def download_in_time(url, output_file, _, progress_bar):
-    """Downloads one file for `pooch.retrieve`, and gives up after a fixed time.
-
-    The time-out of requests starts again with every byte, so a mirror that sends one byte a
-    second never reaches it. Therefore a thread does the download, and this function stops
-    waiting for it in time. It also closes the file, so the thread fails at its next write.
-
-    Raises:
-      Unreachable: the mirror, or something on the way to it, failed or was too slow.
-      OSError: the file cannot be written.
-    """
-    answered, errors = threading.Event(), []
-
-    def run():
-        headers = {"Accept-Encoding": "identity"}  # the files are compressed already
+    reasons, kind = [], Unreachable if state == "missing" else DataError
+    for mirror in MIRRORS:
         try:
-            answer = requests.get(url, headers=headers, stream=True, timeout=MAX_SILENT_SECONDS)
-            with answer:
-                answer.raise_for_status()
-                answered.set()
-                progress_bar.reset(answer.raw.length_remaining)
+            # Writes a temporary file, and renames it once its checksum is right.
+            pooch.retrieve(mirror + name, FILES[name], name, path.parent, downloader=fetch)
+            return
+        except Unreachable as error:
+            reason = error
+        except ValueError:  # pooch found another checksum
+            reason, kind = "what it sent is not the official file", DataError
+        except OSError as error:
+            cause = error.__cause__ or error  # pooch wraps a PermissionError
+            problem = f"the download cannot be saved there ({cause.strerror or cause})"
+            raise DataError(f"{path.parent}: {problem}. {WHAT_TO_DO}") from error
+        reasons.append(f"{mirror.split('/')[2]}: {reason}")
+    suspects = sorted(name for name in os.environ if os.environ[name] and SUSPECTS.fullmatch(name))
+    if suspects:
+        reasons.append(f"these variables change how it is reached: {', '.join(suspects)}")
+    raise kind(f"{path}: {state}, and no mirror could be used ({'; '.join(reasons)}). {WHAT_TO_DO}")
+
+
+def fetch(url, path, _):
+    """Downloads one file for `pooch.retrieve`. Raises: Unreachable; or OSError, from the disk."""
+    title, content = f"Downloading {os.path.basename(url)}", bytearray()
+    headers = {"Accept-Encoding": "identity"}  # the files are compressed already
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=MAX_SILENT_SECONDS) as answer:
+            answer.raise_for_status()
+            size = answer.raw.length_remaining
+            with tqdm.tqdm(desc=title, total=size, unit="B", unit_scale=True) as bar:
                 # Not iter_content, which unpacks a .gz file if the mirror calls it an encoding.
                 for chunk in answer.raw.stream(2**14, decode_content=False):
-                    try:
-                        file.write(chunk)
-                    except OSError as error:
-                        errors.append(error)
-                        return
-                    progress_bar.update(len(chunk))
-        # All but a failed write is the mirror's, or of the way to it. The class does not tell:
-        # an error of requests is an OSError as well, and often a ValueError.
-        except Exception as error:
-            errors.append(Unreachable(reason_of(error)))
-        finally:
-            answered.set()
-
-    with open(output_file, "wb") as file:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        if not answered.wait(MAX_SILENT_SECONDS):
-            raise Unreachable(f"no answer in {MAX_SILENT_SECONDS} seconds")
-        thread.join(MAX_DOWNLOAD_SECONDS)
-        if thread.is_alive():
-            raise Unreachable(f"not finished in {MAX_DOWNLOAD_SECONDS} seconds")
-    if errors:
-        raise errors[0]
+                    content += chunk
+                    bar.update(len(chunk))
+    except Exception as error:  # of requests or what it uses, often an OSError or a ValueError
+        raise Unreachable(reason_of(error)) from error
+    pathlib.Path(path).write_bytes(content)
 
 
 def reason_of(error):
@@ -800,7 +581,8 @@ def reason_of(error):
     if isinstance(error, socket.gaierror):
         return "cannot resolve the name"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return textwrap.shorten(re.sub("//[^/]*@", "//", text), 100)  # without a proxy's password
+    without_password = re.sub("//[^/]*@", "//", text)  # of a proxy
+    return " ".join(without_password.split())[:100]
 
 
 # --- The drawn images: the synthetic set ---
@@ -899,5 +681,5 @@ def synthetic(seed):
     for which, size in enumerate(SYNTHETIC_SIZES):
         random = np.random.RandomState([seed, which, size])  # differs from an epoch's order
         articles = random.permutation(np.arange(size) % len(ARTICLES)).astype(np.uint8)
-        splits.append(Split(draw(articles, random), articles))
+        splits.append(Split(draw(articles, random), articles, {}))
     return "synthetic", *splits

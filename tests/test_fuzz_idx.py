@@ -24,43 +24,33 @@ VALID = {
     "labels": struct.pack(">2I", 0x801, COUNT) + bytes(range(COUNT)),
 }
 
-# --- Mutations: each changes a bytearray in place ---
+# --- Mutations ---
+
+
+def replace(content, at, count, values):
+    """Replaces some bytes by others; of either there may be none."""
+    return content[:at] + values + content[at + count :]
 
 
 def flip(content, at, bit):
-    if content:
-        content[at % len(content)] ^= 1 << bit
-
-
-def insert(content, at, what):
-    content[at:at] = what
-
-
-def delete(content, at, count):
-    del content[at : at + count]
-
-
-def truncate(content, at):
-    del content[at:]
-
-
-def splice(content, at, start, count):
-    content[at:at] = content[start : start + count]
+    at %= max(len(content), 1)
+    return replace(content, at, 1, bytes(byte ^ 1 << bit for byte in content[at : at + 1]))
 
 
 def announce(content, field, value):
     """Overwrites one word of the IDX header."""
-    content[4 * field : 4 * field + 4] = struct.pack(">I", value)
+    return replace(content, 4 * field, 4, struct.pack(">I", value))
 
 
 def reshape(content, shape, count):
     """Writes another shape into the header and keeps the first `count` values."""
-    content[4:] = struct.pack(f">{len(shape)}I", *shape) + content[4 + 4 * len(shape) :][:count]
+    header = struct.pack(f">{len(shape)}I", *shape)
+    return content[:4] + header + content[4 + len(header) :][:count]
 
 
 # Half of the places are in the header and the labels, which are few bytes among many.
 places = st.integers(0, 20) | st.integers(0, 20 + COUNT * 784)
-counts = st.integers(1, 12) | st.sampled_from([784, 2 * 784, COUNT * 784])
+counts = st.integers(0, 12) | st.sampled_from([784, 2 * 784, COUNT * 784])
 words = st.integers(0, 2**32 - 1) | st.sampled_from(
     # Limits of the count, the size, the magic number, numpy's integers and the reader.
     [0, 1, 2, 4, 27, 29, 784, 0x801, 0x803, 0x804, 0xD03, 2**24 // 784, 2**24 // 784 + 1]
@@ -68,15 +58,12 @@ words = st.integers(0, 2**32 - 1) | st.sampled_from(
 )
 of_bytes = st.one_of(
     st.tuples(st.just(flip), places, st.integers(0, 7)),
-    st.tuples(st.just(insert), places, st.binary(min_size=1, max_size=8)),
-    st.tuples(st.just(delete), places, counts),
-    st.tuples(st.just(truncate), places),
-    st.tuples(st.just(splice), places, places, counts),
+    st.tuples(st.just(replace), places, counts, st.binary(max_size=8)),
 )
 of_idx = st.one_of(
     of_bytes,
     st.tuples(st.just(announce), st.integers(0, 3), words),
-    st.tuples(st.just(reshape), st.lists(words, min_size=1, max_size=3), st.just(0) | counts),
+    st.tuples(st.just(reshape), st.lists(words, min_size=1, max_size=3), counts),
 )
 which = st.sampled_from(["images", "labels"])
 mutations = st.lists(st.tuples(which, of_idx), min_size=1, max_size=4)
@@ -84,10 +71,10 @@ mutations_of_gzip = st.just([]) | st.lists(st.tuples(which, of_bytes), max_size=
 
 
 def mutate(contents, changes):
-    contents = {name: bytearray(content) for name, content in contents.items()}
+    contents = dict(contents)
     for name, (mutation, *arguments) in changes:
-        mutation(contents[name], *arguments)
-    return {name: bytes(content) for name, content in contents.items()}
+        contents[name] = mutation(contents[name], *arguments)
+    return contents
 
 
 def test_mutated_files_are_refused_or_read_exactly(tmp_path):
@@ -100,10 +87,8 @@ def test_mutated_files_are_refused_or_read_exactly(tmp_path):
     )  # fmt: skip
     @hypothesis.given(mutations, mutations_of_gzip, st.sampled_from([0, 1]))
     def read(changes, changes_of_gzip, level):
-        packed = {
-            name: gzip.compress(content, level, mtime=0)
-            for name, content in mutate(VALID, changes).items()
-        }
+        mutated = mutate(VALID, changes)
+        packed = {name: gzip.compress(c, level, mtime=0) for name, c in mutated.items()}
         packed = mutate(packed, changes_of_gzip)
         try:
             contents = {

@@ -613,12 +613,12 @@ def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did
     assert_one_sentence(alone, "--starve=20 --train_examples=100", "leave out one")
 
 
-def test_hard_sharing_of_article_and_rotation(tmp_path):
-    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=article,rotation",
+def test_hard_sharing_of_tasks_in_another_order(tmp_path):
+    finished = run(tmp_path, "--dataset=synthetic", "--max_steps=2", "--tasks=group,article",
                      "--hard_sharing", "--cross_stitch=False", prelude=SMALL)  # fmt: skip
     run_dir, results = only_run(finished, tmp_path)
-    assert run_dir.name.startswith("synthetic-hard_sharing-seed0-tasks=article,rotation")
-    assert list(results["accuracy_test"]) == ["article", "rotation", "mean"]
+    assert run_dir.name.startswith("synthetic-hard_sharing-seed0-tasks=group,article")
+    assert list(results["accuracy_test"]) == ["group", "article", "mean"]
     assert "hard sharing" in finished.stdout and results["cross_stitch"] == {}
 
 
