@@ -22,9 +22,19 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 _FORKS = multiprocessing.get_context("forkserver")
-# What train.py imports. One that is not found costs time: train.py then imports it itself.
+# What train.py imports, and for its first picture. One that is not found costs time: train.py
+# then imports it itself.
 _FORKS.set_forkserver_preload(
-    ["tensorboard.plugins.hparams.summary_v2", "tensorboard.summary.v1", "tqdm", "model"]
+    [
+        "tensorboard.plugins.hparams.summary_v2",
+        "tensorboard.summary.v1",
+        "tqdm",
+        "data",
+        "model",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+        "matplotlib.style",
+    ]
 )
 
 
