@@ -1,5 +1,7 @@
 """model.py's graphs, fast and plain, compute what the independent one of plain_slim.py does."""
 
+import contextlib
+
 import numpy as np
 import plain_slim
 import pytest
@@ -29,19 +31,29 @@ def start_value(variable):
     return values * 0.3
 
 
-def session_of(graph):
-    session = tf.Session(graph=graph)
+def start_of(graph):
+    """The op that gives every variable its start value, and the training machinery its own."""
     with graph.as_default():
-        session.run([v.assign(start_value(v)).op for v in tf.global_variables("network/")])
-        session.run(tf.variables_initializer(tf.get_collection(tf.GraphKeys.GLOBAL_STEP)))
+        network = tf.global_variables("network/")
+        others = [v for v in tf.global_variables() if v not in set(network)]
+        return tf.group(
+            *(v.assign(start_value(v)).op for v in network), tf.variables_initializer(others)
+        )
+
+
+def session_of(graph):
+    """A session in which all variables have their start values."""
+    session = tf.Session(graph=graph)
+    session.run(start_of(graph))
     return session
 
 
-def gradients_of(graph, loss):
-    """The loss's derivative by every trained variable. Returns: name -> tensor."""
+def gradients_in_adam(graph):
+    """Name of a trained variable -> Adam's first moment, a tenth of the first step's gradient."""
     with graph.as_default():
-        trained = tf.trainable_variables()
-        return dict(zip([v.op.name for v in trained], tf.gradients(loss, trained)))
+        names = [v.op.name for v in tf.trainable_variables()]
+        return {v.op.name[len("train/") : -len("/Adam")]: v for v in tf.global_variables("train/")
+                if v.op.name in {f"train/{name}/Adam" for name in names}}  # fmt: skip
 
 
 def differences(fast, slow):
@@ -53,29 +65,19 @@ def differences(fast, slow):
     }
 
 
-units = pytest.mark.parametrize(
-    "unit",
-    [
-        None,
-        "channel",
-        *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense")),
-    ],
-)
-
-
 @pytest.mark.parametrize(
-    "num_tasks, fast", [(2, True), (2, False), pytest.param(3, True, marks=pytest.mark.slow)]
+    "unit",
+    ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
 )
-@units
-def test_logits_losses_and_gradients_are_the_plain_graphs(unit, num_tasks, fast, monkeypatch):
-    assert_the_graphs_agree(unit, num_tasks, monkeypatch, fast=fast)
+def test_logits_losses_and_a_steps_gradients_are_the_plain_graphs(unit, monkeypatch):
+    assert_the_graphs_agree(unit, 2, monkeypatch, forms=(True, False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit, num_tasks, places, share_until", [
-    ("channel", 2, ("pool_1",), None), ("layer", 2, ("pool_2", "fc_3"), None),
-    ("channel", 3, ("fc_3",), "pool_1"), ("layer", 2, ("fc_3",), "pool_2"),
-    ("nddr", 3, ("pool_2", "fc_3"), "pool_1"), (None, 3, (), "pool_2"), (None, 2, (), "fc_3"),
+    ("channel", 3, model.PLACES, None), ("layer", 2, ("pool_2", "fc_3"), None),
+    ("layer", 2, ("fc_3",), "pool_2"), ("nddr", 3, ("pool_2", "fc_3"), "pool_1"),
+    (None, 3, (), "pool_2"), (None, 2, (), "fc_3"), (None, 2, (), None),
 ])  # fmt: skip
 def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
     unit, num_tasks, places, share_until, monkeypatch
@@ -84,86 +86,116 @@ def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
 
 
 def assert_the_graphs_agree(
-    unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None, fast=True
+    unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None, forms=(True,)
 ):
+    """Holds the fast graph (of forms, True) or the plain one (False) to that of plain_slim.py."""
     # Dense weights grow with the fourth power of the image's size, to gigabytes.
     image_size = 28 if unit != "dense" and num_tasks == 2 else 8
     monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
     # Without dropout, whose masks differ, and with an L2 loss that weighs something.
     options = {"keep_prob": 1.0, "l2_scale": 1e-4}
+    slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size,
+                            places=places, share_until=share_until, **options)  # fmt: skip
+    with slow.graph.as_default():
+        trained = tf.trainable_variables()
+        gradients = dict(
+            zip([v.op.name for v in trained], tf.gradients(slow.losses[True], trained))
+        )
+    expected = {
+        training: [{**slow.logits[training], "loss": slow.losses[training]}, more]
+        for training, more in ((True, gradients), (False, {}))
+    }
+    with session_of(slow.graph) as slow_session:
+        start = start_of(slow.graph)
+
+        def of_slow(seed, training):
+            """Logits and loss, gradients, and the moving statistics afterwards."""
+            images, labels = batch(seed, num_tasks, image_size)
+            given = {slow.x: images, **{slow.labels[name]: labels[name] for name in labels}}
+            slow_session.run(start)
+            values = slow_session.run(expected[training], given)
+            return (*values, slow_session.run(moving_statistics(slow.graph)))
+
+        batches = [(seed, True) for seed in range(3)] + [(3, False)]
+        answers = {given: of_slow(*given) for given in batches}
     config = config_of(unit, cross_stitch_at=",".join(places), share_until=share_until, **options)
-    ours = model.build(TASKS[:num_tasks], config, fast=fast)
-    options |= {"places": places, "share_until": share_until}
-    slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size, **options)
-    of_ours = {**ours.logits, "loss": ours.loss, **gradients_of(ours.graph, ours.loss)}
-    with session_of(ours.graph) as our_session, session_of(slow.graph) as slow_session:
-        for training in (True, False):
-            loss = slow.losses[training]
-            of_slow = {**slow.logits[training], "loss": loss, **gradients_of(slow.graph, loss)}
-            agreed = []
-            for seed in range(3):
-                images, labels = batch(seed, num_tasks, image_size)
-                of_our_batch, of_slow_batch = [
-                    {net.x: images, **{net.labels[name]: labels[name] for name in labels}}
-                    for net in (ours, slow)
-                ]
-                worst = differences(
-                    our_session.run(of_ours, {**of_our_batch, ours.is_training: training}),
-                    slow_session.run(of_slow, of_slow_batch),
-                )
+    for fast in forms:
+        assert_it_agrees(
+            model.build(TASKS[:num_tasks], config, fast=fast), answers, num_tasks, image_size
+        )
+
+
+def assert_it_agrees(net, answers, num_tasks, image_size):
+    fetches = {**net.logits, "loss": net.loss}
+    moments, agreed = gradients_in_adam(net.graph), []
+    with session_of(net.graph) as session:
+        start = start_of(net.graph)
+        for (seed, training), (logits_and_loss, gradients, statistics) in answers.items():
+            images, labels = batch(seed, num_tasks, image_size)
+            given = {net.labels[name]: labels[name] for name in labels}
+            given |= {net.x: images, net.is_training: training}
+            session.run(start)
+            values, _ = session.run([fetches, net.train_op if training else ()], given)
+            for expected, found in (
+                (logits_and_loss, values),
+                (statistics, session.run(moving_statistics(net.graph))),
+            ):
+                assert max(differences(found, expected).values()) < TOLERANCE
+            if training:
+                found = {name: 10 * m for name, m in session.run(moments).items()}
+                worst = differences(found, gradients)
                 agreed.append(max(worst.values()) < TOLERANCE)
-                for name in (*ours.logits, "loss"):
-                    assert worst[name] < TOLERANCE, (name, worst[name])
-            # Of two values of a window that lie within a rounding of each other,
-            # either graph may take either one, and hands all of its gradient to it.
-            assert sum(agreed) >= 2, worst
-
-        moving = [
-            {v.op.name: v for v in net.graph.get_collection("variables") if "moving" in v.op.name}
-            for net in (ours, slow)
-        ]
-        worst = differences(our_session.run(moving[0]), slow_session.run(moving[1]))
-        assert max(worst.values()) < TOLERANCE
+    # Of two values of a window that lie within a rounding of each other, either graph may
+    # take either one, and hands all of its gradient to it.
+    assert sum(agreed) >= 2, worst
 
 
-def test_the_plain_graph_has_nothing_compiled_and_no_gradient_of_its_own():
-    types = {}
-    for fast in (True, False):
-        graph_def = model.build(TASKS, config_of("channel"), fast=fast).graph.as_graph_def()
+def moving_statistics(graph):
+    return {v.op.name: v for v in graph.get_collection("variables") if "moving" in v.op.name}
+
+
+@pytest.fixture(scope="module")
+def both_forms():
+    """The same network, dropout included: the fast graph and the plain one."""
+    return [model.build(TASKS[:2], config_of("channel", l2_scale=0.01), fast=f) for f in (1, 0)]
+
+
+def test_the_plain_graph_has_nothing_compiled_and_no_gradient_of_its_own(both_forms):
+    types = []
+    for net, fast in zip(both_forms, (True, False)):
+        graph_def = net.graph.as_graph_def()
         functions = graph_def.library.function
         compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
         assert bool(compiled) == fast
         nodes = [*graph_def.node, *(node for f in functions for node in f.node_def)]
-        types[fast] = {node.op for node in nodes}
+        types.append({node.op for node in nodes})
     # What tf.custom_gradient makes, and the layers that it replaces.
-    assert "IdentityN" in types[True] and "IdentityN" not in types[False]
-    assert "MaxPool" not in types[True] and "MaxPool" in types[False]
+    assert "IdentityN" in types[0] and "IdentityN" not in types[1]
+    assert "MaxPool" not in types[0] and "MaxPool" in types[1]
 
 
-@units
-def test_fast_and_plain_graph_restore_each_others_checkpoints_and_train_alike(
-    unit, monkeypatch, tmp_path
-):
+def test_fast_and_plain_graph_restore_each_others_checkpoints_and_train_alike(both_forms, tmp_path):
     """Five steps, dropout included; after two of them, each goes on from the other's values."""
-    image_size = 8 if unit == "dense" else 28
-    monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
-    nets = [model.build(TASKS[:2], config_of(unit, l2_scale=0.01), fast=f) for f in (True, False)]
-    paths, losses = [None, None], [[], []]
-    for steps in (range(2), range(2, 5)):
-        for which, net in enumerate(nets):
-            with net.graph.as_default(), tf.Session(graph=net.graph) as session:
-                saver = tf.train.Saver()
+    losses = [[], []]
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(tf.Session(graph=net.graph)) for net in both_forms]
+        savers = []
+        for net, session in zip(both_forms, sessions):
+            with net.graph.as_default():
+                savers.append(tf.train.Saver())
+            session.run(net.initializer)
+        for steps in (range(2), range(2, 5)):
+            for which, (net, session) in enumerate(zip(both_forms, sessions)):
                 if steps[0]:
-                    saver.restore(session, paths[1 - which])
-                else:
-                    session.run(net.initializer)
+                    savers[which].restore(session, str(tmp_path / f"{1 - which}"))
                 for step in steps:
-                    images, labels = batch(step, 2, image_size)
+                    images, labels = batch(step, 2, 28)
                     given = {net.labels[name]: labels[name] for name in labels}
                     given |= {net.x: images, net.is_training: True}
                     losses[which].append(session.run([net.loss, net.train_op], given)[0])
-                if not steps[0]:
-                    paths[which] = saver.save(session, str(tmp_path / f"{which}"))
+            if not steps[0]:
+                for which, session in enumerate(sessions):
+                    savers[which].save(session, str(tmp_path / f"{which}"))
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert np.ptp(losses[0]) > 0.1
 
@@ -190,26 +222,3 @@ def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape, fast)
     for of_ours, of_tensorflow in zip(*results):
         np.testing.assert_allclose(of_ours, of_tensorflow, rtol=1e-5, atol=1e-6)
         assert np.abs(of_ours - start).mean() > 0.01
-
-
-@pytest.mark.parametrize("fast", [True, False])
-@units
-def test_a_training_step_follows_the_gradient_of_the_whole_loss(unit, fast, monkeypatch):
-    image_size = 8 if unit == "dense" else 28
-    monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
-    images, labels = batch(0, 2, image_size)
-    net = model.build(TASKS[:2], config_of(unit, l2_scale=0.01), fast=fast)
-    gradients = gradients_of(net.graph, net.loss)
-    with net.graph.as_default(), session_of(net.graph) as session:
-        others = [v for v in tf.global_variables() if not v.op.name.startswith("network/")]
-        session.run(tf.variables_initializer(others))
-        given = {net.x: images, **{net.labels[n]: labels[n] for n in labels}}
-        expected = session.run(gradients, {**given, net.is_training: True})
-        session.run(net.train_op, {**given, net.is_training: True})
-        # Adam's first moment is a tenth of the first gradient.
-        moments = {
-            name: v for v in others for name in gradients if v.op.name == f"train/{name}/Adam"
-        }
-        moved = session.run(moments)
-    worst = differences({name: 10 * value for name, value in moved.items()}, expected)
-    assert max(worst.values()) < TOLERANCE
