@@ -1,5 +1,6 @@
 """The graph: its layers, its units against plain arithmetic, what moves and what does not."""
 
+import functools
 import itertools
 import re
 import subprocess
@@ -24,8 +25,12 @@ def batch():
     return images, {name: random.randint(0, n, BATCH) for name, n in TASKS}
 
 
+@functools.cache
 def build(tasks, unit="channel", **options):
-    """`model.build` with this unit, or with none, and other fields of its Config."""
+    """`model.build` with this unit, or with none, and other fields of its Config.
+
+    Building takes longer than most of what is asked of a graph, so tests share it.
+    """
     return model.build(tasks, config_of(unit, **options))
 
 
@@ -38,15 +43,6 @@ def feed(net, batch, training):
 def initialised(net):
     session = tf.Session(graph=net.graph)
     session.run(net.initializer)
-    return session
-
-
-def network_only(net):
-    """A session without Adam's moments: for dense units they are gigabytes."""
-    session = tf.Session(graph=net.graph)
-    with net.graph.as_default():
-        variables = [*network_variables(net).values(), net.global_step]
-        session.run(tf.variables_initializer(variables))
     return session
 
 
@@ -89,9 +85,7 @@ def scope_outputs(net, scope):
     ]  # fmt: skip
 
 
-networks = pytest.mark.parametrize(
-    "unit, num_tasks", [(None, 1), (None, 2), ("channel", 2), ("layer", 3)]
-)
+networks = pytest.mark.parametrize("unit, num_tasks", [(None, 1), ("channel", 2), ("layer", 3)])
 
 
 @networks
@@ -123,19 +117,6 @@ def test_output_shape_of_every_layer(unit, num_tasks, batch):
     assert {scope: [list(v.shape) for v in vs] for scope, vs in values.items()} == expected
 
 
-@pytest.mark.parametrize("unit", [None, "channel"])
-def test_scopes_of_the_graph_page(unit):
-    net = build(TASKS[:2], unit=unit)
-    names = [op.name.split("/") for op in net.graph.get_operations()]
-    layers = ("conv1", "pool_1", "conv2", "pool_2", "flatten", "fc_3", "dropout", "output")
-    towers = {f"{layer}_{t}" for layer in layers for t in (1, 2)}
-    units = {f"cross_stitch_{i}" for i in (1, 2, 3)} if unit else set()
-    assert {name[1] for name in names if name[0] == "network"} == towers | units
-    assert {name[0] for name in names} == {
-        "placeholder", "network", "loss", "evaluation", "train", "summary"}  # fmt: skip
-    assert {"X", "is_training"} < {name[1] for name in names if name[0] == "placeholder"}
-
-
 def test_variables_are_those_of_the_table():
     net = build(TASKS[:2], unit="channel")
     shapes = {v.op.name: v.shape.as_list() for v in
@@ -163,24 +144,30 @@ def test_start_weights_are_the_own_share_and_an_even_rest():
     np.testing.assert_allclose(three[0], [0.7, 0.15, 0.15], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
+every_unit = pytest.mark.parametrize(
     "unit",
     ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
 )
-def test_identity_units_leave_logits_bit_identical(unit, batch):
-    logits = {}
+
+
+@pytest.fixture
+def small(batch, monkeypatch):
+    """For graphs of images of 8x8, which dense units need; `build` would keep them for others."""
+    monkeypatch.setattr(model, "IMAGE_SIZE", 8)
+    return batch[0][:, 10:18, 10:18], batch[1]
+
+
+@every_unit
+def test_identity_units_leave_logits_bit_identical(unit, small):
+    logits = []
     for which in (None, unit):
-        net = build(TASKS[:2], unit=which, seed=7)
-        with network_only(net) as session:
-            for training in (False, True):
-                values = session.run(net.logits, feed(net, batch, training))
-                logits[which, training] = values
-    for training, (task, _) in itertools.product((False, True), TASKS[:2]):
-        np.testing.assert_array_equal(logits[None, training][task], logits[unit, training][task])
-    assert np.ptp(logits[None, True]["article"]) > 0.1  # not equal for want of anything to differ
-
-
-SHAPES = {"convolutional": [2, 3, 4], "fully connected": [5]}
+        net = model.build(TASKS[:2], config_of(which))
+        with initialised(net) as session:
+            logits.append([session.run(net.logits, feed(net, small, t)) for t in (False, True)])
+    for without, identity in zip(*logits):
+        for task, _ in TASKS[:2]:
+            np.testing.assert_array_equal(without[task], identity[task])
+    assert np.ptp(logits[0][1]["article"]) > 0.1  # not equal for want of anything to differ
 
 
 def unit_graph(unit, num_tasks, shape, own_weight=1.0, fast=True):
@@ -213,10 +200,13 @@ def combine(unit, alpha, inputs):
     return list(outputs)
 
 
+CONVOLUTIONAL, FULLY_CONNECTED = [2, 3, 4], [5]
 unit_cases = pytest.mark.parametrize(
     "unit, num_tasks, shape, fast",
-    list(itertools.product(model.UNITS, (2, 3), SHAPES.values(), (False, True))),
-)
+    [(unit, num_tasks, shape, fast)
+     for unit, fast in itertools.product(model.UNITS, (False, True))
+     for num_tasks, shape in ((2, CONVOLUTIONAL), (3, FULLY_CONNECTED))],
+)  # fmt: skip
 
 
 @unit_cases
@@ -358,11 +348,10 @@ def two_factors(towers, start, config):
     return model.linear_combinations(alpha, towers), alpha
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_unit_of_two_matrices_has_its_rate_and_its_histogram(fast, batch, monkeypatch):
+def test_a_unit_of_two_matrices_has_its_rate_and_its_histogram(batch, monkeypatch):
     monkeypatch.setitem(model.UNITS, "two", two_factors)
     config = config_of("two", cross_stitch_learning_rate_scale=100.0, learning_rate=1e-4)
-    net = model.build(TASKS[:2], config, fast=fast)
+    net = model.build(TASKS[:2], config)
     names = [f"network/cross_stitch_{i}/{m}" for i in (1, 2, 3) for m in ("left", "right")]
     variables = network_variables(net)
     assert [name for name in variables if model.unit_of(name)] == names
@@ -383,7 +372,7 @@ def test_an_unknown_unit_or_no_task_is_refused():
     with pytest.raises(ValueError, match="dence"):
         build(TASKS, unit="dence")
     with pytest.raises(ValueError, match="task"):
-        build([])
+        build(())
 
 
 # --- Hard sharing ---
@@ -396,13 +385,12 @@ def test_hard_sharing_has_one_tower_and_an_output_for_each_task():
 
 
 def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batch):
-    net = build(TASKS, unit=None, share_until="fc_3", keep_prob=1.0)
+    net = build(TASKS, unit=None, share_until="fc_3")
     variables = tower_variables(net)
     named = ["network/conv1_1/weights", *(f"network/output_{t}/weights" for t in (1, 2, 3))]
     with net.graph.as_default():
         gradients = [
-            [g for g in tf.gradients(net.losses[task], [variables[name] for name in named])]
-            for task, _ in TASKS
+            tf.gradients(net.losses[task], [variables[name] for name in named]) for task, _ in TASKS
         ]
     for t, (of_tower, *of_outputs) in enumerate(gradients):
         assert of_tower is not None
@@ -417,37 +405,30 @@ def test_hard_sharing_of_one_task_is_the_single_tower(batch):
     for share_until in (None, "fc_3"):
         net = build(TASKS[:1], unit=None, share_until=share_until)
         with initialised(net) as session:
-            for _ in range(2):
-                session.run(net.train_op, feed(net, batch, training=True))
-            logits.append(session.run(net.logits["article"], feed(net, batch, training=False)))
+            logits.append(session.run(net.logits["article"], feed(net, batch, training=True)))
     np.testing.assert_array_equal(*logits)
 
 
-def units_of(net):
-    return {name.split("/")[1] for name in network_variables(net) if "/alpha" in name}
-
-
-@pytest.mark.parametrize("places, share_until, units", [
-    ("pool_1,pool_2,fc_3", None, {"cross_stitch_1", "cross_stitch_2", "cross_stitch_3"}),
-    ("fc_3", None, {"cross_stitch_3"}),
-    ("fc_3,pool_1", None, {"cross_stitch_1", "cross_stitch_3"}),
-    ("pool_1,pool_2,fc_3", "pool_1", {"cross_stitch_2", "cross_stitch_3"}),
-    ("pool_1,pool_2,fc_3", "fc_3", set()),
-    ("pool_1", "pool_1", set()),
+@pytest.mark.parametrize("places, share_until, stitched", [
+    ("pool_1,pool_2,fc_3", None, ["pool_1", "pool_2", "fc_3"]),
+    ("fc_3", None, ["fc_3"]), ("fc_3,pool_1", None, ["pool_1", "fc_3"]),
+    ("pool_1,pool_2,fc_3", "pool_1", ["pool_2", "fc_3"]),
+    ("pool_1,pool_2,fc_3", "fc_3", []), ("pool_1", "pool_1", []),
 ])  # fmt: skip
 def test_units_stand_where_they_are_asked_for_and_behind_the_shared_layers(
-    places, share_until, units
+    places, share_until, stitched
 ):
-    net = build(TASKS[:2], unit="layer", cross_stitch_at=places, share_until=share_until)
-    assert units_of(net) == units == set(net.stitches)
+    config = config_of("layer", cross_stitch_at=places, share_until=share_until)
+    assert config.stitched_places() == stitched
 
 
 def test_layers_up_to_the_split_are_there_once_and_those_after_it_for_every_task():
-    net = build(TASKS, unit=None, share_until="pool_1")
-    layers = {name.split("/")[1] for name in tower_variables(net)}
-    assert layers == {"conv1_1"} | {
+    net = build(TASKS, unit="layer", cross_stitch_at="fc_3,pool_1", share_until="pool_1")
+    layers = {name.split("/")[1] for name in network_variables(net)}
+    assert layers == {"conv1_1", "cross_stitch_3"} | {
         f"{layer}_{t}" for layer in ("conv2", "fc_3", "output") for t in (1, 2, 3)
     }
+    assert set(net.stitches) == {"cross_stitch_3"}
 
 
 @pytest.mark.slow
@@ -474,42 +455,44 @@ def test_an_unknown_place_is_refused(option, word):
 # --- Loss ---
 
 
-def test_regularisation_collection_holds_the_conv_and_fc_weights_and_no_more(batch):
-    net = build(TASKS[:2], unit="channel", l2_scale=0.01)
+def test_regularisation_collection_holds_the_conv_and_fc_weights_and_no_more():
+    net = build(TASKS[:2], unit="channel")
     collection = net.graph.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
     layers = ("conv1", "conv2", "fc_3", "output")
     names = {f"network/{layer}_{t}/weights" for layer in layers for t in (1, 2)}
     assert len(collection) == len(names) == 8
     with initialised(net) as session:
         randomise(net, session)
-        variables = network_variables(net)
-        assert names < set(variables)
-        squares = {n: float((w.astype(float) ** 2).sum())
-                   for n, w in session.run(variables).items()}  # fmt: skip
+        values = session.run(network_variables(net))
         terms, total = session.run([collection, net.l2_loss])
-    np.testing.assert_allclose(
-        sorted(terms), sorted(0.01 * squares[name] / 2 for name in names), rtol=1e-4)  # fmt: skip
-    np.testing.assert_allclose(total, sum(0.01 * squares[name] / 2 for name in names), rtol=1e-4)
+    expected = [1e-5 * float((values[name].astype(float) ** 2).sum()) / 2 for name in names]
+    np.testing.assert_allclose(sorted(terms), sorted(expected), rtol=1e-4)
+    np.testing.assert_allclose(total, sum(expected), rtol=1e-4)
 
 
-def test_loss_is_cross_entropies_plus_l2(batch):
-    net = build(TASKS, unit="layer", l2_scale=0.02)
+def test_loss_is_cross_entropies_plus_l2_and_accuracy_counts_as_the_summaries_say(batch):
+    net = build(TASKS, unit="layer")
     with initialised(net) as session:
-        logits, losses, l2_loss, loss, accuracies, accuracy = session.run(
-            [net.logits, net.losses, net.l2_loss, net.loss, net.accuracies, net.accuracy],
+        logits, losses, l2_loss, loss, accuracies, accuracy, summary = session.run(
+            [net.logits, net.losses, net.l2_loss, net.loss, net.accuracies, net.accuracy,
+             net.summary_op],
             feed(net, batch, training=True),
-        )
+        )  # fmt: skip
     for name, _ in TASKS:
         z = logits[name].astype(float)
         right = z[np.arange(BATCH), batch[1][name]]
         np.testing.assert_allclose(
             losses[name], np.mean(np.log(np.exp(z).sum(axis=1)) - right), rtol=1e-5)  # fmt: skip
         np.testing.assert_allclose(accuracies[name], np.mean(z.argmax(axis=1) == batch[1][name]))
+    assert l2_loss > 1e-3 * loss
     np.testing.assert_allclose(loss, sum(losses.values()) + l2_loss, rtol=1e-6)
     np.testing.assert_allclose(accuracy, np.mean(list(accuracies.values())), rtol=1e-6)
+    tags = {v.tag: v.simple_value for v in tf.Summary.FromString(summary).value}
+    assert tags["summary/loss_total"] == pytest.approx(loss)
+    assert tags["summary/accuracy_train"] == pytest.approx(accuracy)
 
 
-def test_without_l2_the_term_is_zero(batch):
+def test_without_l2_the_term_is_zero():
     net = build(TASKS[:1], unit=None, l2_scale=0.0)
     with initialised(net) as session:
         assert session.run(net.l2_loss) == 0
@@ -519,7 +502,7 @@ def test_without_l2_the_term_is_zero(batch):
 
 
 def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
-    net = build(TASKS[:2], unit="channel", batch_norm_decay=0.75)
+    net = build(TASKS[:2], unit="channel")
     moving = {name: v for name, v in network_variables(net).items() if "/moving_" in name}
     assert len(moving) == 2 * 8  # mean and variance of each conv and fc layer
     with initialised(net) as session:
@@ -537,11 +520,11 @@ def test_batch_norm_statistics_move_in_training_and_not_in_evaluation(batch):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     mean = np.einsum("bhwij,ijc->bhwc", windows, kernel[:, :, 0]).mean(axis=(0, 1, 2))
     np.testing.assert_allclose(
-        moved["network/conv1_1/BatchNorm/moving_mean"], 0.25 * mean, rtol=1e-3, atol=1e-6)  # fmt: skip
+        moved["network/conv1_1/BatchNorm/moving_mean"], 0.1 * mean, rtol=1e-3, atol=1e-6)  # fmt: skip
 
 
 def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
-    net = build(TASKS[:2], unit=None, keep_prob=0.8, seed=3)
+    net = build(TASKS[:2], unit=None)
     dropped, whole = (
         [scope_outputs(net, f"{layer}_{t}")[0] for t in (1, 2)] for layer in ("dropout", "fc_3")
     )
@@ -567,13 +550,13 @@ def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
 def test_runs_with_and_without_units_start_from_the_same_towers():
     starts = []
     for unit, tasks in ((None, TASKS[:2]), ("channel", TASKS[:2]), ("layer", TASKS)):
-        net = build(tasks, unit=unit, seed=5)
+        net = build(tasks, unit=unit)
         with initialised(net) as session:
             starts.append(session.run(tower_variables(net)))
     for name, value in starts[0].items():
         np.testing.assert_array_equal(value, starts[1][name])
         np.testing.assert_array_equal(value, starts[2][name])
-    other = build(TASKS[:2], unit=None, seed=6)
+    other = build(TASKS[:2], unit=None, seed=1)
     with initialised(other) as session:
         value = session.run(tower_variables(other)["network/conv1_1/weights"])
     assert not np.array_equal(value, starts[0]["network/conv1_1/weights"])
@@ -592,7 +575,7 @@ def test_initial_weights_are_he_scaled():
 
 @networks
 def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch):
-    net = build(TASKS[:num_tasks], unit=unit, keep_prob=1.0)
+    net = build(TASKS[:num_tasks], unit=unit)
     with initialised(net) as session:
         trained = net.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
         start = session.run(trained)
@@ -607,17 +590,12 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
         assert not np.array_equal(a, b), variable.op.name
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
-)
-def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, monkeypatch):
-    monkeypatch.setattr(model, "IMAGE_SIZE", 8)
-    batch = (batch[0][:, 10:18, 10:18], batch[1])
-    net = build(TASKS, unit=unit, cross_stitch_own_only=True)
+@every_unit
+def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, small):
+    net = model.build(TASKS, config_of(unit, cross_stitch_own_only=True))
     with initialised(net) as session:
         for _ in range(3):
-            session.run(net.train_op, feed(net, batch, training=True))
+            session.run(net.train_op, feed(net, small, training=True))
         for scope, means in session.run(net.stitches).items():
             alpha = session.run(network_variables(net)[f"network/{scope}/alpha"])
             size = len(alpha) // 3
@@ -630,40 +608,29 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, batch, mon
 
 @pytest.mark.slow
 def test_the_units_rate_is_a_multiple_of_the_towers(batch):
-    ends = {}
+    ends = []
     for scale in (1.0, 100.0):
-        net = build(
-            TASKS[:2], unit="channel", cross_stitch_learning_rate_scale=scale, learning_rate=1e-4
-        )
+        net = build(TASKS[:2], cross_stitch_learning_rate_scale=scale)
         with initialised(net) as session:
             start = session.run(network_variables(net))
             session.run(net.train_op, feed(net, batch, training=True))
-            end = session.run(network_variables(net))
-        ends[scale] = end
-        moved = np.abs(end["network/cross_stitch_3/alpha"] - start["network/cross_stitch_3/alpha"])
+            ends.append(session.run(network_variables(net)))
+        alpha = "network/cross_stitch_3/alpha"
         # Adam's first step is the rate, whatever the gradient, where that is not tiny.
-        np.testing.assert_allclose(np.median(moved), scale * 1e-4, rtol=1e-2)
+        moved = np.median(np.abs(ends[-1][alpha] - start[alpha]))
+        np.testing.assert_allclose(moved, scale * 1e-3, rtol=1e-2)
     for name in tower_variables(net):
-        np.testing.assert_array_equal(ends[1.0][name], ends[100.0][name])
+        np.testing.assert_array_equal(ends[0][name], ends[1][name])
 
 
 def test_a_steps_loss_is_that_of_the_weights_before_it(batch):
-    net = build(TASKS[:2], unit="channel", keep_prob=1.0, learning_rate=0.1)
+    net = build(TASKS[:2], unit="channel")
     with initialised(net) as session:
         given = feed(net, batch, training=True)
-        for _ in range(20):
+        for _ in range(5):
             before = session.run(net.l2_loss)
             beside, _ = session.run([net.l2_loss, net.train_op], given)
             assert beside == before != session.run(net.l2_loss)
-
-
-def test_summaries_carry_the_references_tags(batch):
-    net = build(TASKS[:2])
-    with initialised(net) as session:
-        values = session.run([net.summary_op, net.loss, net.accuracy], feed(net, batch, True))
-    tags = {v.tag: v.simple_value for v in tf.Summary.FromString(values[0]).value}
-    assert tags["summary/loss_total"] == pytest.approx(values[1])
-    assert tags["summary/accuracy_train"] == pytest.approx(values[2])
 
 
 # --- tf-slim's mend ---
