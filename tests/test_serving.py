@@ -12,7 +12,7 @@ import data
 import model
 import train
 
-COUNT = 1000
+COUNT = 200
 TASKS = data.TASKS[:2]
 
 # What a stranger does with the export, without this program.
@@ -49,7 +49,7 @@ assert "model" not in sys.modules and "tf_slim" not in sys.modules
     scope="module",
     params=[
         "channel",
-        *(pytest.param(u, marks=pytest.mark.slow) for u in (None, "layer", "nddr", "dense")),
+        *(pytest.param(unit, marks=pytest.mark.slow) for unit in ("layer", "dense")),
     ],
 )
 def export(request, tmp_path_factory):
@@ -110,7 +110,7 @@ def test_a_loaded_export_predicts_what_the_program_predicts(export, answers):
         expected = z / z.sum(axis=1, keepdims=True)
         probabilities = answers[f"loaded {task.name}_probabilities"]
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-        assert len(np.unique(expected, axis=0)) > 500  # they do depend on the image
+        assert len(np.unique(expected, axis=0)) > 100  # they do depend on the image
 
 
 def test_tflite_predicts_what_the_program_predicts(export, answers):
