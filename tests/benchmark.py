@@ -3,7 +3,6 @@
     pip install -r tests/benchmark-requirements.txt
     python tests/benchmark.py                        # a quarter of an hour, 9 GB of memory
     python tests/benchmark.py --record=speed.json    # and keeps every figure
-    python tests/benchmark.py --forms --record=F     # what each fast form of model.py is worth
     python tests/benchmark.py --against=FOLDER       # this program against another checkout
 
 Every contender is a process of its own, which waits while another is measured.
@@ -93,52 +92,6 @@ def ours(unit, num_tasks=2):
             session.run(net.train_op, feed)
 
     return turn
-
-
-FORMS = {  # fast form: settings that it bears on, functions that make it
-    "fused conv layer": (
-        ("none", "channel"),
-        ("fused_conv_pool", "batch_norm_relu_pool", "pool_extremes", "scaled_relu",
-         "pool_gradient", "window_values"),
-    ),
-    "depthwise sums": (("none", "channel"), ("channel_sums",)),
-    "stitched sum in one pass": (("channel",), ("weighted_sum",)),
-    "gradient of the stitched sum": (("channel",), ("combinations_by_channel",)),
-    "one-pass Adam": (("none", "channel"), ("adam_step",)),
-    "thread for every tower": (("none", "channel"), ()),
-}  # fmt: skip
-
-
-def without(unit, *forms):
-    """`ours`, with these fast forms replaced by the plain expressions that they equal."""
-    import tensorflow.compat.v1 as tf
-
-    import model
-    import train
-
-    def plain_conv_pool(x, filters, scope, pool_scope):
-        return model.conv_pool(x, filters, scope=scope, pool_scope=pool_scope, fast=False)
-
-    def sums(x, y):
-        return tf.reduce_sum(x * y, list(range(x.shape.rank - 1)))
-
-    def weighted_sum(tensors, weights):
-        return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
-
-    def combinations(weights, *towers):
-        return model.linear_combinations(weights, towers, fast=False)
-
-    plain = {
-        "fused conv layer": (model, "fused_conv_pool", plain_conv_pool),
-        "depthwise sums": (model, "channel_sums", sums),
-        "stitched sum in one pass": (model, "weighted_sum", weighted_sum),
-        "gradient of the stitched sum": (model, "combinations_by_channel", combinations),
-        "one-pass Adam": (model, "ONE_PASS_MINIMUM", 2**62),
-        "thread for every tower": (train, "thread_settings", lambda *_: tf.ConfigProto()),
-    }
-    for form in forms:
-        setattr(*plain[form])
-    return ours(unit)
 
 
 def evaluation(unit):
@@ -292,7 +245,7 @@ def work(maker, arguments):
     """A contender's process: a turn for each line that comes in, its seconds going out."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
-    if maker in (ours, without, evaluation):
+    if maker in (ours, evaluation):
         import train
 
         train.FLAGS(["train.py"])  # its defaults
@@ -308,7 +261,6 @@ def work(maker, arguments):
 
 MAKERS = {
     "ours": ours,
-    "without": without,
     "evaluation": evaluation,
     "slim": slim,
     "matmul": matmul,
@@ -391,38 +343,6 @@ def ratio(values, others):
     return [float(np.exp(logs.mean() + d)) for d in (0, -half, half)]
 
 
-def measure_forms(sittings, rounds, together, units, note):
-    """All fast forms switched off one at a time, and some together. Returns: unit -> rates."""
-    rates = {}
-    for unit in units:
-        names = [form for form, (of_units, _) in FORMS.items() if unit in of_units]
-        contenders = {"all": ["without", unit]}
-        if unit != "dense":  # 6 GB each
-            contenders["all, again"] = ["without", unit]
-        contenders |= {form: ["without", unit, form] for form in names}
-        if set(together) & set(names):
-            contenders["together"] = ["without", unit, *(f for f in names if f in together)]
-        rates[unit] = paired(contenders, sittings, rounds, note)
-    return rates
-
-
-def report_forms(record):
-    """The record of `measure_forms` as Markdown."""
-    lines = [
-        "| switched off | lines | setting | speed without it (95 %) | pairs |",
-        "|---|---|---|---|---|",
-    ]
-    for unit, rates in record["forms"].items():
-        for form, values in rates.items():
-            if form != "all":
-                middle, low, high = ratio(values, rates["all"])
-                lines.append(
-                    f"| {form} | {record['lines'].get(form, '')} | {unit} |"
-                    f" {middle:.3f} ({low:.3f} – {high:.3f}) | {len(values)} |"
-                )
-    return "\n".join(lines)
-
-
 def measure_against(folder, environment, sittings, rounds, units, note):
     """This program in an environment, and that of another folder in this one, in pairs.
 
@@ -451,18 +371,6 @@ def report_against(record):
             f" {len(rates['before'])} |"
         )
     return "\n".join(lines)
-
-
-def lines_of_forms():
-    import inspect
-
-    import model
-
-    return {
-        form: sum(len(inspect.getsource(getattr(model, n)).splitlines()) for n in functions)
-        for form, (_, functions) in FORMS.items()
-        if all(hasattr(inspect.unwrap(getattr(model, n)), "__code__") for n in functions)
-    }
 
 
 # --- The program as a user starts it ---
@@ -553,17 +461,16 @@ def report(record):
             median = statistics.median(rates[name]) / statistics.median(of_peer)
             ratios = [a / b for a, b in zip(rates[name], of_peer)]
             lines.append(f"| {title} | {median:.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |")
-    lines += ["", "| towers | ms a step, none | channel |", "|---|---|---|"]
+    units = list(record["program"])
+    lines += ["", f"| towers | ms a step, {' | '.join(units)} |", "|---|" + "---|" * len(units)]
     towers = sorted({int(name.split()[-2]) for name in rates if name.endswith("towers")})
     times = {
         (unit, n): statistics.median(BATCH_SIZE * 1e3 / r for r in rates[f"ours {unit} {n} towers"])
-        for unit in ("none", "channel")
+        for unit in units
         for n in towers
     }
     for n in towers:
-        cells = [
-            f"{times[u, n]:.0f} ({times[u, n] / times[u, 2]:.2f} ×)" for u in ("none", "channel")
-        ]
+        cells = [f"{times[u, n]:.0f} ({times[u, n] / times[u, 2]:.2f} ×)" for u in units]
         lines.append(f"| {n} | {' | '.join(cells)} |")
     lines += ["", "| train.py | to the first step, s | peak memory, GB |", "|---|---|---|"]
     for unit, runs in record["program"].items():
@@ -572,20 +479,57 @@ def report(record):
     return "\n".join(lines)
 
 
+def measure_peers(rounds, units, numbers, note):
+    """Every contender with these settings, and this program with these numbers of towers.
+
+    Returns: the record, without machine and commit.
+    """
+    peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
+    modes = {"torch": ("eager", "compiled"), "keras": ("step by step", "many steps", "XLA")}
+    contenders = {"matmul": ["matmul", None]}
+    for unit in units:
+        if unit != "dense":
+            contenders[f"ours {unit}"] = ["ours", unit]
+    compared = [unit for unit in ("none", "channel") if unit in units]
+    for unit in compared:
+        contenders[f"slim {unit}"] = ["slim", unit]
+        contenders[f"evaluation {unit}"] = ["evaluation", unit]
+        for peer in peers:
+            for mode in modes[peer]:
+                contenders[f"{peer} {unit} {mode}"] = [peer, unit, mode]
+    rates = sitting(contenders, rounds, note)
+    if "dense" in units:
+        dense = {f"{name} dense": [name, "dense"] for name in ("ours", "slim")}
+        rates |= sitting(dense, min(rounds, 3), note)
+    towers = {f"ours {u} {n} towers": ["ours", u, n] for u in compared for n in numbers}
+    rates |= sitting(towers, min(rounds, 3), note)
+
+    runs = {}
+    for unit in compared:
+        with tempfile.TemporaryDirectory() as folder:
+            note(f"train.py, {unit}")
+            runs[unit] = [program(unit, f"{folder}/{n}") for n in range(min(rounds, 3))]
+
+    libraries = ("tensorflow", "tf-slim", "numpy", *peers)
+    return {
+        "steps": STEPS,
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "images_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
+        "program": {unit: [[round(v, 3) for v in run] for run in r] for unit, r in runs.items()},
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--record", help="file for every figure, as JSON")
     parser.add_argument("--show", help="print the report of a record; measure nothing")
-    parser.add_argument("--forms", action="store_true", help="measure the fast forms instead")
     parser.add_argument("--against", help="folder of another checkout to measure against instead")
     parser.add_argument(
-        "--sittings", type=int, default=3, help="of --forms and --against: sets of processes"
+        "--sittings", type=int, default=3, help="of --against: sets of new processes"
     )
-    parser.add_argument("--together", default="", help="of --forms: a,b to switch off together")
-    parser.add_argument(
-        "--units", default="none,channel,dense", help="of --forms and --against: settings"
-    )
+    parser.add_argument("--units", default="none,channel,layer,nddr,dense", help="settings")
+    parser.add_argument("--towers", default="1,2,4,8", help="numbers of towers; 2 among them")
     parser.add_argument(
         "--environment", default="", help="of --against: NAME=VALUE, set for this checkout only"
     )
@@ -598,8 +542,7 @@ def main():
         return work(MAKERS[name], arguments)
     if options.show:
         record = json.loads(pathlib.Path(options.show).read_text())
-        kinds = {"forms": report_forms, "against": report_against}
-        return print(next((r for k, r in kinds.items() if k in record), report)(record))
+        return print((report_against if "against" in record else report)(record))
 
     def note(text):
         print(text, file=sys.stderr, flush=True)
@@ -607,63 +550,22 @@ def main():
     import train
 
     train.FLAGS(["train.py"])  # its defaults
-    if options.forms or options.against:
-        record = {"machine": train.machine(), "commit": train.commit()}
+    record = {"machine": train.machine(), "commit": train.commit()}
+    units = options.units.split(",")
+    if options.against:
+        record["environment"] = options.environment
+        name, _, value = options.environment.partition("=")
+        changed = {name: value} if name else {}
         how_often = options.sittings, options.rounds
-        units = options.units.split(",")
-        if options.forms:
-            record["lines"] = lines_of_forms()
-            together = options.together.split(",")
-            record["forms"] = measure_forms(*how_often, together, units, note)
-        else:
-            record["environment"] = options.environment
-            name, _, value = options.environment.partition("=")
-            record["against"] = measure_against(
-                options.against, {name: value} if name else {}, *how_often, units, note
-            )
-        if options.record:
-            pathlib.Path(options.record).write_text(json.dumps(record) + "\n")
-        return print(report_forms(record) if options.forms else report_against(record))
-
-    peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
-    modes = {"torch": ("eager", "compiled"), "keras": ("step by step", "many steps", "XLA")}
-    contenders = {"matmul": ["matmul", None]}
-    for unit in ("none", "channel", "layer", "nddr"):
-        contenders[f"ours {unit}"] = ["ours", unit]
-    for unit in ("none", "channel"):
-        contenders[f"slim {unit}"] = ["slim", unit]
-        contenders[f"evaluation {unit}"] = ["evaluation", unit]
-        for peer in peers:
-            for mode in modes[peer]:
-                contenders[f"{peer} {unit} {mode}"] = [peer, unit, mode]
-    rates = sitting(contenders, options.rounds, note)
-    dense = {f"{name} dense": [name, "dense"] for name in ("ours", "slim")}
-    rates |= sitting(dense, min(options.rounds, 3), note)
-    towers = {
-        f"ours {unit} {n} towers": ["ours", unit, n]
-        for unit in ("none", "channel")
-        for n in (1, 2, 4, 8)
-    }
-    rates |= sitting(towers, min(options.rounds, 3), note)
-
-    runs = {}
-    for unit in ("none", "channel"):
-        with tempfile.TemporaryDirectory() as folder:
-            note(f"train.py, {unit}")
-            runs[unit] = [program(unit, f"{folder}/{n}") for n in range(3)]
-
-    libraries = ("tensorflow", "tf-slim", "numpy", *peers)
-    record = {
-        "machine": train.machine(),
-        "commit": train.commit(),
-        "steps": STEPS,
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
-        "images_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
-        "program": {unit: [[round(v, 3) for v in run] for run in r] for unit, r in runs.items()},
-    }
+        record["against"] = measure_against(options.against, changed, *how_often, units, note)
+        text = report_against(record)
+    else:
+        numbers = [int(number) for number in options.towers.split(",")]
+        record |= measure_peers(options.rounds, units, numbers, note)
+        text = report(record)
     if options.record:
         pathlib.Path(options.record).write_text(json.dumps(record, indent=1) + "\n")
-    print("\n" + report(record))
+    print("\n" + text)
 
 
 if __name__ == "__main__":
