@@ -1,0 +1,138 @@
+"""Every command that a page shows is run by a test, or stands here with the reason why not."""
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT, SECONDS, run_script, run_train
+
+PAGES = ("README.md", "img/README.md", "tests/README.md")
+
+
+def commands_of(text):
+    """The commands in a page's blocks and between its backticks, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    words = re.sub(r"```.*?```", "", text, flags=re.S)
+    lines += re.findall(r"`((?:python|pip|dask|tensorboard|git|source) [^`]+)`", words)
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+COMMANDS = set().union(*(commands_of((ROOT / page).read_text()) for page in PAGES))
+# Run below, with a few steps added.
+TRAINING = sorted(command for command in COMMANDS if re.search(r"python train\.py", command))
+# Run below, with --show added.
+STUDY = sorted(
+    command
+    for command in COMMANDS
+    if command.startswith("python img/reproduce.py") and not re.search("scheduler|NAME", command)
+)
+VENV = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt"
+RUN_ELSEWHERE = {
+    "tensorboard --logdir=logs": "test_tensorboard_and_curves_show_these_runs",
+    "python img/plot.py logs": "test_tensorboard_and_curves_show_these_runs",
+    "python img/reproduce.py --only=NAME": "test_a_study_that_is_killed_resumes",
+    "python img/reproduce.py --only=NAME --quick": "test_a_study_that_is_killed_resumes",
+    "python img/replicate.py": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",
+    "python img/screenshots.py WITHOUT WITH MATRICES": (
+        "test_screenshots_are_of_three_runs_as_the_page_says"
+    ),
+    "dask scheduler": "test_a_study_survives_its_workers_and_its_coordinator",
+    "dask worker tcp://HOST:8786 --nthreads=2": (
+        "test_a_study_survives_its_workers_and_its_coordinator"
+    ),
+    "python img/reproduce.py --scheduler=tcp://HOST:8786": (
+        "test_a_study_survives_its_workers_and_its_coordinator"
+    ),
+    **dict.fromkeys(
+        [
+            'tls="--tls-ca-file=ca.pem --tls-cert=cert.pem --tls-key=key.pem"',
+            "dask scheduler --protocol=tls $tls",
+            "dask worker tls://HOST:8786 --nthreads=2 $tls",
+            "export DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem",
+            "export DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT=cert.pem"
+            " DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY=key.pem",
+            "python img/reproduce.py --scheduler=tls://HOST:8786",
+        ],
+        "test_a_cluster_with_tls_makes_the_runs",
+    ),
+    "python tests/benchmark.py --rounds=3 --record=tests/speed_intel.json": (
+        "test_the_benchmark_runs_for_one_step"
+    ),
+    "STEPS=80 python tests/benchmark.py --against=FOLDER --units=none,channel"
+    " --record=tests/against.json": "test_the_benchmark_runs_for_one_step",
+}
+NOT_RUN = {
+    f"{VENV} -r tests/requirements.txt && .venv/bin/python -m pytest -n 2 --dist loadfile": (
+        "runs these tests; .ci/run runs it word for word"
+    ),
+    "python -m pytest -n 2 --dist loadfile": "runs these tests",
+    "python -m pytest -m slow -n 2 --dist loadfile": "runs these tests; .ci/run runs it",
+    "python -m pytest -m soak": "takes half an hour",
+    "pip install -r requirements.txt -r img/requirements.txt": "needs a network",
+    "pip install -r tests/benchmark-requirements.txt": "downloads gigabytes",
+    "source .venv/bin/activate": "is Python's own",
+    "dask ssh": "needs other machines",
+}
+
+
+def test_each_command_of_the_pages_is_run_or_has_a_reason_why_not():
+    listed = {*TRAINING, *STUDY, *RUN_ELSEWHERE, *NOT_RUN}
+    assert COMMANDS == listed, COMMANDS ^ listed
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for test in RUN_ELSEWHERE.values():
+        assert f"def {test}(" in tests, test
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """The folder of runs that the pages' commands for training made, a few steps long."""
+    folder = tmp_path_factory.mktemp("commands")
+    short = ("--dataset=synthetic", "--train_examples=256", "--max_steps=2", "--eval_every=2")
+    for number, command in enumerate(TRAINING):
+        given = shlex.split(command.partition("train.py")[2])
+        finished = run_train(*given, *short, f"--logdir={folder / str(number)}")
+        assert finished.returncode == 0, (command, finished.stderr)
+    return folder
+
+
+@pytest.mark.slow
+def test_tensorboard_and_curves_show_these_runs(logs):
+    drawn = run_script("img/plot.py", logs)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (logs / "acc_test.png").exists()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    board = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", f"--port={port}"]
+    with subprocess.Popen(board, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            found = runs_shown(f"http://127.0.0.1:{port}/data/runs", process, len(TRAINING))
+        finally:
+            process.kill()
+    assert found == len(TRAINING)
+
+
+def runs_shown(address, process, expected):
+    """Waits until TensorBoard has found so many runs. Returns: how many it shows."""
+    end, found = time.monotonic() + SECONDS, 0
+    while found < expected and process.poll() is None and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(address) as answer:
+                found = len(json.load(answer))
+        except OSError:
+            time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", STUDY)
+def test_each_command_of_the_study_is_taken(command):
+    shown = run_script(*shlex.split(command)[1:], "--show")
+    assert shown.returncode == 0, shown.stderr
+    assert "## full" in shown.stdout or "no records yet" in shown.stdout
