@@ -253,7 +253,7 @@ def read_all(folder):
 
 def read(study, folder):
     """Reads the records of one study. Returns and raises: as `read_all`, its list of groups."""
-    found = {}
+    found, order = {}, list(runs.STUDIES[study].settings)
     for path in sorted((folder / study).glob("*.json")):
         try:
             record = read_json(path)
@@ -261,8 +261,11 @@ def read(study, folder):
             seed, _ = record["seed"], record["command"]
         except (ValueError, KeyError, TypeError):
             raise Failed(f"{path}: damaged. Delete it to run it again.") from None
+        if key[1] not in order:
+            raise Failed(
+                f"{path}: runs.py has no setting {key[1]!r}. Add it there, or delete this."
+            )
         found.setdefault(key, {})[seed] = record
-    order = list(runs.STUDIES[study].settings)
     return [
         groups.Group(
             *key,
@@ -303,10 +306,8 @@ def is_record_of(run, record, folders):
     recorded = shlex.split(record["command"])
     if without_folders(recorded) != without_folders(folders.command(run)):
         return False
-    given = flags_of(run)
     # A run that diverged recorded no flags.
-    flags_recorded = record.get("flags", given if "diverged" in record else {})
-    return all(flags_recorded.get(name) == value for name, value in given.items())
+    return "diverged" in record or flags_of(run).items() <= record.get("flags", {}).items()
 
 
 # Entries of a record that may differ although the result is the same.
@@ -361,10 +362,7 @@ def compare(record, again, deviation):
 
 
 def origin(record):
-    """What decides in which order sums are added up: name -> value.
-
-    Older records lack some of it, and then nobody knows on what kind of machine they were made.
-    """
+    """What decides in which order sums are added up, name -> value; older records lack some."""
     tensorflow = record.get("versions", {}).get("tensorflow")
     known = {**record.get("machine", {}), **record, "TensorFlow": tensorflow}
     names = ("processor", "vectors", "onednn", "threads", "TensorFlow", "numerics")

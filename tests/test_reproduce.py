@@ -509,10 +509,14 @@ def test_records_are_those_of_the_commands_and_flags_of_the_study(tmp_path):
         changed.write_text(replaced)
         refused = reproduce_script("--show", f"--records={copied}")
         assert refused.returncode == 1 and f"{changed}: made with other flags" in refused.stderr
-    changed.write_text("{")
-    refused = reproduce_script("--show", f"--records={copied}")
-    assert refused.returncode == 1 and f"{changed}: damaged" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    for content, words in (
+        ("{", "damaged"),
+        (original.replace(' none"', ' nothing"'), "runs.py has no setting 'nothing'"),
+    ):
+        changed.write_text(content)
+        refused = reproduce_script("--show", f"--records={copied}")
+        assert refused.returncode == 1 and f"{changed}: {words}" in refused.stderr
+        assert "Traceback" not in refused.stderr
 
 
 # --- Making them again ---
