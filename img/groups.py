@@ -11,6 +11,7 @@ import scipy.stats
 
 LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
+WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
 SIGNIFICANCE = 0.05  # of all comparisons that are made together
 # Of sharing, with default settings; in the order of tables.
 KINDS = ("none", "channel", "layer", "nddr", "hard sharing", "dense")
@@ -24,7 +25,7 @@ PRIMARY = "recall, rarest - commonest", "channel"
 class Group(typing.NamedTuple):
     """The runs of one setting, which differ in their seeds."""
 
-    images: float  # training images; in the replication, the decay of batch norm
+    condition: float  # the number of training images; in the replication, batch norm's decay
     setting: str  # its name without them
     records: dict  # seed -> record of a run that ended, sorted by seed
     diverged: int = 0  # how many runs did not end
@@ -48,9 +49,9 @@ class Group(typing.NamedTuple):
 
 
 def accuracy(record, task, end=None):
-    """A run's accuracy_test_last, also of what the article's tower implies for a task.
+    """A run's mean accuracy in its last evaluations; `task` may be "group_by_article", too.
 
-    With `end`, the mean of the LAST_EVALUATIONS evaluations up to that one.
+    With `end`, in the LAST_EVALUATIONS evaluations up to that one.
     """
     if end is None and task in record["accuracy_test_last"]:
         return record["accuracy_test_last"][task]
@@ -58,17 +59,17 @@ def accuracy(record, task, end=None):
     return float(np.mean(record["curves"][tag][1][:end][-LAST_EVALUATIONS:]))
 
 
-def find(study, setting, images=None):
+def find(study, setting, condition=None):
     """The group of a setting in a list of groups; an empty one if there is none."""
     for group in study:
-        if group.setting == setting and images in (None, group.images):
+        if group.setting == setting and condition in (None, group.condition):
             return group
-    return Group(images, setting, {})
+    return Group(condition, setting, {})
 
 
 def baseline_of(study, group, setting="none"):
     """The group that another one is compared with."""
-    return find(study, setting, group.images)
+    return find(study, setting, group.condition)
 
 
 def records_of(study):
@@ -141,9 +142,9 @@ def starved_comparisons(study):
             continue
         for measure in ("recall", "F1"):
             gained = gains_by_rank(group, none, f"{measure.lower()}_last")
-            of = {name: gained[:, ranks].mean(axis=1) for name, ranks in RANKS.items()}
-            of["rarest - commonest"] = of["rarest"] - of["commonest"]
-            compared |= {(f"{measure}, {name}", group.setting): v for name, v in of.items()}
+            means = {name: gained[:, ranks].mean(axis=1) for name, ranks in RANKS.items()}
+            means["rarest - commonest"] = means["rarest"] - means["commonest"]
+            compared |= {(f"{measure}, {name}", group.setting): v for name, v in means.items()}
         for task in ("article", "group"):
             values = list(group.gains(none, task).values())
             compared[f"accuracy, {task}", group.setting] = np.array(values)

@@ -1,5 +1,7 @@
 """The pictures of the study, from groups of records."""
 
+import itertools
+
 import groups
 import matrices
 import numpy as np
@@ -11,7 +13,7 @@ from matrices import figure, matplotlib
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
-COLOUR_OF_OTHERS = "tab:brown"  # channel units with another start weight
+COLOURS_OF_OTHERS = ("tab:brown", "tab:pink", "tab:cyan", "tab:gray")
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
 LABELS |= {"nddr": "nddr units", "hard sharing": "hard sharing", "dense": "dense units"}
 LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
@@ -55,7 +57,7 @@ def draw(studies, out):
         pictures.append(draw_where(studies["where"], full, out / "where.png"))
     if find(studies.get("starved", []), "none").records:
         pictures.append(draw_starved(studies["starved"], out / "starved.png"))
-    if len({group.images for group in (*few, *full)}) > 1:
+    if len({group.condition for group in (*few, *full)}) > 1:
         best = studies.get("best_lever", [])
         pictures.append(draw_few_images([*few, *full], best, out / "few_images.png"))
     return pictures
@@ -63,10 +65,16 @@ def draw(studies, out):
 
 def label_of(setting):
     """What a picture's legend calls a setting."""
-    return LABELS.get(setting, f"channel units, {setting}")
+    return LABELS.get(setting, f"channel units, {setting}" if setting == "start 0.7" else setting)
 
 
-def number_of_seeds(group):
+def colours_of(settings):
+    """Settings without a colour of their own get those that are left, in turn."""
+    others = [setting for setting in settings if setting not in COLOURS]
+    return COLOURS | dict(zip(others, itertools.cycle(COLOURS_OF_OTHERS)))
+
+
+def seeds_text(group):
     count = len(group.records)
     return f"{count} seeds" if count > 1 else "1 seed"
 
@@ -111,7 +119,7 @@ def draw_curves(study, path, tag, label, corner):
     picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
     for group in study:
-        name = f"{label_of(group.setting)} ({number_of_seeds(group)})"
+        name = f"{label_of(group.setting)} ({seeds_text(group)})"
         draw_band(axes, group, tag.removeprefix("summary/"), COLOURS[group.setting], name)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
@@ -131,14 +139,16 @@ def draw_few_images(study, others, path):
     """
     study = [group for group in study if group.setting != "dense"]
     kinds = [name for name in COLOURS if any(group.setting == name for group in study)]
-    full = [group for group in study if group.images == runs.ALL_IMAGES]
+    full = [group for group in study if group.condition == runs.ALL_IMAGES]
     picture = figure.Figure(**TWO_ROWS)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
 
     def draw_setting(axes, of, setting, values_of, position, colour):
         """`position` keeps the points of different settings apart."""
-        shown = sorted((group for group in of if group.setting == setting), key=lambda g: g.images)
-        places = np.array([group.images for group in shown]) * 1.04 ** (position - 2)
+        shown = sorted(
+            (group for group in of if group.setting == setting), key=lambda g: g.condition
+        )
+        places = np.array([group.condition for group in shown]) * 1.04 ** (position - 2)
         columns = [list(values_of(group, of)) for group in shown]
         draw_points(axes, places, columns, colour, label_of(setting), capsize=3)
 
@@ -150,10 +160,12 @@ def draw_few_images(study, others, path):
         if name != "none":
             draw_setting(below, study, name, gains, position, COLOURS[name])
     others = [*others, *full]
-    for name in sorted({group.setting for group in others} - {*COLOURS}):
-        draw_setting(below, others, name, gains, len(kinds), COLOUR_OF_OTHERS)
+    names = sorted({group.setting for group in (*study, *others)} - {*COLOURS})
+    for position, name in enumerate(names, len(kinds)):
+        of = others if find(others, name).records else study
+        draw_setting(below, of, name, gains, position, colours_of(names)[name])
     below.axhline(0, color=COLOURS["none"], linewidth=1)
-    ticks = sorted({group.images for group in (*study, *others)})
+    ticks = sorted({group.condition for group in (*study, *others)})
     above.set(xscale="log", ylabel="test accuracy, mean of the tasks, %")
     below.set_xticks(ticks, [f"{images:,}" for images in ticks])
     below.minorticks_off()
@@ -179,7 +191,7 @@ def draw_weights(group, path):
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
     axes[0].set_ylabel("mean weight")
     units = label_of(group.setting).capitalize()
-    picture.suptitle(f"{units}, {group.images:,} images, {number_of_seeds(group)}")
+    picture.suptitle(f"{units}, {group.condition:,} images, {seeds_text(group)}")
     picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
     return plot.save(picture, axes, path)
 
@@ -194,10 +206,10 @@ def draw_spread_of_weights(group, path):
             for j, source in enumerate(tasks):
                 shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
                 label = f"{to} from {source}"
-                panel.stairs(shares, tables.WEIGHT_BINS, label=label, linewidth=1.5)
+                panel.stairs(shares, groups.WEIGHT_BINS, label=label, linewidth=1.5)
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
-    picture.suptitle(f"Channel units, {number_of_seeds(group)} together")
+    picture.suptitle(f"Channel units, {seeds_text(group)} together")
     picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
     return plot.save(picture, axes, path)
 
@@ -236,14 +248,16 @@ def draw_starved(study, path):
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     none, others = find(study, "none"), [group for group in study if group.setting != "none"]
     ranks, style = np.arange(10), {"markersize": 4, "capsize": 2}
+    colours = colours_of([group.setting for group in others])
     recalls = np.array([groups.by_rank(r, "recall_last") for r in none.records.values()])
     draw_points(above, ranks, recalls.T, COLOURS["none"], LABELS["none"], **style)
     for position, group in enumerate(others):
         gained = groups.gains_by_rank(group, none, "recall_last")
         if len(gained):
             places = ranks + 0.14 * (position - (len(others) - 1) / 2)
-            colour = COLOURS.get(group.setting, COLOUR_OF_OTHERS)
-            draw_points(below, places, gained.T, colour, label_of(group.setting), **style)
+            draw_points(
+                below, places, gained.T, colours[group.setting], label_of(group.setting), **style
+            )
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     (first, *_) = none.records.values()
     images = sorted(first["train_images"]["article"].values(), reverse=True)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +19,6 @@ import events
 import groups
 import numpy as np
 import runs
-import tables
 from command_line import Failed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -141,9 +139,9 @@ def train(run, folders, stop, *more_flags):
     raise Failed("stopped")
 
 
-def prune(of, folders, kept=()):
+def prune(chosen, folders, kept=()):
     """Deletes the checkpoints, 78 MB each, of runs that have a record, except of those `kept`."""
-    for run in of:
+    for run in chosen:
         if folders.has_record(run) and run not in kept:
             for path in folders.run(run).glob("model.ckpt-*"):
                 path.unlink()
@@ -187,10 +185,10 @@ def histograms_of_weights(folder):
       folder: the run's folder.
 
     Returns:
-      scope -> [T][T] lists with the number of channels in each of tables.WEIGHT_BINS.
+      scope -> [T][T] lists with the number of channels in each of groups.WEIGHT_BINS.
       The outermost bins count everything beyond them. Empty for units of other kinds.
     """
-    bins = tables.WEIGHT_BINS
+    bins = groups.WEIGHT_BINS
     return {
         scope: [[np.histogram(np.clip(weights, bins[0], bins[-1]), bins)[0].tolist()
                  for weights in row] for row in alpha]
@@ -214,19 +212,24 @@ def distances_from_start(folder, flags):
 
     num_towers = len(flags["tasks"].split(","))
     start = model.start_weights(num_towers, flags["cross_stitch_init"])
-    distances = {}
-    for scope, alpha in weights_of_units(folder).items():
-        size = len(alpha) // num_towers  # D of dense units, C of nddr ones; 1 of the others
-        if size > 1:
-            blocks = alpha.reshape(num_towers, size, num_towers, size)
-            for index in range(size):
-                blocks[:, index, :, index] -= start
-            squares = np.einsum("iajb,iajb->ij", blocks, blocks) / size
-        else:
-            moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
-            squares = np.mean(np.square(moved), axis=2)
-        distances[scope] = np.sqrt(squares).round(6).tolist()
-    return distances
+    return {
+        scope: distances(alpha, start).tolist() for scope, alpha in weights_of_units(folder).items()
+    }
+
+
+def distances(alpha, start):
+    """As `distances_from_start`, of one unit: alpha and its start weights, [T, T] -> [T, T]."""
+    num_towers = len(start)
+    size = len(alpha) // num_towers  # D of dense units, C of nddr ones; 1 of the others
+    if size > 1:
+        blocks = alpha.reshape(num_towers, size, num_towers, size).copy()
+        for index in range(size):
+            blocks[:, index, :, index] -= start
+        squares = np.einsum("iajb,iajb->ij", blocks, blocks) / size
+    else:
+        moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
+        squares = np.mean(np.square(moved), axis=2)
+    return np.sqrt(squares).round(6)
 
 
 # --- Reading ---
@@ -253,34 +256,27 @@ def read_all(folder):
 
 def read(study, folder):
     """Reads the records of one study. Returns and raises: as `read_all`, its list of groups."""
-    found, order = {}, list(runs.STUDIES[study].settings)
+    settings, found = runs.settings_of(study), {}
     for path in sorted((folder / study).glob("*.json")):
         try:
             record = read_json(path)
-            key = parts_of(record["setting"], study)
-            seed, _ = record["seed"], record["command"]
+            setting, seed, _ = record["setting"], record["seed"], record["command"]
         except (ValueError, KeyError, TypeError):
             raise Failed(f"{path}: damaged. Delete it to run it again.") from None
-        if key[1] not in order:
+        if setting not in settings:
             raise Failed(
-                f"{path}: runs.py has no setting {key[1]!r}. Add it there, or delete this."
+                f"{path}: runs.py has no setting {setting!r}. Add it, or delete this file."
             )
-        found.setdefault(key, {})[seed] = record
+        found.setdefault(setting, {})[seed] = record
     return [
         groups.Group(
-            *key,
-            {seed: r for seed, r in sorted(found[key].items()) if "diverged" not in r},
-            sum("diverged" in record for record in found[key].values()),
+            *settings[setting],
+            {seed: r for seed, r in sorted(found[setting].items()) if "diverged" not in r},
+            sum("diverged" in record for record in found[setting].values()),
         )
-        for key in sorted(found, key=lambda key: (key[0], order.index(key[1])))
+        for setting in sorted(settings, key=lambda setting: settings[setting][0])
+        if setting in found
     ]
-
-
-def parts_of(setting, study):
-    """The number of training images, and the setting without it, of a run's setting."""
-    images, name = re.fullmatch(r"(?:(\d+) )?(.*)", setting).groups()
-    of_all = runs.STARVED_IMAGES if study.startswith("starved") else runs.ALL_IMAGES
-    return int(images or of_all), name
 
 
 # --- Comparing ---
@@ -288,9 +284,9 @@ def parts_of(setting, study):
 FOLDERS = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
 
 
-def check(of, folders):
+def check(chosen, folders):
     """Raises: Failed, a record is of another command or other flags than its run."""
-    for run in of:
+    for run in chosen:
         path = folders.record(run)
         if path.exists() and not is_record_of(run, read_json(path), folders):
             raise Failed(f"{path}: made with other flags. Delete it to run it again.")
@@ -386,7 +382,7 @@ def deviation_of_seeds(run, studies):
             np.std(accuracies, ddof=1) if len(accuracies) >= groups.SEEDS_OF_AN_INTERVAL else None
         )
 
-    images, name = parts_of(run.setting, run.study)
+    images, name = runs.settings_of(run.study)[run.setting]
     group = groups.find(studies[run.study], name, images)
     others = deviation(group.of_seeds(group.records.keys() - {run.seed}).accuracies())
     if others is not None:
@@ -395,6 +391,6 @@ def deviation_of_seeds(run, studies):
         deviation(other.accuracies())
         for study in studies.values()
         for other in study
-        if other.images == group.images
+        if other.condition == group.condition
     ]
     return max((value for value in similar if value is not None), default=None)

@@ -85,8 +85,8 @@ class Images:
     def __init__(self, dataset, device):
         def on_device(split):
             images = torch.from_numpy(dataset.standardise(split.images)).to(device)
-            labels = [np.array(task.from_article)[split.articles] for task in dataset.tasks]
-            return images, [torch.from_numpy(values).to(device) for values in labels]
+            labels = [torch.from_numpy(task.labels(split)).long() for task in dataset.tasks]
+            return images, [values.to(device) for values in labels]
 
         self.tasks = dataset.tasks
         self.train, self.train_labels = on_device(dataset.train)
@@ -203,7 +203,7 @@ class Run:
 
     @torch.no_grad()
     def units(self):
-        """Mean weights of the units, and distances from their start, as reproduce.py has them."""
+        """Mean weights of the units, and distances from their start, as records.py has them."""
         means, distances, num_towers = {}, {}, len(self.images.tasks)
         for scope, alpha in self.network.units.items():
             size = alpha.shape[0] // num_towers

@@ -28,7 +28,7 @@ def read(folder):
     """Reads the records in a folder.
 
     Returns:
-      A list of `groups.Group`, whose `images` are the decay; a record of the earlier program
+      A list of `groups.Group`, whose condition is the decay; a record of the earlier program
       counts only if there are no others. And a line on how they were made.
 
     Raises:
@@ -113,7 +113,7 @@ def replication_table(study, made):
 
 
 def title_of(group):
-    return f"{group.setting}, {group.images:g}"
+    return f"{group.setting}, {group.condition:g}"
 
 
 def questions_table(study, made):
@@ -209,9 +209,9 @@ def draw(study, out):
         gained = np.array([list(group.gains(none, end=end).values()) for end in ends])
         middle = 100 * gained.mean(axis=1)
         half = 100 * np.array([groups.half_width(values) for values in gained])
-        style = "--" if group.images > 0.9 else "-"
+        style = "--" if group.condition > 0.9 else "-"
         colour = pictures.COLOURS[group.setting]
-        label = f"{pictures.label_of(group.setting)}, decay {group.images:g}"
+        label = f"{pictures.label_of(group.setting)}, decay {group.condition:g}"
         label += f" ({len(gained[0])} seeds)"
         axes.plot(ends, middle, style, color=colour, label=label)
         axes.fill_between(ends, middle - half, middle + half, color=colour, alpha=0.15, lw=0)

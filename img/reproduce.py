@@ -22,7 +22,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 
@@ -107,22 +106,18 @@ def main(argv):
     command_line.refuse_flags_without_effect("reproduce.py")
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
-    logdir, of_records = (
-        pathlib.Path(FLAGS[name].value if FLAGS[name].using_default_value
-                     else os.path.abspath(os.path.expanduser(FLAGS[name].value)))
-        for name in ("logdir", "records")
-    )  # fmt: skip
-    os.chdir(ROOT)  # so that commands in records name no folder of this machine
+    folders = records.Folders(folder_of("logdir"), folder_of("records"))
+    os.chdir(ROOT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     chosen = [run for run in runs.all_runs() if run.study in FLAGS.only]
-    folders, out = records.Folders(logdir, of_records), HERE
+    out = HERE
     if FLAGS.quick:
-        out = logdir / "quick"
+        out = folders.runs / "quick"
         chosen = runs.quick(chosen)
         folders = records.Folders(out / "runs", out / "records")
     if FLAGS.seeds:
-        chosen = [run for run in chosen if run.number_of_seed < FLAGS.seeds]
+        chosen = [run for run in chosen if run.seed_index < FLAGS.seeds]
     try:
         act(chosen, folders, out)
     except filelock.Timeout:
@@ -132,6 +127,13 @@ def main(argv):
         ) from None
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to resume.")
+
+
+def folder_of(flag):
+    """The folder that a flag names. The default is below the project, so that the commands in
+    records name no folder of this machine; the user's is below the folder that they are in."""
+    default, given = FLAGS[flag].default, FLAGS[flag].value
+    return pathlib.Path(given if given == default else os.path.abspath(os.path.expanduser(given)))
 
 
 def act(chosen, folders, out):
@@ -293,10 +295,13 @@ def verify(chosen, folders, studies):
         recorded = [run for run in recorded if run.cost <= FLAGS.verify_images]
     if not recorded:
         raise Failed("there is no record to verify: run reproduce.py without --verify first")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    try:
+        head = command_line.git("rev-parse", "HEAD")
+    except command_line.GIT_ERRORS:
+        head = ""
     count = min(len(recorded), FLAGS.records_to_verify)
     failures = []
-    for run in random.Random(head.stdout.strip()).sample(recorded, count):
+    for run in random.Random(head).sample(recorded, count):
         record = records.read_json(folders.record(run))
         deviation = records.deviation_of_seeds(run, studies)
         try:

@@ -18,9 +18,10 @@ class Study(typing.NamedTuple):
     settings: dict  # name -> flags of train.py; init_from is another setting of the same seed
     schedules: dict  # training images -> flags of train.py
     seeds: range
-    fewer_seeds: dict = {}  # setting, or its name -> how many seeds it gets, if not all
+    fewer_seeds: dict = {}  # a setting's name, or images and name -> how many seeds it gets
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
+    hidden: tuple = ()  # settings that no table shows: they lend their towers to others
 
 
 class Run(typing.NamedTuple):
@@ -37,7 +38,7 @@ class Run(typing.NamedTuple):
         return f"{self.setting}-seed{self.seed}".replace(" ", "_")
 
     @property
-    def number_of_seed(self):
+    def seed_index(self):
         """0 for the first seed of its study, 1 for the next."""
         return self.seed - STUDIES[self.study].seeds[0]
 
@@ -146,6 +147,7 @@ STUDIES = {
         {1000: {**FEW_IMAGES[1000], **HELD_OUT}},
         range(10),
         baselines=("none", "channel"),
+        hidden=("alone half",),
     ),
     # "Start 0.7" was first among the levers by their seeds 0 to 2, just before "rate x1000".
     "best_lever": Study(
@@ -184,19 +186,31 @@ STUDIES = {
 }
 
 
+def settings_of(study):
+    """How records name a study's settings. Returns: setting -> training images, name in the table.
+
+    "1000 none" is the setting "none" on 1,000 images; on all images, it is called "none".
+    """
+    return {
+        f"{images} {name}" if "train_examples" in schedule else name: (images, name)
+        for images, schedule in STUDIES[study].schedules.items()
+        for name in STUDIES[study].settings
+    }
+
+
 def runs_of(study):
     """The runs of a study, all settings of a seed before the next seed. Returns: a list."""
-    of = STUDIES[study]
-    runs = {}
-    for images, schedule in of.schedules.items():
-        for seed in of.seeds:
-            for name, flags in of.settings.items():
-                setting = f"{images} {name}" if "train_examples" in schedule else name
-                fewer = of.fewer_seeds.get(setting, of.fewer_seeds.get(name, len(of.seeds)))
-                if seed - of.seeds[0] >= fewer:
+    table, settings, runs = STUDIES[study], settings_of(study), {}
+    for images, schedule in table.schedules.items():
+        for seed in table.seeds:
+            for setting in (s for s, (count, _) in settings.items() if count == images):
+                name = settings[setting][1]
+                fewer = table.fewer_seeds.get(
+                    setting, table.fewer_seeds.get(name, len(table.seeds))
+                )
+                if seed - table.seeds[0] >= fewer:
                     continue
-                flags = {**flags, **{n: v for n, v in schedule.items() if n not in flags}}
-                flags["batch_norm_decay"] = 0.9
+                flags = {"batch_norm_decay": 0.9, **schedule, **table.settings[name]}
                 source = runs.get((images, seed, flags.pop("init_from", None)))
                 runs[images, seed, name] = Run(study, setting, seed, flags, source)
     return list(runs.values())
@@ -208,7 +222,10 @@ def all_runs():
 
 
 def quick(runs):
-    """Two seeds of each setting, a few steps long. They only show that everything works."""
+    """Two seeds of each setting, a few steps long. They only show that everything works.
+
+    Without dense units and 3,000 images, which take longer than all the rest.
+    """
     # The whole test set would take longer than all the rest.
     short = {"train_examples": 256, "num_epochs": 3, "eval_every": 2, "holdout": 1000}
     short["batch_norm_decay"] = 0.5
@@ -221,10 +238,8 @@ def quick(runs):
             flags["max_steps"] = 6
         return run._replace(flags=flags, source=source)
 
-    return [
-        shortened(run)
-        for run in runs
-        if run.number_of_seed < 2
-        and "dense" not in run.setting
-        and not run.setting.startswith("3000")
-    ]
+    def is_short(run):
+        dense = run.flags.get("cross_stitch_unit") == "dense"
+        return not dense and run.flags.get("train_examples", 0) < 3000
+
+    return [shortened(run) for run in runs if run.seed_index < 2 and is_short(run)]

@@ -6,12 +6,11 @@ A study of `runs.STUDIES` gets the table of `study_table`, unless `all_tables` n
 import groups
 import numpy as np
 import runs
-from groups import LAST_EVALUATIONS, baseline_of, find, records_of
+from groups import LAST_EVALUATIONS, WEIGHT_BINS, baseline_of, find, records_of
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
 NAMES = (*runs.STUDIES, "weights", "weights_of_channels", "distances", "recalls")
 NAMES_IN_PROJECT = ("results",)
-WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
 
 
 def all_tables(studies):
@@ -101,18 +100,17 @@ def made_with(records):
 
 def study_table(name, studies):
     """A study's table, with what its text cites in blocks that the reader opens."""
-    of, own = runs.STUDIES[name], studies[name]
-    images, seeds = {group.images for group in own}, groups.seeds_of(own)
+    definition, own = runs.STUDIES[name], studies[name]
+    images, seeds = {group.condition for group in own}, groups.seeds_of(own)
     borrowed = [
         group.of_seeds(seeds)
-        for other, settings in of.borrowed.items()
+        for other, settings in definition.borrowed.items()
         for group in studies.get(other, [])
-        if group.setting in settings and group.images in images
+        if group.setting in settings and group.condition in images
     ]
-    # Runs of half the epochs only lend their towers to "alone first".
-    study = [*borrowed, *(group for group in own if group.setting != "alone half")]
-    parts = [accuracy_table(study, of.baselines), made_with(records_of(study))]
-    parts.append(details("Gains of each task", gains_table(study, of.baselines)))
+    study = [*borrowed, *(group for group in own if group.setting not in definition.hidden)]
+    parts = [accuracy_table(study, definition.baselines), made_with(records_of(study))]
+    parts.append(details("Gains of each task", gains_table(study, definition.baselines)))
     if name in ("full", "full_30_epochs"):
         parts.append(details("Gain of each seed", seeds_table(study)))
         parts.append(details("Gain over training", gains_over_training_table(study)))
@@ -125,7 +123,7 @@ def accuracy_table(study, baselines=("none",), first="images"):
     Args:
       study: list of groups.
       baselines: settings that the others are compared with.
-      first: the title of the first column, which shows each group's `images`.
+      first: the title of the first column, which shows each group's condition.
 
     Returns:
       A table in Markdown.
@@ -134,17 +132,17 @@ def accuracy_table(study, baselines=("none",), first="images"):
     rows = []
     for group in study:
         diverged = f", {group.diverged} diverged" if group.diverged else ""
-        row = [f"{group.images:,}", group.setting, f"{len(group.records)}{diverged}"]
+        row = [f"{group.condition:,}", group.setting, f"{len(group.records)}{diverged}"]
         row += [interval(group.accuracies(task)) for task in tasks]
-        row += [gain_cell(group, baseline_of(study, group, name)) for name in baselines[:1]]
-        rows.append(row)
-    gain = ["gain (mean)"] if baselines else []
-    return markdown([first, "setting", "seeds", *tasks, *gain], rows)
+        rows.append([*row, gain_cell(group, baseline_of(study, group, baselines[0]))])
+    return markdown([first, "setting", "seeds", *tasks, "gain (mean)"], rows)
 
 
 def gains_table(study, baselines=("none",), first="images"):
-    """Each task's gain over the first baseline, the mean's over the others, and what the group
-    gains if it is read off the article's prediction. Arguments and result as `accuracy_table`.
+    """Each task's gain over the first baseline; the mean's gain over the other baselines; and the
+    accuracy of the group derived from the article, minus that of the group's tower.
+
+    Arguments and result as `accuracy_table`.
     """
     tasks = groups.tasks_of(study)[:-1]
     curves = records_of(study)[0]["curves"]
@@ -155,7 +153,7 @@ def gains_table(study, baselines=("none",), first="images"):
     rows = []
     for group in study:
         none = baseline_of(study, group, baselines[0])
-        row = [f"{group.images:,}", group.setting]
+        row = [f"{group.condition:,}", group.setting]
         row += [gain_cell(group, none, task) for task in tasks]
         row += [gain_cell(group, baseline_of(study, group, other)) for other in baselines[1:]]
         for task in implied:
@@ -244,8 +242,8 @@ def units_table(study, entry):
     for group in study:
         records = [record for record in group.records.values() if record.get(entry)]
         used += records
-        few = group.images != runs.ALL_IMAGES
-        name = f"{group.setting}, {group.images:,}" if few else group.setting
+        few = group.condition != runs.ALL_IMAGES
+        name = f"{group.setting}, {group.condition:,}" if few else group.setting
         for scope in records[0][entry] if records else ():
             figures = np.array([record[entry][scope] for record in records])  # (runs, to, from)
             rows.append([name, scope[-1], *map(cell, figures.reshape(len(records), -1).T)])

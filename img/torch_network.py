@@ -7,7 +7,7 @@
     optimizer.step()
 
 Activations and weights have the shapes and names that they have in model.py, so values can
-be copied. tests/test_replicate.py copies them and compares. Plain on purpose: what is fast
+be copied. tests/test_torch_network.py copies them and compares. Plain on purpose: what is fast
 on a GPU stands in replicate.py.
 """
 

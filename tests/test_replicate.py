@@ -11,6 +11,8 @@ import data
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 sys.path.insert(0, str(ROOT / "img"))
+import groups  # noqa: E402
+import records  # noqa: E402
 import replicate  # noqa: E402
 import torch_network  # noqa: E402
 
@@ -121,7 +123,7 @@ def test_putting_the_tensors_back_undoes_a_step(images):
         torch.testing.assert_close(first, second)
 
 
-def test_mean_weights_and_distances_are_those_of_reproduce_py(images):
+def test_mean_weights_and_distances_are_those_of_train_py_and_its_records(images):
     for setting in ("channel", "layer", "nddr"):
         run = made_run(images, setting)
         with torch.no_grad():
@@ -129,27 +131,18 @@ def test_mean_weights_and_distances_are_those_of_reproduce_py(images):
                 alpha += 0.1 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
         means, distances = run.units()
         for scope, alpha in run.network.units.items():
-            alpha, start = alpha.detach().numpy(), run.start[scope].numpy()
-            if setting == "nddr":
-                size = len(alpha) // 2
-                pairs = [[alpha[:size, :size], alpha[:size, size:]],
-                         [alpha[size:, :size], alpha[size:, size:]]]  # fmt: skip
-                expected = [[block.sum() / size for block in row] for row in pairs]
-                moved = alpha - np.eye(2 * size)
-                far = np.sqrt([[(moved[:size, :size] ** 2).sum() / size, (moved[:size, size:] ** 2).sum() / size],
-                               [(moved[size:, :size] ** 2).sum() / size, (moved[size:, size:] ** 2).sum() / size]])  # fmt: skip
-            else:
-                by_pair = alpha.reshape(2, 2, -1)
-                expected = by_pair.mean(axis=2)
-                far = np.sqrt(((by_pair - start.reshape(2, 2, -1)) ** 2).mean(axis=2))
-            np.testing.assert_allclose(means[scope], expected, atol=1e-4)
+            alpha = alpha.detach().numpy()
+            far = records.distances(alpha, np.eye(2, dtype=np.float32))
             np.testing.assert_allclose(distances[scope], far, atol=1e-4)
+            size = len(alpha) // 2
+            by_pair = alpha.reshape(2, size, 2, -1).sum(axis=1).reshape(2, 2, -1)
+            expected = by_pair.sum(axis=2) / size if size > 1 else by_pair.mean(axis=2)
+            np.testing.assert_allclose(means[scope], expected, atol=1e-4)
 
 
 def test_the_settings_are_those_of_the_study():
     kinds = {name: options.get("unit") for name, options in replicate.SETTINGS.items()}
-    assert kinds == {"none": None, "hard sharing": None} | {
-        unit: unit for unit in ("channel", "layer", "nddr", "dense")
-    }
+    assert kinds.keys() == set(groups.KINDS)
+    assert all(unit in (None, name) for name, unit in kinds.items())
     shared = torch_network.Network([10, 3], **replicate.SETTINGS["hard sharing"])
     assert set(shared.layers) == {"conv1_1", "conv2_1", "fc_3_1", "output_1", "output_2"}

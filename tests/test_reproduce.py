@@ -456,7 +456,7 @@ def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path
             none={0: (0.7, 0.7), 1: (0.8, 0.8), 2: (0.8, 0.7)},
             channel={0: (0.8, 0.8), 1: (0.8, 0.8 + change), 2: (0.9, 0.7)},
         )
-        more = [group._replace(images=300) for group in study]
+        more = [group._replace(condition=300) for group in study]
         (path,) = pictures.draw({"few_images": [*more, *study]}, tmp_path)
         return metadata_of(path)[plot.CHECKSUM]
 
@@ -492,7 +492,7 @@ def test_every_run_of_the_study_names_its_decay_and_is_there_once():
     assert all("batch_norm_decay" in run.flags for run in made)
     assert len({(run.study, run.name) for run in made}) == len(made)
     assert {run.study for run in made} == set(runs.STUDIES)
-    assert all(run.number_of_seed in range(10) for run in made)
+    assert all(run.seed_index in range(10) for run in made)
 
 
 def test_records_are_those_of_the_commands_and_flags_of_the_study(tmp_path):
@@ -511,7 +511,7 @@ def test_records_are_those_of_the_commands_and_flags_of_the_study(tmp_path):
         assert refused.returncode == 1 and f"{changed}: made with other flags" in refused.stderr
     for content, words in (
         ("{", "damaged"),
-        (original.replace(' none"', ' nothing"'), "runs.py has no setting 'nothing'"),
+        (original.replace(' none"', ' nothing"'), "runs.py has no setting '1000 nothing'"),
     ):
         changed.write_text(content)
         refused = reproduce_script("--show", f"--records={copied}")
@@ -598,7 +598,7 @@ def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts(
     studies = {
         "levers": made_groups(none={0: (0.9, 0.9)}),
         "few_images": made_groups(none=spread(0.01), channel=spread(0.02), layer=spread(0.1, 2)),
-        "full": [group._replace(images=60000) for group in made_groups(none=spread(0.2))],
+        "full": [group._replace(condition=60000) for group in made_groups(none=spread(0.2))],
     }
     run = runs.Run("levers", "1000 none", 0, {})
     assert records.deviation_of_seeds(run, studies) == pytest.approx(0.02)
