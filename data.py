@@ -13,6 +13,7 @@ import functools
 import gzip
 import hashlib
 import io
+import math
 import os
 import pathlib
 import re
@@ -48,7 +49,7 @@ class Task(typing.NamedTuple):
     def labels(self, split):
         """Returns the labels of a split's images, [N] int32."""
         if self.from_article:
-            return np.array(self.from_article, np.int32)[split.articles]
+            return np.array(self.from_article, np.int32)[split.labels["article"]]
         return split.labels[self.name].astype(np.int32)
 
 
@@ -64,20 +65,22 @@ TASKS = (
 
 # --- The data set and its batches ---
 
-IMAGE_SIZE = 28
-
 
 class Split(typing.NamedTuple):
     """Images with their labels, as stored in the files."""
 
-    images: np.ndarray  # [N, 28, 28] uint8
-    articles: np.ndarray  # [N] uint8, 0 to 9
-    labels: dict  # task -> [N] uint8, from label files
+    images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]
+    # name -> [N] uint8: "article", or "label" of a user's own images, and the label files.
+    labels: dict
 
     def take(self, indices):
         """Returns a `Split` of these images."""
         labels = {name: values[indices] for name, values in self.labels.items()}
-        return Split(self.images[indices], self.articles[indices], labels)
+        return Split(self.images[indices], labels)
+
+    def main_labels(self):
+        """Returns the labels that came with the images, [N] uint8."""
+        return next(iter(self.labels.values()))
 
 
 class Dataset(typing.NamedTuple):
@@ -86,9 +89,13 @@ class Dataset(typing.NamedTuple):
     name: str
     train: Split
     test: Split  # the images for evaluation: the test set or held-out training images
-    mean: np.ndarray  # [28, 28] float32, the mean of each pixel
-    scale: np.ndarray  # [28, 28] float32, 1 / (standard deviation + 1e-9); 0 for a constant pixel
+    mean: np.ndarray  # as one image, float32: the mean of each pixel and channel
+    scale: np.ndarray  # the same, 1 / (standard deviation + 1e-9); 0 for a constant pixel
     tasks: tuple = TASKS  # each batch has one label per task and image, in this order
+
+    def image_shape(self):
+        """Returns height, width and channels of an image."""
+        return (*self.mean.shape, 1)[:3]
 
     def train_batch(self, step, batch_size, seed):
         """Makes the batch of any training step, from 0; no earlier step is needed.
@@ -107,15 +114,15 @@ class Dataset(typing.NamedTuple):
     def batch(self, split, indices):
         """Makes a batch of those images of a split; the indices are [B] int or a slice.
 
-        Returns: [B, 28, 28, 1] float32 standardised images; task name -> [B] int32 labels.
+        Returns: [B, H, W, C] float32 standardised images; task name -> [B] int32 labels.
         """
         chosen = split.take(indices)
         labels = {task.name: task.labels(chosen) for task in self.tasks}
         return self.standardise(chosen.images), labels
 
     def standardise(self, images):
-        """Computes the z-score of each pixel: [B, 28, 28] uint8 -> [B, 28, 28, 1] float32."""
-        return ((images - self.mean) * self.scale)[..., np.newaxis]
+        """Computes the z-score of each pixel and channel: uint8 images -> [B, H, W, C] float32."""
+        return ((images - self.mean) * self.scale).reshape(-1, *self.image_shape())
 
     def implied(self, articles):
         """Returns the labels that follow from articles, [B] int: task name -> [B] int32."""
@@ -137,10 +144,10 @@ class Dataset(typing.NamedTuple):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
-            for array in (split.images, split.articles, *split.labels.values()):
+            for array in (split.images, *split.labels.values()):
                 digest.update(np.ascontiguousarray(array))
         for task in self.tasks:
-            if task.name in self.train.labels:
+            if not task.from_article:
                 digest.update("\n".join((task.name, *task.classes)).encode())
         return digest.hexdigest()[:16]
 
@@ -174,17 +181,17 @@ def with_statistics(name, train, test, tasks=TASKS):
 
 
 def balanced_subset(split, size, seed):
-    """Chooses images at random, the same number of each article as far as possible.
+    """Chooses images at random, the same number of each article or label as far as possible.
 
     With the same seed, a smaller subset is part of every larger one.
     Returns: a `Split` of `size` images, in their original order.
     """
     # The 2 makes these numbers differ from those of the order.
-    order = np.random.RandomState([seed, 0, 2]).permutation(len(split.articles))
-    articles = split.articles[order]
-    rank = np.empty(len(order), int)  # how many images of the same article come before it
-    for article in np.unique(articles):
-        rank[articles == article] = np.arange(np.sum(articles == article))
+    order = np.random.RandomState([seed, 0, 2]).permutation(len(split.images))
+    labels = split.main_labels()[order]
+    rank = np.empty(len(order), int)  # how many images of the same label come before it
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange(np.sum(labels == label))
     return split.take(np.sort(order[np.argsort(rank, kind="stable")[:size]]))
 
 
@@ -196,10 +203,10 @@ def starved_subset(split, ratio, seed):
     smaller one. Returns: a `Split`, the images in their original order.
     """
     # The 3 makes these numbers differ from those of the order and of `balanced_subset`.
-    order = np.random.RandomState([seed, 0, 3]).permutation(len(split.articles))
+    order = np.random.RandomState([seed, 0, 3]).permutation(len(split.images))
     chosen = []
     for article, rank in enumerate(ranks_of_articles(seed)):
-        of_article = order[split.articles[order] == article]
+        of_article = order[split.main_labels()[order] == article]
         share = ratio ** (-rank / (len(ARTICLES) - 1))
         chosen.append(of_article[: max(1, round(len(of_article) * share))])
     return split.take(np.sort(np.concatenate(chosen)))
@@ -236,7 +243,7 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
         else the user's cache, into which missing files are downloaded.
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
-        and group, or article alone if the files in the folder are not Fashion-MNIST.
+        and group, or label if the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
       holdout: evaluate on this many of the last training images, held out; 0: the test set.
       starve: ratio of `starved_subset`, which chooses the training images; 1 for all.
@@ -247,14 +254,10 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
     folder = folder and pathlib.Path(os.path.expanduser(folder))
     name, train, test = read(dataset, folder, seed)
     is_custom = name.endswith(CUSTOM)
-    tasks = tasks or (["article"] if is_custom else ["article", "group"])
-    known = {task.name: task for task in TASKS}
-    chosen = [known.get(t) or read_labels(t, name, folder, train, test) for t in tasks]
+    tasks = tasks or (["label"] if is_custom else ["article", "group"])
+    chosen = [find_task(task, name, folder, train, test) for task in tasks]
     for task in chosen:
         check(task)
-    if is_custom:  # the labels of these files are not the ten articles
-        digits = tuple(map(str, range(len(ARTICLES))))
-        chosen = [t._replace(classes=digits) if t.name == "article" else t for t in chosen]
     count = len(train.images) - holdout
     if count <= 0:
         raise DataError(f"holdout={holdout}: there are {len(train.images):,} training images")
@@ -276,7 +279,7 @@ def read(dataset, folder, seed):
     if dataset == "synthetic":
         return synthetic(seed)
     try:
-        contents = {name: read_idx(folder, name) for name in FILES} if folder else read_cache()
+        contents = read_folder(folder) if folder else read_cache()
     except Unreachable as error:
         if dataset != "auto":
             raise
@@ -293,14 +296,19 @@ def read(dataset, folder, seed):
         if found not in (None, file):
             raise DataError(f"{path}: this is the official {found} under a wrong name")
         if found is None:
-            other.append(file)
+            other.append(path.name)
     if other:
         problem = f"{folder}: not the official Fashion-MNIST (other content: {', '.join(other)})"
         if dataset == "fashion_mnist":
             raise DataError(f"{problem}. To use these files, leave out --dataset=fashion_mnist.")
         name = re.sub(r"[^\w.-]+", "_", folder.resolve().name or "root") + CUSTOM
         warnings.warn(f"{problem}; this data set is called {name}")
-    return name, split_of(contents, "train"), split_of(contents, "t10k")
+    labels = "label" if other else "article"
+    train, test = (split_of(contents, prefix, labels) for prefix in ("train", "t10k"))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        paths = " and ".join(str(path) for path, array in contents.values() if array.ndim > 1)
+        raise DataError(f"{paths}: their images differ in height, width or channels")
+    return name, train, test
 
 
 def check(task):
@@ -335,11 +343,33 @@ def check_classes(names, place):
             raise DataError(f"{place}: {problem}: give it a name of visible characters")
 
 
+def find_task(name, dataset_name, folder, train, test):
+    """Finds the `Task` of this name: in `TASKS`, or with labels from files.
+
+    A task with labels from files has as many classes as the largest label of both splits says.
+    """
+    known = {task.name: task for task in TASKS}
+    if name in known and not dataset_name.endswith(CUSTOM):
+        return known[name]
+    if name in known:
+        problem = f"{name!r} is a label of Fashion-MNIST, which these files are not"
+        raise DataError(f"tasks: {problem}. Their own labels are the task 'label'.")
+    if name not in train.labels:
+        read_labels(name, dataset_name, folder, train, test)
+    count = 1 + max(int(split.labels[name].max()) for split in (train, test))
+    if name == "label" and count == 1:
+        raise DataError(f"{folder}: every label is 0. A task needs at least two classes.")
+    gaps = set(range(count)) - set(train.labels[name].tolist())
+    if gaps:
+        warnings.warn(f"task {name!r}: no training image has label {min(gaps)}")
+    path = paths_in(folder or cache_folder(), f"{name}-classes.txt")[0]
+    return Task(name, read_classes(path, count), ())
+
+
 def read_labels(task, dataset_name, folder, train, test):
     """Reads the label files of a task that is not in `TASKS`, into both splits.
 
     They are train-TASK-labels-idx1-ubyte.gz and t10k-TASK-labels-idx1-ubyte.gz, or unpacked.
-    Returns: the `Task`; it has as many classes as the largest label of either file says.
     """
     unknown = f"tasks: {task!r} is not in TASKS of data.py, and"
     if dataset_name == "synthetic":
@@ -354,14 +384,14 @@ def read_labels(task, dataset_name, folder, train, test):
         if labels.shape != (count,):
             problem = f"has shape {labels.shape}; it must have a label for each of the"
             raise DataError(f"{path}: {problem} {count:,} images")
-        if labels.max() == 255:
-            raise DataError(f"{path}: has a label 255. Every image must have a label, at most 254.")
-        split.labels[task] = labels
-    count = 1 + max(int(split.labels[task].max()) for split in (train, test))
-    gaps = set(range(count)) - set(train.labels[task].tolist())
-    if gaps:
-        warnings.warn(f"task {task!r}: no training image has label {min(gaps)}")
-    return Task(task, read_classes(paths_in(folder, f"{task}-classes.txt")[0], count), ())
+        split.labels[task] = checked(labels, path)
+
+
+def checked(labels, path):
+    """Returns these labels, [N] uint8. Raises: DataError, one of them is no class."""
+    if labels.max() == 255:
+        raise DataError(f"{path}: has a label 255. Every image must have a label, at most 254.")
+    return labels
 
 
 def read_classes(path, count):
@@ -437,6 +467,26 @@ def read_cache():
     return contents
 
 
+def read_folder(folder):
+    """Reads the four files of a folder that the user named; images may have channels."""
+    contents = {}
+    for name in FILES:
+        with_channels = name.replace("idx3", "idx4")
+        found = [
+            path
+            for kind in dict.fromkeys((name, with_channels))
+            for path in paths_in(folder, kind)[:1]
+            if os.path.lexists(path)
+        ]
+        if len(found) > 1:
+            raise DataError(
+                f"{found[0]} and {found[1]}: delete one, as they are of the same images"
+            )
+        is_other = found and "idx4" in found[0].name
+        contents[name] = read_idx(folder, with_channels if is_other else name)
+    return contents
+
+
 def read_idx(folder, name):
     """Reads one IDX file of a folder that the user named. Returns: its path, and an array."""
     paths = paths_in(folder, name)
@@ -465,28 +515,44 @@ def paths_in(folder, name):
     return [folder / name]
 
 
-def split_of(contents, prefix):
+def split_of(contents, prefix, name):
     """Makes a `Split` of two files, whose prefix is "train" or "t10k". Raises: DataError."""
     images_path, images = contents[f"{prefix}-images-idx3-ubyte.gz"]
-    path, articles = contents[f"{prefix}-labels-idx1-ubyte.gz"]
-    for file, array, dimensions in ((images_path, images, 3), (path, articles, 1)):
-        if array.ndim != dimensions:
-            raise DataError(f"{file}: not an IDX file of bytes with {dimensions} dimension(s)")
-    count, height, width = images.shape
-    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise DataError(f"{images_path}: the images are {height}x{width} pixels, not 28x28")
-    if len(articles) != count:
-        problem = f"has {len(articles):,} labels, but {images_path} has {count:,} images"
+    path, labels = contents[f"{prefix}-labels-idx1-ubyte.gz"]
+    for file, array, dimensions in ((images_path, images, (3, 4)), (path, labels, (1,))):
+        if array.ndim not in dimensions:
+            expected = " or ".join(map(str, dimensions))
+            raise DataError(f"{file}: not an IDX file of bytes with {expected} dimension(s)")
+    check_shape(images.shape, images_path)
+    if len(labels) != len(images):
+        problem = f"has {len(labels):,} labels, but {images_path} has {len(images):,} images"
         raise DataError(f"{path}: {problem}")
-    if articles.max() >= len(ARTICLES):
-        raise DataError(f"{path}: has a label {articles.max()}; labels must be 0 to 9")
-    return Split(images, articles, {})
+    grey = images.ndim == 4 and images.shape[3] == 1
+    return Split(images[..., 0] if grey else images, {name: checked(labels, path)})
+
+
+def check_shape(shape, path):
+    """Raises: DataError, images of this shape, [N, H, W] or [N, H, W, C], cannot be used."""
+    height, width, channels = (*shape[1:], 1)[:3]
+    if channels > 4 and height <= 4:
+        raise DataError(f"{path}: channels come first. Write images.transpose(0, 2, 3, 1) to it.")
+    if channels > 4:
+        raise DataError(f"{path}: the images have {channels} channels; they may have 1 to 4")
+    if height % 4 or width % 4:
+        smaller, larger = (
+            f"{step(height / 4) * 4}x{step(width / 4) * 4}" for step in (math.floor, math.ceil)
+        )
+        fitting = f"pad them to {larger}"
+        if min(height, width) >= 4:
+            fitting = f"crop them to {smaller}, or {fitting}"
+        problem = f"the images are {height}x{width} pixels, not multiples of 4"
+        raise DataError(f"{path}: {problem}: {fitting}")
 
 
 def parse_idx(content, path):
     """Reads the content of an IDX file, gzipped or not; error messages name its path.
 
-    Returns: a read-only uint8 array of one or three dimensions that is not empty.
+    Returns: a read-only uint8 array of one, three or four dimensions that is not empty.
     Raises: DataError, the file is damaged, empty, not IDX, or a zip bomb.
     """
     stream = io.BytesIO(content)
@@ -494,7 +560,7 @@ def parse_idx(content, path):
         stream = gzip.GzipFile(fileobj=stream)
     try:
         with stream:
-            dimensions = {b"\0\0\x08\x01": 1, b"\0\0\x08\x03": 3}.get(stream.read(4), 0)
+            dimensions = {b"\0\0\x08" + bytes([n]): n for n in (1, 3, 4)}.get(stream.read(4), 0)
             shape = [int(n) for n in np.frombuffer(stream.read(4 * dimensions), ">u4")]
             if not dimensions or len(shape) != dimensions:
                 raise DataError(f"{path}: not an IDX file of images or labels, packed or unpacked")
@@ -604,7 +670,7 @@ def synthetic(seed):
             return random.uniform(low, high, [size, 1, 1]).astype(np.float32)
 
         # The place of each pixel on its shape, which is shifted, sheared and stretched.
-        axis = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
+        axis = np.linspace(-1, 1, 28, dtype=np.float32)
         x, y = axis - each(-0.3, 0.3), axis[:, np.newaxis] - each(-0.3, 0.3)
         x, y = x + each(-0.2, 0.2) * y, y + each(-0.2, 0.2) * x
         x, y = x * each(1.1, 1.9), y * each(1.1, 1.9)
@@ -616,5 +682,5 @@ def synthetic(seed):
         stripes = each(0, 0.9) * ((x * each(-9, 9) + y * each(-9, 9)) % 2 < 1)
         noise = random.normal(0, 1, inside.shape).astype(np.float32) * each(5, 50)
         grey = each(0, 120) + each(70, 135) * inside * (1 - stripes) + noise
-        splits.append(Split(np.clip(grey, 0, 255).astype(np.uint8), articles, {}))
+        splits.append(Split(np.clip(grey, 0, 255).astype(np.uint8), {"article": articles}))
     return "synthetic", *splits

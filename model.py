@@ -39,7 +39,7 @@ if not hasattr(control_flow_ops, "cond"):
 
 import tf_slim as slim  # noqa: E402
 
-IMAGE_SIZE = 28
+IMAGE_SHAPE = (28, 28, 1)  # height, width and channels of Fashion-MNIST
 # Layers that a unit may follow, or after which towers may begin, in their order.
 PLACES = ("pool_1", "pool_2", "fc_3")
 
@@ -248,7 +248,7 @@ def network(x, classes, is_training, config, fast):
     second dropout needs a scope of its own, or it repeats the masks of the first.
 
     Args:
-      x: [B, 28, 28, 1] float32, standardised images.
+      x: [B, H, W, C] float32, standardised images; H and W are multiples of 4.
       classes: number of classes of each task.
       is_training: [] bool tensor, or the Python value False for prediction only.
       config: a `Config`.
@@ -279,12 +279,12 @@ def network(x, classes, is_training, config, fast):
         return towers * len(classes) if place == config.share_until else towers
 
     with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config, fast)):
-        towers = [x] if config.share_until else [x] * len(classes)  # [B, 28, 28, 1]
+        towers = [x] if config.share_until else [x] * len(classes)  # [B, H, W, C]
         towers = each(conv_pool, towers, 32, scope="conv1", pool_scope="pool_1")
-        towers = split(stitch(towers, "pool_1"), "pool_1")  # [B, 14, 14, 32]
+        towers = split(stitch(towers, "pool_1"), "pool_1")  # [B, H/2, W/2, 32]
         towers = each(conv_pool, towers, 64, scope="conv2", pool_scope="pool_2")
-        towers = split(stitch(towers, "pool_2"), "pool_2")  # [B, 7, 7, 64]
-        towers = each(slim.flatten, towers, scope="flatten")  # [B, 3136]
+        towers = split(stitch(towers, "pool_2"), "pool_2")  # [B, H/4, W/4, 64]
+        towers = each(slim.flatten, towers, scope="flatten")  # [B, 4 H W]
         towers = each(slim.fully_connected, towers, 1024, scope="fc_3")
         towers = each(dropout, stitch(towers, "fc_3"), scope="dropout")
         towers = split(towers, "fc_3")  # [B, 1024]
@@ -390,14 +390,15 @@ def op_seed(seed, name):
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
 
 
-def standardisation(mean=0.0, scale=1.0):
+def standardisation(image_shape, mean=0.0, scale=1.0):
     """Statistics of the training images, as variables: they are saved in checkpoints.
 
     Args:
-      mean, scale: [28, 28] each, or one number for all pixels.
+      image_shape: height, width and channels.
+      mean, scale: as an image each, [H, W] or [H, W, C], or one number for all pixels.
 
     Returns:
-      [28, 28] float32 variables, mean and scale.
+      float32 variables, mean and scale: [H, W, C], or [H, W] for one channel.
     """
     with (
         tf.variable_scope("placeholder", auxiliary_name_scope=False),
@@ -406,12 +407,17 @@ def standardisation(mean=0.0, scale=1.0):
         return [
             tf.get_variable(
                 name,
-                [IMAGE_SIZE, IMAGE_SIZE],
+                stored(image_shape),
                 initializer=tf.constant_initializer(value),
                 trainable=False,
             )
             for name, value in (("mean", mean), ("scale", scale))
         ]
+
+
+def stored(image_shape):
+    """The shape of an image in files and exports: one channel has no dimension of its own."""
+    return list(image_shape if image_shape[2] > 1 else image_shape[:2])
 
 
 # --- Loss and evaluation ---
@@ -569,7 +575,7 @@ class Model(typing.NamedTuple):
     """Tensors and operations of one graph. Dictionaries are keyed by task, in task order."""
 
     graph: tf.Graph
-    x: tf.Tensor  # [B, 28, 28, 1] float32, standardised images
+    x: tf.Tensor  # [B, H, W, C] float32, standardised images
     labels: dict  # task -> [B] int32
     is_training: tf.Tensor  # [] bool: use batch statistics and dropout
     logits: dict  # task -> [B, classes] float32
@@ -588,23 +594,25 @@ class Model(typing.NamedTuple):
     initializer: tf.Operation  # sets all variables to their start values
 
 
-def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True):
+def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE):
     """Builds the whole graph: network, loss, evaluation, training step, summaries.
 
     Args:
       tasks: (name, number of classes) of each task, T >= 1 of them.
       config: a `Config`.
-      statistics: mean and scale with which the images are standardised, [28, 28] each,
-        or numbers. `build_server` uses them.
+      statistics: mean and scale with which the images are standardised, as
+        `standardisation` takes them. `build_server` uses them.
       fast: use the faster forms of the last section. Without them, the graph has ordinary
         slim layers and TensorFlow ops only. It computes the same up to rounding, and
         either graph restores the other's checkpoints.
+      image_shape: height, width and channels of the images.
 
     Returns:
       A `Model`.
 
     Raises:
-      ValueError: there is no task, or unit or places are unknown.
+      ValueError: there is no task, unit or places are unknown, or the height or width of the
+        images is no multiple of 4.
     """
     if not tasks:
         raise ValueError("a network needs at least one task")
@@ -623,10 +631,10 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True):
             global_step = tf.train.create_global_step()
 
         with tf.name_scope("placeholder"):
-            x = tf.placeholder(tf.float32, [None, IMAGE_SIZE, IMAGE_SIZE, 1], "X")
+            x = tf.placeholder(tf.float32, [None, *image_shape], "X")
             labels = {name: tf.placeholder(tf.int32, [None], f"y_{name}") for name in names}
             is_training = tf.placeholder(tf.bool, [], "is_training")
-        standardisation(*statistics)
+        standardisation(image_shape, *statistics)
 
         outputs, stitches = network(x, [n for _, n in tasks], is_training, config, fast)
         logits = dict(zip(names, outputs))
@@ -689,26 +697,26 @@ class Server(typing.NamedTuple):
     """Tensors of a graph that only predicts."""
 
     graph: tf.Graph
-    images: tf.Tensor  # [N, 28, 28] uint8, raw
+    images: tf.Tensor  # [N, H, W, C] uint8, raw; [N, H, W] with one channel
     outputs: dict  # <task>_id [N] int32, <task>_name [N] text, <task>_probabilities [N, classes]
 
 
-def build_server(tasks, config=Config()):
+def build_server(tasks, config=Config(), image_shape=IMAGE_SHAPE):
     """Builds the network from raw images to class names, for prediction only.
 
     Restore its variables from a checkpoint of `build`'s graph.
 
     Args:
       tasks: (name, names of the classes) of each task.
-      config: the `Config` that was given to `build`.
+      config, image_shape: those that were given to `build`.
 
     Returns:
       A `Server`.
     """
     with new_graph() as graph:
-        images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE], "images")
-        mean, scale = standardisation()
-        x = ((tf.cast(images, tf.float32) - mean) * scale)[..., tf.newaxis]
+        images = tf.placeholder(tf.uint8, [None, *stored(image_shape)], "images")
+        mean, scale = standardisation(image_shape)
+        x = tf.reshape((tf.cast(images, tf.float32) - mean) * scale, [-1, *image_shape])
         logits, _ = network(x, [len(names) for _, names in tasks], False, config, False)
         outputs = {}
         for (task, names), z in zip(tasks, logits):

@@ -26,6 +26,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -117,7 +118,7 @@ flags.DEFINE_integer("num_epochs", 30, "Passes over the training images.", lower
 flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("max_steps", 0, "Stop after this many steps; 0 for no limit.", lower_bound=0)
 flags.DEFINE_integer(
-    "train_examples", 0, "Train on this many images, balanced by article; 0 for all.", lower_bound=0
+    "train_examples", 0, "Train on this many images, balanced by label; 0 for all.", lower_bound=0
 )
 flags.DEFINE_integer(
     "starve", 1, "Train on few images of some articles: the rarest keeps 1/R. 1 for all.", 1
@@ -297,7 +298,9 @@ def evaluate(session, net, dataset):
     confusions = {
         name: np.zeros([logits.shape[-1]] * 2, int) for name, logits in net.logits.items()
     }
-    for batch in dataset.test_batches(EVALUATION_BATCH_SIZE):
+    height, width, _ = dataset.image_shape()  # larger images, fewer at a time
+    at_once = min(EVALUATION_BATCH_SIZE, max(1, EVALUATION_BATCH_SIZE * 28**2 // (height * width)))
+    for batch in dataset.test_batches(at_once):
         predictions = session.run(net.predictions, feed(net, batch, training=False))
         implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
         for name, label in batch[1].items():
@@ -661,7 +664,8 @@ def build(dataset):
     tasks = [(task.name, len(task.classes)) for task in dataset.tasks]
     # The fast forms are for CPUs: some would be compiled, which a GPU needs more packages for.
     fast = FLAGS.device == "cpu"
-    return model.build(tasks, config_from_flags(), (dataset.mean, dataset.scale), fast)
+    statistics = dataset.mean, dataset.scale
+    return model.build(tasks, config_from_flags(), statistics, fast, dataset.image_shape())
 
 
 def is_given(name):
@@ -704,6 +708,7 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "numpy": np.__version__,
     }
     net = build(dataset)
+    check_memory(net)
     trained = train(net, dataset, run_dir, last_step, session_config)
     if trained.stopped_by:
         print(
@@ -928,9 +933,8 @@ def check_export_folder():
 def export(dataset, run_dir, settings, session_config):
     """Writes the newest checkpoint's network as a SavedModel. Raises: RunError."""
     folder, draft = export_folders()
-    server = model.build_server(
-        [(task.name, task.classes) for task in dataset.tasks], config_from_flags()
-    )
+    tasks = [(task.name, task.classes) for task in dataset.tasks]
+    server = model.build_server(tasks, config_from_flags(), dataset.image_shape())
     with restored(server.graph, run_dir, session_config) as (session, step):
         signature = tf.saved_model.predict_signature_def({"images": server.images}, server.outputs)
         try:
@@ -1311,7 +1315,9 @@ def format_warning(message, *_):
 
 # --- Device and threads ---
 
-CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container
+MEMORY_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
 
 
 def session_settings(num_tasks, sharing):
@@ -1366,6 +1372,32 @@ def cores():
     except (OSError, ValueError):  # no such file, or "max 100000"
         pass
     return FLAGS.threads or allowed
+
+
+def check_memory(net):
+    """Raises: RunError, the weights need more memory than this process may use."""
+    with net.graph.as_default():
+        count = sum(variable.shape.num_elements() for variable in tf.trainable_variables())
+    needed, allowed = count * BYTES_OF_A_WEIGHT, memory()
+    if needed > allowed:
+        smaller = (
+            "another --cross_stitch_unit" if kind_of_sharing() == "dense" else "smaller images"
+        )
+        raise RunError(
+            f"the network has {count:,} weights. Training them takes {needed / 1e9:,.1f} GB of"
+            f" memory, and this process may use {allowed / 1e9:,.1f} GB. Choose {smaller}."
+        )
+
+
+def memory():
+    """How much memory this process may use, in bytes: all, or what the system allows it."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    sizes += [soft] if soft != resource.RLIM_INFINITY else []
+    for path in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            sizes.append(int(pathlib.Path(path).read_text()))
+    return min(sizes)
 
 
 def thread_settings(num_tasks, sharing):

@@ -50,9 +50,15 @@ def plain_style():
         yield
 
 
+READABLE = 30  # rows of a matrix whose cells have room for a value
+LONGEST = 40  # characters of a name that are shown
+
+
 @plain_style()
 def draw(panels, names, axes, limit, signed):
     """Draws square matrices side by side, with their values in the cells.
+
+    Above READABLE rows, the picture grows no more and has no values.
 
     Args:
       panels: title -> what the colours show and what the cells say, [N, N] each.
@@ -64,8 +70,9 @@ def draw(panels, names, axes, limit, signed):
     Returns:
       The bytes of a PNG file.
     """
-    side, gap = max(0.5 * len(names), 1.4), 0.3  # inches
-    margin = 0.5 + 0.08 * max(map(len, names))  # for the names
+    readable = len(names) <= READABLE
+    side, gap = max(0.5 * min(len(names), READABLE), 1.4), 0.3  # inches
+    margin = 0.5 + 0.08 * min(max(map(len, names)), LONGEST)  # for the names
     width, height = (margin + side + gap) * len(panels), margin + side + gap
     picture = figure.Figure(figsize=(width, height))
     for index, (title, (shades, cells)) in enumerate(panels.items()):
@@ -74,9 +81,11 @@ def draw(panels, names, axes, limit, signed):
         low, colours = (-limit, "RdBu") if signed else (0, "Blues")
         panel.imshow(shades, cmap=colours, vmin=low, vmax=limit)
         panel.set(title=title, ylabel=axes[0], xlabel=axes[1])
-        panel.set_yticks(range(len(names)), names)
-        panel.set_xticks(range(len(names)), names, rotation=90)
-        for (row, column), cell in np.ndenumerate(cells):
+        shown = range(0, len(names), -(-len(names) // 60))  # as many names as do not overlap
+        labels = [names[index][:LONGEST] for index in shown]
+        panel.set_yticks(shown, labels)
+        panel.set_xticks(shown, labels, rotation=90)
+        for (row, column), cell in np.ndenumerate(cells if readable else []):
             colour = "white" if abs(shades[row, column]) > 0.6 * limit else "black"
             panel.text(column, row, f"{cell}", color=colour, ha="center", va="center", size=8)
     content = io.BytesIO()

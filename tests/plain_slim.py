@@ -82,7 +82,7 @@ def build(
     keep_prob=0.8,
     l2_scale=1e-5,
     learning_rate=0.001,
-    image_size=28,
+    image_shape=(28, 28, 1),
     places=("pool_1", "pool_2", "fc_3"),
     share_until=None,
 ):
@@ -98,7 +98,7 @@ def build(
       A `Plain`.
     """
     with tf.Graph().as_default() as graph:
-        x = tf.placeholder(tf.float32, [None, image_size, image_size, 1])
+        x = tf.placeholder(tf.float32, [None, *image_shape])
         labels = {name: tf.placeholder(tf.int32, [None]) for name, _ in tasks}
         logits, losses = {}, {}
         for training in (True, False):

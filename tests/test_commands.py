@@ -26,7 +26,11 @@ def commands_of(text):
 
 COMMANDS = set().union(*(commands_of((ROOT / page).read_text()) for page in PAGES))
 # Run below, with a few steps added.
-TRAINING = sorted(command for command in COMMANDS if re.search(r"python train\.py", command))
+TRAINING = sorted(
+    command
+    for command in COMMANDS
+    if re.search(r"python train\.py", command) and "FOLDER" not in command
+)
 # Taken below, with --show added: each would run for hours.
 STUDY = sorted(
     command
@@ -36,6 +40,9 @@ STUDY = sorted(
 )
 VENV = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt"
 RUN_ELSEWHERE = {
+    "python train.py --data_dir=FOLDER --tasks=label,kind": (
+        "test_readmes_way_from_arrays_to_an_exported_network"
+    ),
     "tensorboard --logdir=logs": "test_tensorboard_and_curves_show_these_runs",
     "python img/plot.py logs": "test_tensorboard_and_curves_show_these_runs",
     "python img/reproduce.py --draw": (

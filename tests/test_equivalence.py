@@ -15,11 +15,11 @@ BATCH = 12
 TOLERANCE = 1e-4  # of a tensor's largest value
 
 
-def batch(seed, num_tasks, image_size):
+def batch(seed, num_tasks, image_shape=model.IMAGE_SHAPE):
     random = np.random.RandomState(seed)
     # Not centred, so that sums of squares have something to lose.
-    images = random.normal(0.5, 1, [BATCH, image_size, image_size, 1]).astype(np.float32)
-    images[:3, :, : image_size // 3] = 0  # where the windows of conv1 tie
+    images = random.normal(0.5, 1, [BATCH, *image_shape]).astype(np.float32)
+    images[:3, :, : image_shape[1] // 3] = 0  # where the windows of conv1 tie
     return images, {name: random.randint(0, n, BATCH) for name, n in TASKS[:num_tasks]}
 
 
@@ -69,8 +69,19 @@ def differences(fast, slow):
     "unit",
     ["channel", *(pytest.param(u, marks=pytest.mark.slow) for u in ("layer", "nddr", "dense"))],
 )
-def test_logits_losses_and_a_steps_gradients_are_the_plain_graphs(unit, monkeypatch):
-    assert_the_graphs_agree(unit, 2, monkeypatch, forms=(True, False))
+def test_logits_losses_and_a_steps_gradients_are_the_plain_graphs(unit):
+    assert_the_graphs_agree(unit, 2, forms=(True, False))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "channel",
+        *(pytest.param(u, marks=pytest.mark.slow) for u in (None, "layer", "nddr", "dense")),
+    ],
+)
+def test_images_with_colours_are_the_plain_graphs(unit):
+    assert_the_graphs_agree(unit, 2, image_shape=(8, 12, 3), forms=(True, False))
 
 
 @pytest.mark.slow
@@ -80,21 +91,21 @@ def test_logits_losses_and_a_steps_gradients_are_the_plain_graphs(unit, monkeypa
     (None, 3, (), "pool_2"), (None, 2, (), "fc_3"), (None, 2, (), None),
 ])  # fmt: skip
 def test_units_at_some_places_and_shared_layers_are_the_plain_graphs(
-    unit, num_tasks, places, share_until, monkeypatch
+    unit, num_tasks, places, share_until
 ):
-    assert_the_graphs_agree(unit, num_tasks, monkeypatch, places, share_until)
+    assert_the_graphs_agree(unit, num_tasks, places, share_until)
 
 
 def assert_the_graphs_agree(
-    unit, num_tasks, monkeypatch, places=model.PLACES, share_until=None, forms=(True,)
+    unit, num_tasks, places=model.PLACES, share_until=None, forms=(True,), image_shape=None
 ):
     """Holds the fast graph (of forms, True) or the plain one (False) to that of plain_slim.py."""
     # Dense weights grow with the fourth power of the image's size, to gigabytes.
-    image_size = 28 if unit != "dense" and num_tasks == 2 else 8
-    monkeypatch.setattr(model, "IMAGE_SIZE", image_size)
+    small = unit == "dense" or num_tasks > 2
+    image_shape = image_shape or ((8, 8, 1) if small else model.IMAGE_SHAPE)
     # Without dropout, whose masks differ, and with an L2 loss that weighs something.
     options = {"keep_prob": 1.0, "l2_scale": 1e-4}
-    slow = plain_slim.build(TASKS[:num_tasks], unit, image_size=image_size,
+    slow = plain_slim.build(TASKS[:num_tasks], unit, image_shape=image_shape,
                             places=places, share_until=share_until, **options)  # fmt: skip
     with slow.graph.as_default():
         trained = tf.trainable_variables()
@@ -110,7 +121,7 @@ def assert_the_graphs_agree(
 
         def of_slow(seed, training):
             """Logits and loss, gradients, and the moving statistics afterwards."""
-            images, labels = batch(seed, num_tasks, image_size)
+            images, labels = batch(seed, num_tasks, image_shape)
             given = {slow.x: images, **{slow.labels[name]: labels[name] for name in labels}}
             slow_session.run(start)
             values = slow_session.run(expected[training], given)
@@ -120,18 +131,17 @@ def assert_the_graphs_agree(
         answers = {given: of_slow(*given) for given in batches}
     config = config_of(unit, cross_stitch_at=",".join(places), share_until=share_until, **options)
     for fast in forms:
-        assert_it_agrees(
-            model.build(TASKS[:num_tasks], config, fast=fast), answers, num_tasks, image_size
-        )
+        net = model.build(TASKS[:num_tasks], config, fast=fast, image_shape=image_shape)
+        assert_it_agrees(net, answers, num_tasks, image_shape)
 
 
-def assert_it_agrees(net, answers, num_tasks, image_size):
+def assert_it_agrees(net, answers, num_tasks, image_shape):
     fetches = {**net.logits, "loss": net.loss}
     moments, agreed = gradients_in_adam(net.graph), []
     with session_of(net.graph) as session:
         start = start_of(net.graph)
         for (seed, training), (logits_and_loss, gradients, statistics) in answers.items():
-            images, labels = batch(seed, num_tasks, image_size)
+            images, labels = batch(seed, num_tasks, image_shape)
             given = {net.labels[name]: labels[name] for name in labels}
             given |= {net.x: images, net.is_training: training}
             session.run(start)
@@ -189,7 +199,7 @@ def test_fast_and_plain_graph_restore_each_others_checkpoints_and_train_alike(bo
                 if steps[0]:
                     savers[which].restore(session, str(tmp_path / f"{1 - which}"))
                 for step in steps:
-                    images, labels = batch(step, 2, 28)
+                    images, labels = batch(step, 2)
                     given = {net.labels[name]: labels[name] for name in labels}
                     given |= {net.x: images, net.is_training: True}
                     losses[which].append(session.run([net.loss, net.train_op], given)[0])

@@ -95,17 +95,18 @@ def test_mutated_files_are_refused_or_read_exactly(tmp_path):
                 f"train-{name}-idx{dimensions}-ubyte.gz": (name, data.parse_idx(packed[name], name))
                 for name, dimensions in (("images", 3), ("labels", 1))
             }
-            split = data.split_of(contents, "train")
+            split = data.split_of(contents, "train", "label")
         except data.DataError as error:
             outcomes["refused"] += 1
             assert "images" in str(error) or "labels" in str(error)
             return
         outcomes["read"] += 1
         count = len(split.images)
-        assert count >= 1 and split.images.shape == (count, 28, 28)
-        assert split.articles.shape == (count,) and split.articles.max() <= 9
-        assert split.images.tobytes() == gzip.decompress(packed["images"])[16:]
-        assert split.articles.tobytes() == gzip.decompress(packed["labels"])[8:]
+        assert count >= 1 and not any(size % 4 for size in split.images.shape[1:3])
+        assert split.main_labels().shape == (count,) and split.main_labels().max() <= 254
+        content = gzip.decompress(packed["images"])
+        assert split.images.tobytes() == content[4 + 4 * content[3] :]  # behind the header
+        assert split.main_labels().tobytes() == gzip.decompress(packed["labels"])[8:]
 
     read()
     # The reader does not refuse everything, and the mutations do change something.

@@ -151,9 +151,8 @@ every_unit = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def small(batch, monkeypatch):
-    """For graphs of images of 8x8, which dense units need; `build` would keep them for others."""
-    monkeypatch.setattr(model, "IMAGE_SIZE", 8)
+def small(batch):
+    """For graphs of images of 8x8: dense units need gigabytes for larger ones."""
     return batch[0][:, 10:18, 10:18], batch[1]
 
 
@@ -161,7 +160,7 @@ def small(batch, monkeypatch):
 def test_identity_units_leave_logits_bit_identical(unit, small):
     logits = []
     for which in (None, unit):
-        net = model.build(TASKS[:2], config_of(which))
+        net = model.build(TASKS[:2], config_of(which), image_shape=(8, 8, 1))
         with initialised(net) as session:
             logits.append([session.run(net.logits, feed(net, small, t)) for t in (False, True)])
     for without, identity in zip(*logits):
@@ -592,7 +591,7 @@ def test_training_lowers_the_loss_and_moves_every_weight(unit, num_tasks, batch)
 
 @every_unit
 def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, small):
-    net = model.build(TASKS, config_of(unit, cross_stitch_own_only=True))
+    net = model.build(TASKS, config_of(unit, cross_stitch_own_only=True), image_shape=(8, 8, 1))
     with initialised(net) as session:
         for _ in range(3):
             session.run(net.train_op, feed(net, small, training=True))

@@ -64,11 +64,9 @@ def export(request, tmp_path_factory):
     raw = random.randint(0, 256, [COUNT, size, size]).astype(np.uint8)
     mean, deviation = (f(raw, axis=0).astype(np.float32) for f in (np.mean, np.std))
     images = ((raw - mean) * (1 / deviation))[..., None]
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(model, "IMAGE_SIZE", size)
-    request.addfinalizer(monkeypatch.undo)
     config = config_of(unit, learning_rate=0.01, batch_norm_decay=0.5)
-    net = model.build([(t.name, len(t.classes)) for t in TASKS], config, (mean, 1 / deviation))
+    tasks = [(t.name, len(t.classes)) for t in TASKS]
+    net = model.build(tasks, config, (mean, 1 / deviation), image_shape=(size, size, 1))
     with tf.Session(graph=net.graph) as session, net.graph.as_default():
         session.run(net.initializer)
         labels = {net.labels[t.name]: random.randint(0, len(t.classes), 50) for t in TASKS}

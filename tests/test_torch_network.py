@@ -35,10 +35,10 @@ class Pair:
 
     def __init__(self, monkeypatch, unit, **options):
         self.size = 8 if unit == "dense" else 28  # dense units at full size need 6 GB
-        monkeypatch.setattr(model, "IMAGE_SIZE", self.size)
         monkeypatch.setattr(torch_network, "kept", lambda *_: next(self.masks))
         # The plain graph, which takes less time to build: it is held to the fast one elsewhere.
-        self.net = model.build(TASKS, config_of(unit, l2_scale=L2, **options), fast=False)
+        config, shape = config_of(unit, l2_scale=L2, **options), (self.size, self.size, 1)
+        self.net = model.build(TASKS, config, fast=False, image_shape=shape)
         self.session = session_of(self.net.graph)
         self.start = start_of(self.net.graph)
         others = {"places": options["cross_stitch_at"]} if "cross_stitch_at" in options else {}
