@@ -527,6 +527,8 @@ def split_of(contents, prefix, name):
     if len(labels) != len(images):
         problem = f"has {len(labels):,} labels, but {images_path} has {len(images):,} images"
         raise DataError(f"{path}: {problem}")
+    if images.max() <= 1:
+        warnings.warn(f"{images_path}: no value is above 1. Multiply images of 0 to 1 by 255.")
     grey = images.ndim == 4 and images.shape[3] == 1
     return Split(images[..., 0] if grey else images, {name: checked(labels, path)})
 

@@ -105,6 +105,13 @@ def test_images_that_cannot_be_used_get_a_sentence_that_says_what_to_do(given, w
         load(folder)
 
 
+def test_images_of_0_to_1_get_a_warning(tmp_path):
+    images, labels, kinds = made((8, 8))
+    folder = written(tmp_path / "mine", (images / 255.0, labels, kinds))
+    with pytest.warns(UserWarning, match="train-images-idx3-ubyte: no value is above 1"):
+        data.load("auto", folder, tasks=["label"])
+
+
 def test_two_kinds_of_files_for_the_same_images_are_refused(tmp_path):
     folder = written(tmp_path / "mine", made((8, 8)))
     written(folder, made((8, 8, 3)))
