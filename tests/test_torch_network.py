@@ -85,7 +85,7 @@ class Pair:
 
         Returns: the fetched values, and images and labels for the other network.
         """
-        images, labels = batch(seed, 2, self.size)
+        images, labels = batch(seed, 2, (self.size, self.size, 1))
         given = {self.net.labels[name]: labels[name] for name in labels}
         given |= {self.net.x: images, self.net.is_training: training}
         masks = [op.outputs[0] for op in self.net.graph.get_operations()
