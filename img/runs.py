@@ -51,6 +51,7 @@ class Run(typing.NamedTuple):
         of_study = STARVED_IMAGES if "starve" in self.flags else ALL_IMAGES
         examples = self.flags.get("train_examples") or of_study
         steps = self.flags["num_epochs"] * -(-examples // 128)
+        steps = min(steps, self.flags.get("max_steps", steps))
         evaluations = steps / self.flags["eval_every"]
         factor = 10 if self.flags.get("cross_stitch_unit") == "dense" else 1
         return int(factor * (steps * 128 + evaluations * 10000 / 3))
