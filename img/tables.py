@@ -371,12 +371,14 @@ def told_from_0(compared):
 
 def starved_epochs_table(study):
     """Mean accuracy over five epochs of long starved runs: the best, and those up to some."""
-    rows, ends = [], range(10, 61, 10)
+    length = min(len(record["curves"]["accuracy_test"][1]) for record in records_of(study))
+    rows, ends = [], range(10, length + 1, 10)  # a quick run has fewer epochs
     for group in study:
         for record in group.records.values():
             values = np.array(record["curves"]["accuracy_test"][1])
             window = np.ones(LAST_EVALUATIONS) / LAST_EVALUATIONS
-            means = np.convolve(values, window, "valid")  # the first is that of epochs 1 to 5
+            # The first is that of epochs 1 to 5.
+            means = np.convolve(values, window, "valid" if length >= LAST_EVALUATIONS else "same")
             shown = [means.max(), *(means[end - LAST_EVALUATIONS] for end in ends)]
             rows.append([group.setting, *(number(100 * mean) for mean in shown)])
     titles = [f"{end - LAST_EVALUATIONS + 1} to {end}" for end in ends]

@@ -208,6 +208,15 @@ def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("epochs", [3, 7])
+def test_quick_runs_of_starved_articles_have_a_table_too(epochs):
+    record = made_record(100, 0.7, 0.7)
+    record["curves"]["accuracy_test"] = [list(range(epochs)), [0.8] * epochs]
+    study = [Group(runs.STARVED_IMAGES, "none", {100: record})]
+    titles, _, row = rows_of(tables.starved_epochs_table(study))
+    assert titles == ["setting", "best"] and row[0] == "none"
+
+
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
     def made(setting, seeds, share):
         return Group(runs.ALL_IMAGES, setting, {s: made_record(s, share, share) for s in seeds})
