@@ -68,7 +68,7 @@ def read_run(folder):
     with tempfile.TemporaryDirectory() as plain:
         link = pathlib.Path(plain) / "run"
         link.symlink_to(folder.resolve())
-        return events.read_flags(link), events.read_scalars(link)
+        return events.read_run(link)
 
 
 def smooth(values, weight):
