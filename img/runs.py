@@ -187,31 +187,32 @@ STUDIES = {
 }
 
 
-def settings_of(study):
-    """How records name a study's settings. Returns: setting -> training images, name in the table.
+def setting_of(study, images, name):
+    """How records name a setting: "1000 none" is "none" on 1,000 images, "none" that on all."""
+    return f"{images} {name}" if "train_examples" in STUDIES[study].schedules[images] else name
 
-    "1000 none" is the setting "none" on 1,000 images; on all images, it is called "none".
-    """
+
+def settings_of(study):
+    """The settings of a study as records name them -> training images, name in the table."""
     return {
-        f"{images} {name}" if "train_examples" in schedule else name: (images, name)
-        for images, schedule in STUDIES[study].schedules.items()
+        setting_of(study, images, name): (images, name)
+        for images in STUDIES[study].schedules
         for name in STUDIES[study].settings
     }
 
 
 def runs_of(study):
     """The runs of a study, all settings of a seed before the next seed. Returns: a list."""
-    table, settings, runs = STUDIES[study], settings_of(study), {}
+    table, runs = STUDIES[study], {}
     for images, schedule in table.schedules.items():
         for seed in table.seeds:
-            for setting in (s for s, (count, _) in settings.items() if count == images):
-                name = settings[setting][1]
-                fewer = table.fewer_seeds.get(
-                    setting, table.fewer_seeds.get(name, len(table.seeds))
-                )
-                if seed - table.seeds[0] >= fewer:
+            for name, given in table.settings.items():
+                setting = setting_of(study, images, name)
+                fewer = table.fewer_seeds
+                count = fewer.get(setting, fewer.get(name, len(table.seeds)))
+                if seed - table.seeds[0] >= count:
                     continue
-                flags = {"batch_norm_decay": 0.9, **schedule, **table.settings[name]}
+                flags = {"batch_norm_decay": 0.9, **schedule, **given}
                 source = runs.get((images, seed, flags.pop("init_from", None)))
                 runs[images, seed, name] = Run(study, setting, seed, flags, source)
     return list(runs.values())
