@@ -354,6 +354,7 @@ def find_task(name, dataset_name, folder, train, test):
     if name in known:
         problem = f"{name!r} is a label of Fashion-MNIST, which these files are not"
         raise DataError(f"tasks: {problem}. Their own labels are the task 'label'.")
+    folder = folder or cache_folder()
     if name not in train.labels:
         read_labels(name, dataset_name, folder, train, test)
     count = 1 + max(int(split.labels[name].max()) for split in (train, test))
@@ -362,7 +363,7 @@ def find_task(name, dataset_name, folder, train, test):
     gaps = set(range(count)) - set(train.labels[name].tolist())
     if gaps:
         warnings.warn(f"task {name!r}: no training image has label {min(gaps)}")
-    path = paths_in(folder or cache_folder(), f"{name}-classes.txt")[0]
+    path = paths_in(folder, f"{name}-classes.txt")[0]
     return Task(name, read_classes(path, count), ())
 
 
@@ -374,7 +375,6 @@ def read_labels(task, dataset_name, folder, train, test):
     unknown = f"tasks: {task!r} is not in TASKS of data.py, and"
     if dataset_name == "synthetic":
         raise DataError(f"{unknown} drawn images have no labels")
-    folder = folder or cache_folder()
     for prefix, split in (("train", train), ("t10k", test)):
         file, count = f"{prefix}-{task}-labels-idx1-ubyte.gz", len(split.images)
         path = paths_in(folder, file)[0]
