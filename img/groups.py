@@ -11,6 +11,7 @@ import scipy.stats
 
 LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
+SEEDS_OF_A_PAGE = 5  # with fewer, a page does not show a setting
 WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
 SIGNIFICANCE = 0.05  # of all comparisons that are made together
 # Of sharing, with default settings; in the order of tables.
@@ -86,6 +87,14 @@ def seeds_of(study):
     return {seed for group in study for seed in group.records}
 
 
+def with_seeds(studies, fewest):
+    """The studies without the settings that have fewer seeds."""
+    return {
+        name: [group for group in study if len(group.records) >= fewest]
+        for name, study in studies.items()
+    }
+
+
 # --- Statistics ---
 
 
@@ -129,23 +138,28 @@ def gains_by_rank(group, none, measure):
     return first - second
 
 
+def starved_measures(record):
+    """What is compared of a starved run: the recall and F1 of each third of the ranks, the
+    difference of the first and the last, and the accuracies. Returns: name -> share of 1."""
+    measures = {}
+    for measure in ("recall", "F1"):
+        values = by_rank(record, f"{measure.lower()}_last")
+        means = {name: values[ranks].mean() for name, ranks in RANKS.items()}
+        means["rarest - commonest"] = means["rarest"] - means["commonest"]
+        measures |= {f"{measure}, {name}": float(mean) for name, mean in means.items()}
+    return measures | {f"accuracy, {task}": accuracy(record, task) for task in ("article", "group")}
+
+
 def starved_comparisons(study):
     """What starved runs gain over those without units.
 
     Returns:
       (measure, setting) -> the gain of each seed.
     """
-    none = find(study, "none")
-    compared = {}
-    for group in study:
-        if group.setting == "none":
-            continue
-        for measure in ("recall", "F1"):
-            gained = gains_by_rank(group, none, f"{measure.lower()}_last")
-            means = {name: gained[:, ranks].mean(axis=1) for name, ranks in RANKS.items()}
-            means["rarest - commonest"] = means["rarest"] - means["commonest"]
-            compared |= {(f"{measure}, {name}", group.setting): v for name, v in means.items()}
-        for task in ("article", "group"):
-            values = list(group.gains(none, task).values())
-            compared[f"accuracy, {task}", group.setting] = np.array(values)
-    return compared
+    levels = {g.setting: {s: starved_measures(r) for s, r in g.records.items()} for g in study}
+    none = levels.pop("none", {})
+    return {
+        (name, setting): [of[seed][name] - none[seed][name] for seed in of if seed in none]
+        for setting, of in levels.items()
+        for name in next(iter(of.values()))
+    }

@@ -7,7 +7,6 @@ import matrices
 import numpy as np
 import plot
 import runs
-import tables
 from groups import find, half_width
 from matrices import figure, matplotlib
 
@@ -38,20 +37,19 @@ def draw(studies, out):
     studies = {name: [group for group in study if group.records] for name, study in studies.items()}
     full, few = studies.get("full", []), studies.get("few_images", [])
     pictures = []
-    for name, ending in (("full", ".png"), ("full_30_epochs", "_30_epochs.png")):
-        kinds = ("none", "channel", "dense")
+    for name, ending in (("full", ""), ("full_30_epochs", "_30_epochs")):
+        kinds = ("none", "channel")
         shown = [group for group in studies.get(name, []) if group.setting in kinds]
-        if len(shown) > 1:
+        if len(shown) == len(kinds):
             pictures += [
-                draw_curves(shown, out / file.replace(".png", ending), tag, label, corner)
+                draw_curves(shown, out / file.replace(".", f"{ending}."), tag, label, corner)
                 for file, tag, label, corner, _ in plot.PICTURES
+                if not (ending and "loss" in file)
             ]
-    channel = find(full, "channel")
-    if find(full, "none").records and channel.records:
-        for setting in ("channel", "layer", "dense"):
-            group = find([*full, *reversed(few)], setting)  # on as many images as there are
-            if group.records:
-                pictures.append(draw_weights(group, out / f"weights_of_{setting}_units.png"))
+    channel, layer = find(full, "channel"), find(full, "layer")
+    if layer.records:
+        pictures.append(draw_weights(layer, out / "weights_of_layer_units.png"))
+    if channel.records:
         pictures.append(draw_spread_of_weights(channel, out / "weights_at_the_end.png"))
     if studies.get("where") and find(full, "none").records:
         pictures.append(draw_where(studies["where"], full, out / "where.png"))
@@ -137,7 +135,6 @@ def draw_few_images(study, others, path):
     Returns:
       The path.
     """
-    study = [group for group in study if group.setting != "dense"]
     kinds = [name for name in COLOURS if any(group.setting == name for group in study)]
     full = [group for group in study if group.condition == runs.ALL_IMAGES]
     picture = figure.Figure(**TWO_ROWS)
@@ -198,7 +195,11 @@ def draw_weights(group, path):
 
 def draw_spread_of_weights(group, path):
     """Draws how the weights of the channels are spread at the end, all seeds together."""
-    tasks, counts = tables.spread_of_weights(group)
+    records, tasks = list(group.records.values()), groups.tasks_of([group])[:-1]
+    counts = {
+        scope: sum(np.array(record["weights"][scope]) for record in records)
+        for scope in records[0]["weights"]
+    }
     picture = figure.Figure(**PANELS)
     axes = picture.subplots(1, len(counts), sharex=True)
     for panel, (scope, of_unit) in zip(axes, counts.items()):

@@ -97,18 +97,14 @@ def summary_table(study, made):
 
 
 def replication_table(study, made):
-    """Each setting with each decay, with its gains by task and over training."""
+    """Each setting with each decay, with the gain of each seed."""
     parts = [summary_table(study, made)]
-    gains = tables.gains_table(study, first="decay")
-    parts.append(tables.details("Gains of each task in the replication", gains))
     others = [group for group in study if group.setting != "none"]
     for start in range(0, len(others), 6):  # as many columns as fit a page
         shown = others[start : start + 6]
         part = [group for group in study if group in shown or group.setting == "none"]
         by_seed = tables.seeds_table(part, title_of)
-        by_epoch = tables.gains_over_training_table(part, title_of, "epochs")
-        parts.append(tables.details("Gain of each seed in the replication", by_seed))
-        parts.append(tables.details("Gain over training in the replication", by_epoch))
+        parts.append(tables.details("Gain of each seed", by_seed))
     return "\n\n".join(parts)
 
 

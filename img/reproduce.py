@@ -28,6 +28,7 @@ import threading
 import cluster
 import command_line
 import filelock
+import groups
 import pictures
 import records
 import replication
@@ -95,6 +96,7 @@ def refuse_with_scheduler(name, message):
 
 # --- The program ---
 
+TOO_FEW_SEEDS = f"*No setting has a record for {groups.SEEDS_OF_A_PAGE} seeds yet.*"
 QUICK_NOTICE = (
     "These runs took a few steps on 256 images, whatever the tables call them. They show that"
     " everything works, and nothing else.\n\n"
@@ -147,7 +149,7 @@ def act(chosen, folders, out):
     Raises:
       Failed, filelock.Timeout, OSError: it cannot.
     """
-    studies, _, texts = read_all(folders.records)
+    studies, _, texts = read_all(folders.records, fewest_seeds=1)
     records.check(chosen, folders)
     if FLAGS.show:
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
@@ -163,7 +165,8 @@ def act(chosen, folders, out):
             if FLAGS.verify:
                 return verify(chosen, folders, studies)
             make_all(chosen, folders)
-    studies, replicated, texts = read_all(folders.records)
+    fewest_seeds = 1 if FLAGS.quick else groups.SEEDS_OF_A_PAGE
+    studies, replicated, texts = read_all(folders.records, fewest_seeds)
     for path in draw_all(studies, replicated, out):
         print(path)
     if FLAGS.quick:
@@ -171,17 +174,24 @@ def act(chosen, folders, out):
         command_line.write(page, QUICK_NOTICE + tables.as_text(texts) + "\n")
         return print(page)
     for page, names in PAGES.items():
-        write_tables({name: texts[name] for name in names if name in texts}, page)
+        write_tables({name: texts.get(name, TOO_FEW_SEEDS) for name in names}, page)
         print(page)
 
 
-def read_all(folder):
-    """Reads the records of train.py's runs and of the replication's. Raises: Failed.
+def read_all(folder, fewest_seeds=groups.SEEDS_OF_A_PAGE):
+    """Reads the records of train.py's runs and of the replication's.
+
+    Args:
+      folder: path of the records.
+      fewest_seeds: settings of train.py with fewer are left out.
 
     Returns:
       As `records.read_all` does; the groups of `replication.read`; all tables.
+
+    Raises:
+      Failed: a record is damaged.
     """
-    studies = records.read_all(folder)
+    studies = groups.with_seeds(records.read_all(folder), fewest_seeds)
     replicated, made = replication.read(folder / "replication")
     thirty = studies.get("full_30_epochs", [])
     texts = tables.all_tables(studies) | replication.all_tables(replicated, made, thirty)

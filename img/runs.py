@@ -18,7 +18,6 @@ class Study(typing.NamedTuple):
     settings: dict  # name -> flags of train.py; init_from is another setting of the same seed
     schedules: dict  # training images -> flags of train.py
     seeds: range
-    fewer_seeds: dict = {}  # a setting's name, or images and name -> how many seeds it gets
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
     hidden: tuple = ()  # settings that no table shows: they lend their towers to others
@@ -44,28 +43,25 @@ class Run(typing.NamedTuple):
 
     @property
     def cost(self):
-        """What it costs, in training images without units.
-
-        An evaluated image costs a third of one, an image with dense units as much as ten.
-        """
+        """What it costs, in training images without units; an evaluated one costs a third."""
         of_study = STARVED_IMAGES if "starve" in self.flags else ALL_IMAGES
         examples = self.flags.get("train_examples") or of_study
         steps = self.flags["num_epochs"] * -(-examples // 128)
         steps = min(steps, self.flags.get("max_steps", steps))
         evaluations = steps / self.flags["eval_every"]
-        factor = 10 if self.flags.get("cross_stitch_unit") == "dense" else 1
-        return int(factor * (steps * 128 + evaluations * 10000 / 3))
+        return int(steps * 128 + evaluations * 10000 / 3)
 
 
 # --- Settings ---
 
 NO_UNITS = {"cross_stitch": False}
 START_07 = {"cross_stitch_init": 0.7}
-DENSE = {"cross_stitch_unit": "dense"}  # a run takes as long as ten others, and 6 GB of memory
+# Without dense units, which take as long as ten others: the replication has them.
 KINDS_OF_SHARING = {
     "none": NO_UNITS,
     "channel": {"cross_stitch_unit": "channel"},
     "layer": {"cross_stitch_unit": "layer"},
+    "nddr": {"cross_stitch_unit": "nddr"},
     "hard sharing": {**NO_UNITS, "hard_sharing": True},
 }
 
@@ -80,19 +76,12 @@ FEW_IMAGES = {  # the epochs were chosen on held-out images
     1000: {"train_examples": 1000, "num_epochs": 50, "eval_every": 40},
     300: {"train_examples": 300, "num_epochs": 60, "eval_every": 20},
 }
-THOUSAND = {1000: FEW_IMAGES[1000]}
 HELD_OUT = {"holdout": 10000}
 # 25 epochs, half of what the other settings have.
 HALF = {"num_epochs": 25}
-# Of 6,000 images of the commonest article to 60 of the rarest, an evaluation each epoch.
-#
-# The rule for their number that was fixed first, the fewest epochs from which on accuracy
-# stays within half a point of the end's, gave no number: it swings by up to two points until
-# epoch 60. Decided in its place on the same held-out images, before any run of "starved" was
-# made: the fewest epochs, a multiple of ten, at which the mean accuracy of the last five, of
-# none and of channel, is within half a point of the best of 60 epochs.
+# Of 6,000 images of the commonest article to 60 of the rarest, an evaluation each epoch; their
+# number was chosen on held-out images.
 STARVED = {STARVED_IMAGES: {"starve": 100, "eval_every": 117, "num_epochs": 20}}
-LONG_STARVED = {STARVED_IMAGES: {"starve": 100, "eval_every": 97, "num_epochs": 60, **HELD_OUT}}
 
 # --- Studies ---
 
@@ -100,10 +89,9 @@ LONG_STARVED = {STARVED_IMAGES: {"starve": 100, "eval_every": 97, "num_epochs": 
 STUDIES = {
     "full": Study(
         "all images, five epochs: what sharing brings",
-        {**KINDS_OF_SHARING, "dense": DENSE, "start 0.7": START_07},
+        KINDS_OF_SHARING,
         FIVE_EPOCHS,
         range(200, 208),
-        fewer_seeds=dict.fromkeys(("hard sharing", "start 0.7", "dense"), 5),
     ),
     "full_30_epochs": Study(
         "all images, 30 epochs: what sharing brings", KINDS_OF_SHARING, THIRTY_EPOCHS, range(5)
@@ -125,11 +113,7 @@ STUDIES = {
         borrowed={"full": tuple(KINDS_OF_SHARING)},
     ),
     "few_images": Study(
-        "300 to 3,000 images: what sharing brings",
-        {**KINDS_OF_SHARING, "dense": DENSE},
-        FEW_IMAGES,
-        range(10),
-        fewer_seeds={"dense": 5, "3000 dense": 0},
+        "300 to 3,000 images: what sharing brings", KINDS_OF_SHARING, FEW_IMAGES, range(10)
     ),
     "levers": Study(
         "the paper's levers, on held-out images",
@@ -157,30 +141,9 @@ STUDIES = {
         FEW_IMAGES,
         range(200, 210),
     ),
-    "units_without_sharing": Study(
-        "what units bring that share nothing",
-        {"channel own only": {"cross_stitch_own_only": True}},
-        THOUSAND,
-        range(10),
-        baselines=("none", "channel"),
-        borrowed={"few_images": ("none", "channel")},
-    ),
-    "starved_epochs": Study(
-        "how many epochs starved articles need, on held-out images",
-        {name: KINDS_OF_SHARING[name] for name in ("none", "channel")},
-        LONG_STARVED,
-        range(100, 101),
-    ),
     "starved": Study(
         "ten articles with fewer and fewer images: what sharing brings the rarest",
-        {
-            "none": NO_UNITS,
-            "channel": {"cross_stitch_unit": "channel"},
-            "layer": {"cross_stitch_unit": "layer"},
-            "nddr": {"cross_stitch_unit": "nddr"},
-            "hard sharing": {**NO_UNITS, "hard_sharing": True},
-            "start 0.7": START_07,
-        },
+        {**KINDS_OF_SHARING, "start 0.7": START_07},
         STARVED,
         range(10),
     ),
@@ -208,10 +171,6 @@ def runs_of(study):
         for seed in table.seeds:
             for name, given in table.settings.items():
                 setting = setting_of(study, images, name)
-                fewer = table.fewer_seeds
-                count = fewer.get(setting, fewer.get(name, len(table.seeds)))
-                if seed - table.seeds[0] >= count:
-                    continue
                 flags = {"batch_norm_decay": 0.9, **schedule, **given}
                 source = runs.get((images, seed, flags.pop("init_from", None)))
                 runs[images, seed, name] = Run(study, setting, seed, flags, source)
@@ -226,7 +185,7 @@ def all_runs():
 def quick(runs):
     """Two seeds of each setting, a few steps long. They only show that everything works.
 
-    Without dense units and 3,000 images, which take longer than all the rest.
+    All of them train on as few images, so one schedule of each study is enough.
     """
     # The whole test set would take longer than all the rest.
     short = {"train_examples": 256, "num_epochs": 3, "eval_every": 2, "holdout": 1000}
@@ -240,8 +199,9 @@ def quick(runs):
             flags["max_steps"] = 6
         return run._replace(flags=flags, source=source)
 
-    def is_short(run):
-        dense = run.flags.get("cross_stitch_unit") == "dense"
-        return not dense and run.flags.get("train_examples", 0) < 3000
+    def is_of_the_first_schedule(run):
+        schedule = next(iter(STUDIES[run.study].schedules.values()))
+        return run.flags.get("train_examples") == schedule.get("train_examples")
 
-    return [shortened(run) for run in runs if run.seed_index < 2 and is_short(run)]
+    chosen = filter(is_of_the_first_schedule, runs)
+    return [shortened(run) for run in chosen if run.seed_index < 2]

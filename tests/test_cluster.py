@@ -23,7 +23,7 @@ import psutil  # noqa: E402 (distributed needs it, too)
 
 pytestmark = pytest.mark.slow
 
-STUDY = "units_without_sharing"  # two short runs with --quick
+STUDY = ("--only=best_lever", "--seeds=1")  # two short runs with --quick
 NOWHERE = "tcp://127.0.0.1:9"  # nothing listens there
 
 
@@ -87,7 +87,7 @@ class Cluster:
 
     def reproduce(self, clone, logdir, *more_flags, **variables):
         return self.start(
-            ["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={logdir}",
+            ["img/reproduce.py", "--quick", *STUDY, f"--logdir={logdir}",
              f"--scheduler={self.address}", *more_flags], clone, **variables,
         )  # fmt: skip
 
@@ -130,7 +130,7 @@ def cluster(tmp_path, processes):
 def records_in(logdir):
     """name -> record, without what may differ between machines: folders, threads and times."""
     records = {}
-    for path in (logdir / "quick" / "records" / STUDY).glob("*.json"):
+    for path in (logdir / "quick" / "records" / "best_lever").glob("*.json"):
         record = json.loads(path.read_text())
         for name in ("command", "images_per_second", "wall_seconds", "resumed_after"):
             del record[name]
@@ -144,7 +144,7 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     workers = [cluster.worker(clone) for _ in range(2)]
     logdir = tmp_path / "study"
     coordinator = cluster.reproduce(clone, logdir)
-    runs = clone / "logs" / "cluster" / "quick" / "runs" / STUDY
+    runs = clone / "logs" / "cluster" / "quick" / "runs" / "best_lever"
     wait_until(lambda: len(list(runs.glob("*/settings.json"))) == 2, coordinator)  # both train
     # The scheduler gives a task up when one worker has died with it, and the run goes on
     # without the worker, as nobody stops it.
@@ -158,7 +158,7 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     assert again.wait(SECONDS) == 0, again.err.read_text()
     assert "0 of 2" not in again.out.read_text()  # what was finished is not lost
     plain = tmp_path / "plain"
-    here = cluster.start(["img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={plain}"],
+    here = cluster.start(["img/reproduce.py", "--quick", *STUDY, f"--logdir={plain}"],
                          clone)  # fmt: skip
     assert here.wait(SECONDS) == 0, here.err.read_text()
     records = records_in(logdir)
@@ -299,7 +299,7 @@ def test_the_study_ends_when_the_scheduler_does(clone, cluster, tmp_path):
     ],
 )
 def test_an_address_that_cannot_be_used_gets_a_sentence(address, message, tmp_path):
-    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert message in refused.stderr
@@ -338,7 +338,7 @@ def test_another_programs_port_gets_a_sentence(program, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}",
+        refused = run_script("img/reproduce.py", "--quick", *STUDY,
                              f"--logdir={tmp_path}", f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1
     sentence = f"reproduce.py: --scheduler={address}: no Dask scheduler there"
@@ -349,14 +349,14 @@ def test_the_address_of_a_worker_is_refused(clone, cluster, tmp_path):
     worker = cluster.worker(clone)
     wait_until(lambda: "Start worker at" in worker.err.read_text(), worker)
     (address,) = re.findall(r"Start worker at: *(\S+)", worker.err.read_text())
-    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert f"{address}: no Dask scheduler there" in refused.stderr
 
 
 def test_without_dask_the_study_says_what_to_install(tmp_path):
-    refused = run_script("img/reproduce.py", "--quick", f"--only={STUDY}", f"--logdir={tmp_path}",
+    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={NOWHERE}",
                          prelude="sys.modules['distributed'] = None")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr

@@ -238,7 +238,7 @@ def test_the_studys_pictures_that_cannot_be_written_get_a_sentence(tmp_path):
 def test_folders_that_cannot_be_made_get_a_sentence_before_a_run_begins(tmp_path, fashion_mnist):
     file = tmp_path / "file"
     file.touch()
-    study = ("img/reproduce.py", "--only=units_without_sharing", "--seeds=1")
+    study = ("img/reproduce.py", "--only=best_lever", "--seeds=1")
     for given in ((f"--logdir={file}/logs",), (f"--records={file}", f"--logdir={tmp_path}/logs")):
         assert_one_sentence(run_script(*study, *given), "reproduce.py", file)
     assert not list(tmp_path.glob("logs/*/*"))

@@ -38,6 +38,7 @@ def made_record(seed, article, group):
     means = {"article": article, "group": group, "mean": (article + group) / 2}
     points = [[1, 2, 3], [0.0, group + 0.01, group + 0.03]]
     return {"seed": seed, "accuracy_test_last": means, "versions": {"tensorflow": "2.21.0"},
+            "machine": {"processor": "AMD EPYC", "threads": 1}, "cross_stitch": {},
             "curves": {"accuracy_test_group_by_article": points}}  # fmt: skip
 
 
@@ -84,23 +85,21 @@ def test_gains_compare_runs_of_one_seed():
     )
     # 1, 3 and 2 points, of the three seeds that both have, however different the seeds are.
     row = cells(tables.accuracy_table(study, ["none"]), "channel")
-    assert row["gain (mean)"] == "+2.00 ± 2.48 (3 seeds)"
-    row = cells(tables.gains_table(study, ["none"]), "channel")
-    assert row["gain (article)"] == row["gain (group)"] == "+2.00 ± 2.48 (3 seeds)"
+    assert row["article"] == row["group"] == row["mean"] == "+2.00 ± 2.48 (3 seeds)"
     by_seed = {row[0]: row[1:] for row in rows_of(tables.seeds_table(study))[2:]}
     assert by_seed == {"0": ["+1.00"], "1": ["+3.00"], "4": ["+2.00"]}
 
 
-def test_the_gain_over_a_second_baseline_is_in_the_table_of_gains():
+def test_the_gain_over_a_second_baseline_has_a_column():
     study = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.8, 0.8)}, layer={0: (0.9, 0.9)})
-    row = cells(tables.gains_table(study, ["none", "channel"]), "layer")
-    assert row["gain (article)"] == "+20.00" and row["over channel (mean)"] == "+10.00"
+    row = cells(tables.accuracy_table(study, ["none", "channel"]), "layer")
+    assert row["article"] == "+20.00" and row["over channel (mean)"] == "+10.00"
 
 
 def test_fewer_than_three_seeds_have_no_interval_and_a_missing_run_no_figure():
-    study = made_groups(none={0: (0.7, 0.7)}, channel={1: (0.8, 0.8), 2: (0.9, 0.9)})
-    row = cells(tables.accuracy_table(study, ["none"]), "channel")
-    assert row["mean"] == "85.00" and row["gain (mean)"] == "–"
+    study = made_groups(none={0: (0.7, 0.7), 3: (0.8, 0.8)}, channel={1: (0.8, 0.8)})
+    table = tables.accuracy_table(study, ["none"])
+    assert cells(table, "none")["mean"] == "75.00" and cells(table, "channel")["mean"] == "–"
 
 
 def test_a_run_that_diverged_is_counted_and_not_averaged():
@@ -112,16 +111,31 @@ def test_a_run_that_diverged_is_counted_and_not_averaged():
 def test_a_tiny_loss_is_not_written_as_minus_zero():
     study = made_groups(none={0: (0.7, 0.7)}, channel={0: (0.699999, 0.699999)})
     row = cells(tables.accuracy_table(study, ["none"]), "channel")
-    assert row["gain (mean)"] == "+0.00"
+    assert row["mean"] == "+0.00"
 
 
-def test_the_readmes_table_has_each_kind_of_sharing_and_nothing_else():
-    study = made_groups(**{
-        "none": {0: (0.7, 0.7)}, "channel": {0: (0.8, 0.8)}, "dense": {0: (0.1, 0.1)},
-        "start 0.7": {0: (0.1, 0.1)}, "dense own only": {0: (0.1, 0.1)},
-    })  # fmt: skip
-    rows = rows_of(tables.results_table(study))[2:]
-    assert [(row[1], row[-1]) for row in rows] == [("none", ""), ("channel", "+10.00")]
+def test_a_page_shows_settings_with_five_seeds(tmp_path):
+    few, many = ({seed: (0.7, 0.7) for seed in range(count)} for count in (4, 5))
+    for group in made_groups(none=many, channel=few, layer=many):
+        for seed, record in group.records.items():
+            path = tmp_path / "levers" / f"1000_{group.setting}-seed{seed}.json"
+            path.parent.mkdir(exist_ok=True)
+            named = {"setting": f"1000 {group.setting}", "command": ""}
+            path.write_text(json.dumps({**record, **named}).replace("layer", "start 0.9"))
+    for fewest, shown in {None: ["none", "start 0.9"], 1: ["none", "channel", "start 0.9"]}.items():
+        _, _, texts = reproduce.read_all(tmp_path, *filter(None, [fewest]))
+        assert [row[1] for row in rows_of(texts["levers"])[2:]] == shown
+
+
+def test_mean_weights_have_their_lowest_and_highest_seed_and_their_distance():
+    group, none = made_groups(layer=dict.fromkeys(range(2), (0.7, 0.7)), none={0: (0.7, 0.7)})
+    for record, weight in zip(group.records.values(), (0.8, 0.6)):
+        record["cross_stitch"] = {"cross_stitch_1": [[1, 0], [0, weight]]}
+        record["distances"] = {"cross_stitch_1": [[0, 0], [0, 1 - weight]]}
+    _, _, row = rows_of(tables.units_table([none, group]))
+    still = ["1.00 (1.00, 1.00)", "0.00 (0.00, 0.00)", "0.00 (0.00, 0.00)"]
+    # Of four weights one moved by 0.2 and 0.4: the root mean squares are 0.1 and 0.2.
+    assert row == ["layer", "1", *still, "0.70 (0.60, 0.80)", "0.15"]
 
 
 def test_p_values_are_corrected_as_holm_says():
@@ -186,35 +200,14 @@ def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
 
 def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
     study = starved_groups([0.10, 0.10001, 0.10002])
-    rows = rows_of(tables.starved_table(study).partition("told from 0")[2])[2:]
-    assert rows[0][:2] == ["recall, rarest - commonest", "channel"] and "primary" in rows[0][3]
-    assert ["recall, rarest", "channel"] in [row[:2] for row in rows[1:]]
-    assert ["recall, commonest", "channel"] not in [row[:2] for row in rows]
-    # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies.
-    assert "of 9 other comparisons" in tables.starved_table(study)
-
-
-def test_how_long_starved_runs_are_is_judged_by_means_of_five_epochs():
-    record = made_record(100, 0.7, 0.7)
-    values = np.full(60, 0.8)
-    values[7] = 0.7  # epoch 8
-    values[20:23] = 0.85  # epochs 21 to 23
-    record["curves"]["accuracy_test"] = [list(range(60)), values.tolist()]
-    study = [Group(runs.STARVED_IMAGES, "none", {100: record})]
-    titles, _, row = rows_of(tables.starved_epochs_table(study))
-    assert dict(zip(titles, row)) == {
-        "setting": "none", "best": "83.00", "6 to 10": "78.00", "16 to 20": "80.00",
-        "26 to 30": "80.00", "36 to 40": "80.00", "46 to 50": "80.00", "56 to 60": "80.00",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("epochs", [3, 7])
-def test_quick_runs_of_starved_articles_have_a_table_too(epochs):
-    record = made_record(100, 0.7, 0.7)
-    record["curves"]["accuracy_test"] = [list(range(epochs)), [0.8] * epochs]
-    study = [Group(runs.STARVED_IMAGES, "none", {100: record})]
-    titles, _, row = rows_of(tables.starved_epochs_table(study))
-    assert titles == ["setting", "best"] and row[0] == "none"
+    (line,) = [li for li in tables.starved_table(study).splitlines() if "Holm" in li]
+    gains = groups.starved_comparisons(study)["recall, rarest - commonest", "channel"]
+    assert f"fixed beforehand: p = {groups.p_value(gains):.3f}.*" in line
+    # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies. Those of
+    # the rarest and F1's difference are all 10 points, the others 0.
+    assert "3 of 9 other comparisons" in line
+    assert "recall, rarest of channel +10.00 ± 0.00 (p = 0.000)" in line
+    assert "commonest of channel" not in line.replace("rarest - commonest", "")
 
 
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
@@ -225,11 +218,11 @@ def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
     where = [made("layer at fc_3", range(200, 203), 0.8)]
     table = tables.study_table("where", {"full": full, "where": where})
     assert [row[1:3] for row in rows_of(table)[2:4]] == [["none", "3"], ["layer at fc_3", "3"]]
-    assert cells(table.partition("<details>")[0], "layer at fc_3")["gain (mean)"] == "+10.00 ± 0.00"
+    assert cells(table, "layer at fc_3")["mean"] == "+10.00 ± 0.00"
 
 
 def test_the_group_by_article_is_compared_with_the_groups_tower():
-    row = cells(tables.gains_table(made_groups(none={0: (0.7, 0.9)}), ["none"]), "none")
+    row = cells(tables.accuracy_table(made_groups(none={0: (0.7, 0.9)})), "none")
     assert row["group by article"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
 
 
@@ -345,11 +338,21 @@ def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
 
 def test_a_table_names_the_numerics_and_versions_it_was_made_with():
     older, newer = made_record(0, 0.7, 0.7), made_record(1, 0.7, 0.7)
-    assert "TensorFlow 2.21.0, numerics 1." in tables.made_with([older, newer])
+    assert "TensorFlow 2.21.0, numerics 1, on AMD EPYC." in tables.made_with([older, newer])
     newer |= {"numerics": 2, "versions": {"tensorflow": "2.20.0"}, "flags": {"holdout": 10000}}
     line = tables.made_with([older, newer])
-    assert "TensorFlow 2.20.0 and 2.21.0, numerics 1 and 2." in line
+    assert "TensorFlow 2.20.0 and 2.21.0, numerics 1 and 2, on" in line
     assert "10,000 held-out training images" in line
+
+
+def test_a_table_names_the_kinds_of_machine_and_the_seeds_of_each():
+    records = [made_record(seed, 0.7, 0.7) for seed in (0, 1, 2, 4, 5)]
+    newer = {"processor": "Intel(R) Xeon(R) Processor", "vectors": "avx512f", "onednn": "1"}
+    for record in records[3:]:
+        record["machine"] = {**newer, "threads": 2}
+    line = tables.made_with([*records, made_record(7, 0.7, 0.7)])
+    intel = "Intel Xeon with avx512f, 2 cores a run (seeds 4 to 5)"
+    assert f"on AMD EPYC (seeds 0 to 2, 7) and {intel}." in line
 
 
 def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
@@ -362,7 +365,7 @@ def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
     assert lines[-2:] == ["<!-- end of table -->", "After"]
     table = "\n".join(lines[2:-2])
     assert "old" not in table
-    assert cells(table.partition("<details>")[0], "none")["mean"] == "80.00"
+    assert cells(table, "none")["mean"] == "80.00"
     page.write_text("somebody's page")
     with pytest.raises(Failed, match="<!-- table few_images -->"):
         reproduce.write_tables(texts, page)
@@ -377,20 +380,13 @@ def assert_tables_are_on(page, names):
     text = page.read_text()
     reproduce.find_places(page, names)
     for name in names:
-        if name in TABLES:
-            assert f"<!-- table {name} -->\n{TABLES[name]}\n<!-- end of table -->" in text, name
+        table = TABLES.get(name, reproduce.TOO_FEW_SEEDS)
+        assert f"<!-- table {name} -->\n{table}\n<!-- end of table -->" in text, name
 
 
 def test_the_studys_tables_are_those_of_the_records():
-    assert set(TABLES) >= {"full", "few_images", "levers"}
+    assert set(TABLES) >= {"full", "few_images", "starved"}
     assert_tables_are_on(PAGE, reproduce.PAGES[PAGE])
-
-
-def test_the_last_evaluations_gain_over_training_is_the_gain_of_the_table():
-    for study, last in (("full", "6 to 10"), ("full_30_epochs", "26 to 30")):
-        gain = cell_of(TABLES, study, "channel", "gain (mean)")
-        assert cell_of(TABLES, study, last, "channel") == gain
-        assert cell_of(TABLES, study, "1 to 5", "channel") != gain
 
 
 def test_the_readmes_table_is_that_of_the_records():
@@ -613,10 +609,21 @@ def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts(
 
 def test_every_record_of_the_study_can_be_verified():
     folders = records.Folders(pathlib.Path("logs"), RECORDS_FOLDER)
+    studies = records.read_all(RECORDS_FOLDER)
     for run in filter(folders.has_record, runs.all_runs()):
         # Other seeds of starved runs have other rare articles.
-        most = 0.03 if run.study.startswith("starved") else 0.01
-        assert 0 < records.deviation_of_seeds(run, STUDIES) < most, run
+        most = 0.03 if run.study == "starved" else 0.01
+        assert 0 < records.deviation_of_seeds(run, studies) < most, run
+
+
+def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
+    """And so were those of another study that a table shows beside them."""
+    for name in STUDIES:
+        kinds = {}
+        for group in tables.shown_groups(name, STUDIES):
+            for seed, record in group.records.items():
+                kinds.setdefault((group.condition, seed), set()).add(tables.machine_of(record))
+        assert all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
 
 
 def reproduce_script(*arguments):
@@ -627,9 +634,8 @@ def reproduce_script(*arguments):
 def killed_study(fashion_mnist, tmp_path_factory):
     """A quick study of two runs, killed when the first has a record. Returns: flags, records."""
     logdir = tmp_path_factory.mktemp("study")
-    study = "units_without_sharing"
-    given = ("--quick", f"--only={study}", f"--logdir={logdir}", "--jobs=1")
-    made = logdir / "quick" / "records" / study
+    given = ("--quick", "--only=best_lever", "--seeds=1", f"--logdir={logdir}", "--jobs=1")
+    made = logdir / "quick" / "records" / "best_lever"
     process = subprocess.Popen(command_of("img/reproduce.py", *given), stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
     while not list(made.glob("*.json")):
@@ -653,7 +659,7 @@ def test_a_study_that_is_killed_resumes(killed_study):
     assert first.stat().st_mtime_ns == made
     assert len(list(folder.glob("*.json"))) == 2
     page = folder.parents[1] / "tables.md"
-    assert "| 1,000 | channel own only | 2 |" in page.read_text()
+    assert "| 3,000 | start 0.7 | 1 |" in page.read_text()
     # Weights are not kept once a run has a record.
     assert not list(folder.parents[2].rglob("model.ckpt-*"))
 
@@ -661,7 +667,7 @@ def test_a_study_that_is_killed_resumes(killed_study):
 def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # two jobs on any machine
     monkeypatch.setattr(reproduce, "FLAGS", types.SimpleNamespace(jobs=2, scheduler=None))
-    chosen = runs.runs_of("units_without_sharing")[:3]
+    chosen = runs.runs_of("levers")[:3]
     second_runs, ended = threading.Event(), {}
 
     def make(run, folders, stop):
@@ -669,7 +675,7 @@ def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
             second_runs.wait()
         else:
             second_runs.set()
-            ended[run.seed] = "stopped" if stop.wait(30) else "left alone"
+            ended[run.setting] = "stopped" if stop.wait(30) else "left alone"
 
     def prune(of, folders, kept=()):
         if of == chosen[:1]:
@@ -682,7 +688,8 @@ def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
     # Its traceback keeps what make_all had, as it does until the end of a program.
     assert interrupt.traceback
     # The third may have begun in the place of the first.
-    assert ended in ({1: "stopped"}, {1: "stopped", 2: "stopped"})
+    second, third = ({run.setting: "stopped"} for run in chosen[1:])
+    assert ended in (second, second | third)
 
 
 @pytest.mark.slow
@@ -693,13 +700,13 @@ def test_a_changed_record_is_found_and_a_lost_one_is_made_again(killed_study):
     changed = json.loads(first.read_text())
     changed["curves"]["loss_total"][1][0] += 1e-6
     first.write_text(json.dumps(changed))
-    verified = reproduce_script(*given, "--seeds=1", "--verify")
+    verified = reproduce_script(*given, "--verify")
     assert verified.returncode == 1 and "Traceback" not in verified.stderr
     assert f"{first.stem}: curves not as recorded" in verified.stderr
 
     # What is left of its run has no weights.
     first.unlink()
-    finished = reproduce_script(*given, "--seeds=1")
+    finished = reproduce_script(*given)
     assert finished.returncode == 0, finished.stderr
     again = json.loads(first.read_text())
     times = {"images_per_second": 0, "wall_seconds": 0}
