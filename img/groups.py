@@ -106,6 +106,12 @@ def half_width(values):
     return quantile * np.std(values, ddof=1) / np.sqrt(len(values))
 
 
+def prediction_limits(values):
+    """Between which limits another value like these lies with 95 % probability."""
+    half = half_width(values) * np.sqrt(len(values) + 1)
+    return np.mean(values) - half, np.mean(values) + half
+
+
 def p_value(gained):
     """Of a t-test that the mean of these gains is not 0; 1 if they are all the same."""
     return 1.0 if np.ptp(gained) == 0 else float(scipy.stats.ttest_1samp(gained, 0).pvalue)

@@ -57,7 +57,9 @@ def draw(studies, out):
         pictures.append(draw_starved(studies["starved"], out / "starved.png"))
     if len({group.condition for group in (*few, *full)}) > 1:
         best = studies.get("best_lever", [])
-        pictures.append(draw_few_images([*few, *full], best, out / "few_images.png"))
+        names = {*groups.KINDS, *(group.setting for group in best)}
+        shown = [group for group in full if group.setting in names]
+        pictures.append(draw_few_images([*few, *shown], best, out / "few_images.png"))
     return pictures
 
 

@@ -123,15 +123,20 @@ def questions_table(study, made):
     ]
     others = [(f"{s} over none at {d}", paired_gains(study, s, d)) for s, d in OTHERS]
     others = [(title, gained) for title, gained in others if len(gained) > 1]
-    corrected = groups.holm([groups.p_value(list(gained.values())) for _, gained in others])
+    # A setting that has not been run yet is corrected for all the same.
+    others_p = [groups.p_value(list(gained.values())) for _, gained in others]
+    corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
     asked += [(title, gained, f"{p:.3f}") for (title, gained), p in zip(others, corrected)]
     rows = []
     for title, gained, p in asked:
         values = list(gained.values())
         if len(values) > 1:
             shown = p or f"{groups.p_value(values):.3f}"
-            rows.append([title, len(values), tables.interval(values, "+"), shown])
-    return f"{tables.markdown(['question', 'seeds', 'gain (mean)', 'p'], rows)}\n\n{made}"
+            low, high = (100 * limit for limit in groups.prediction_limits(values))
+            pair = f"{tables.number(low, '+')} to {tables.number(high, '+')}"
+            rows.append([title, len(values), tables.interval(values, "+"), shown, pair])
+    header = ["question", "seeds", "gain (mean)", "p", "one pair of runs"]
+    return f"{tables.markdown(header, rows)}\n\n{made}"
 
 
 def programs_table(study, of_train_py):

@@ -88,10 +88,15 @@ STARVED = {STARVED_IMAGES: {"starve": 100, "eval_every": 117, "num_epochs": 20}}
 # A choice that was made with some seeds is tested with others.
 STUDIES = {
     "full": Study(
-        "all images, five epochs: what sharing brings",
-        KINDS_OF_SHARING,
+        "all images, five epochs: what sharing brings, and what units bring that share nothing",
+        {
+            **KINDS_OF_SHARING,
+            "start 0.7": START_07,
+            "channel own only": {"cross_stitch_own_only": True},
+        },
         FIVE_EPOCHS,
         range(200, 208),
+        baselines=("none", "channel"),
     ),
     "full_30_epochs": Study(
         "all images, 30 epochs: what sharing brings", KINDS_OF_SHARING, THIRTY_EPOCHS, range(5)

@@ -9,7 +9,7 @@ import runs
 from groups import baseline_of, find, records_of
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
-NAMES = (*runs.STUDIES, "weights", "recalls")
+NAMES = (*runs.STUDIES, "weights", "recalls", "comparisons")
 NAMES_IN_PROJECT = ("results",)
 
 
@@ -29,11 +29,12 @@ def all_tables(studies):
     }
     full, thirty = studies.get("full", []), studies.get("full_30_epochs", [])
     if full:
-        tables["results"] = (
-            f"{accuracy_table(full, by_article=False)}\n\n{made_with(records_of(full))}"
-        )
-    tables["weights"] = units_table(full)
+        kinds = [group for group in full if group.setting in groups.KINDS]
+        made = made_with(records_of(kinds))
+        tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
+        tables["weights"] = units_table([*kinds, find(full, "start 0.7")])
     tables["recalls"] = recalls_table(thirty)
+    tables["comparisons"] = comparisons_line(studies)
     return {name: text for name, text in tables.items() if text}
 
 
@@ -180,6 +181,32 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
             row.append(interval([by_article - own for by_article, own in pairs], "+"))
         rows.append(row)
     return markdown(header, rows)
+
+
+def comparisons_line(studies):
+    """How many gains of the mean over none there are, and which Holm's correction leaves; or None.
+
+    Without starved runs, which are corrected by themselves.
+    """
+    compared = {}
+    for name in studies.keys() - {"starved"}:
+        for group in studies[name]:
+            gained = list(group.gains(baseline_of(studies[name], group)).values())
+            enough = len(gained) >= groups.SEEDS_OF_AN_INTERVAL
+            if group.setting not in ("none", *runs.STUDIES[name].hidden) and enough:
+                compared[name, group.condition, group.setting] = gained
+    if not compared:
+        return None
+    corrected = groups.holm([groups.p_value(gained) for gained in compared.values()])
+    left = [
+        f"{setting}, {images:,} images (p = {p:.3f})"
+        for (_, images, setting), p in sorted(zip(compared, corrected), key=lambda found: found[1])
+        if p < groups.SIGNIFICANCE
+    ]
+    return (
+        f"{len(compared)} gains; after Holm, {len(left)} of them have p < {groups.SIGNIFICANCE}"
+        + (f": {'; '.join(left)}." if left else ".")
+    )
 
 
 def seeds_table(study, title_of=lambda group: group.setting):

@@ -144,6 +144,18 @@ def test_p_values_are_corrected_as_holm_says():
     np.testing.assert_allclose(groups.holm(np.array([0.9, 0.6])), [1, 1])
 
 
+def test_the_gains_of_all_studies_are_corrected_together():
+    none, channel = made_groups(
+        none=dict.fromkeys(range(3), (0.7, 0.7)),
+        channel={0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.73, 0.73)},
+    )
+    (layer,) = made_groups(layer={0: (0.79999, 0.8), 1: (0.8, 0.8), 2: (0.80001, 0.8)})
+    studies = {"full": [none, channel, layer], "few_images": [none, channel], "starved": [none]}
+    line = tables.comparisons_line(studies)
+    # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors.
+    assert line == "3 gains; after Holm, 1 of them have p < 0.05: layer, 1,000 images (p = 0.000)."
+
+
 def test_recalls_name_the_classes_that_gain_by_more_than_chance():
     study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
                          channel=dict.fromkeys(range(3), (0.7, 0.7)))  # fmt: skip
@@ -254,6 +266,9 @@ def test_the_replications_questions_compare_runs_of_one_seed_and_decay(tmp_path)
     none = [replicated_record("none", s, 0.9) for s in range(1, 4)]
     study, made = write_replicated(tmp_path, *none, *dense)
     rows = {row[0]: row[1:3] for row in rows_of(replication.questions_table(study, made))[2:]}
+    # Another gain lies within t · s · √(1 + 1/3) of the mean: 4.303 · 1 · 1.155 = 4.97.
+    pairs = {row[0]: row[4] for row in rows_of(replication.questions_table(study, made))[2:]}
+    assert pairs["dense over none at 0.9"] == "-2.97 to +6.97"
     # At 0.9 dense gains 1, 2 and 3 points, at 0.999 two, three and one less.
     assert rows == {
         "dense over none at 0.999 (primary)": ["3", "+0.00 ± 4.30"],
@@ -277,9 +292,9 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
     assert rows["dense over none at 0.9"] == pytest.approx(p_of("dense"), abs=6e-4)
     smaller, larger = sorted((p_of("channel"), p_of("layer")))
     corrected = sorted((rows["channel over none at 0.9"], rows["layer over none at 0.9"]))
-    assert corrected == pytest.approx(
-        sorted((min(1, 2 * smaller), min(1, max(2 * smaller, larger)))), abs=6e-4
-    )
+    # The other two have no records yet, and count all the same.
+    expected = min(1, 4 * smaller), min(1, max(4 * smaller, 3 * larger))
+    assert corrected == pytest.approx(expected, abs=6e-4)
 
 
 def test_records_of_the_earlier_program_count_only_without_others(tmp_path):
