@@ -436,7 +436,7 @@ def cell_of(texts, name, row, column):
 
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
 def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
-    """The source names it: 0.10 ± 0.04<!-- full; channel; gain (mean) -->."""
+    """The source names it: 0.10 ± 0.04<!-- full; channel; mean -->."""
     words = words_of(page)
     figures = re.findall(r"±\s*\d", words)
     named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
