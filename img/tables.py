@@ -171,11 +171,12 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
     for group in study:
         diverged = f", {group.diverged} diverged" if group.diverged else ""
         row = [f"{group.condition:,}", group.setting, f"{len(group.records)}{diverged}"]
-        if group.setting == baselines[0]:
-            row += [interval(group.accuracies(task)) for task in tasks]
+        first_baseline, *others = (baseline_of(study, group, name) for name in baselines)
+        if group.setting == first_baseline.setting:
+            row += [interval(group.accuracies(task)) for task in tasks] + [""] * len(others)
         else:
-            row += [gain_cell(group, baseline_of(study, group, baselines[0]), t) for t in tasks]
-        row += [gain_cell(group, baseline_of(study, group, other)) for other in baselines[1:]]
+            row += [gain_cell(group, first_baseline, task) for task in tasks]
+            row += [gain_cell(group, other) for other in others]
         for task in implied:
             pairs = zip(group.accuracies(f"{task}_by_article"), group.accuracies(task))
             row.append(interval([by_article - own for by_article, own in pairs], "+"))
@@ -189,11 +190,12 @@ def comparisons_line(studies):
     Without starved runs, which are corrected by themselves.
     """
     compared = {}
-    for name in studies.keys() - {"starved"}:
+    for name in [name for name in studies if name != "starved"]:
+        beside = shown_groups(name, studies)
         for group in studies[name]:
-            gained = list(group.gains(baseline_of(studies[name], group)).values())
+            gained = list(group.gains(baseline_of(beside, group)).values())
             enough = len(gained) >= groups.SEEDS_OF_AN_INTERVAL
-            if group.setting not in ("none", *runs.STUDIES[name].hidden) and enough:
+            if group in beside and group.setting != "none" and enough:
                 compared[name, group.condition, group.setting] = gained
     if not compared:
         return None

@@ -150,7 +150,7 @@ def test_the_gains_of_all_studies_are_corrected_together():
         channel={0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.73, 0.73)},
     )
     (layer,) = made_groups(layer={0: (0.79999, 0.8), 1: (0.8, 0.8), 2: (0.80001, 0.8)})
-    studies = {"full": [none, channel, layer], "few_images": [none, channel], "starved": [none]}
+    studies = {"full": [none, channel, layer], "where": [channel], "starved": [none]}
     line = tables.comparisons_line(studies)
     # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors.
     assert line == "3 gains; after Holm, 1 of them have p < 0.05: layer, 1,000 images (p = 0.000)."
