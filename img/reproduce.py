@@ -176,6 +176,11 @@ def act(chosen, folders, out):
     for page, names in PAGES.items():
         write_tables({name: texts.get(name, TOO_FEW_SEEDS) for name in names}, page)
         print(page)
+    for study, everything in records.read_all(folders.records).items():
+        few = [group for group in everything if len(group.records) < fewest_seeds]
+        names = ", ".join(runs.setting_of(study, g.condition, g.setting) for g in few)
+        if few:
+            print(f"{study}: not shown, as they have fewer than {fewest_seeds} seeds: {names}")
 
 
 def read_all(folder, fewest_seeds=groups.SEEDS_OF_A_PAGE):
