@@ -126,7 +126,7 @@ def questions_table(study, made):
     # A setting that has not been run yet is corrected for all the same.
     others_p = [groups.p_value(list(gained.values())) for _, gained in others]
     corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
-    asked += [(title, gained, f"{p:.3f}") for (title, gained), p in zip(others, corrected)]
+    asked += [(title, gained, f"{p:.3f} (Holm)") for (title, gained), p in zip(others, corrected)]
     rows = []
     for title, gained, p in asked:
         values = list(gained.values())

@@ -283,7 +283,11 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
     records = [replicated_record(setting, seed, random.uniform(0.9, 0.92))
                for setting in settings for seed in range(5)]  # fmt: skip
     study, made = write_replicated(tmp_path, *records)
-    rows = {row[0]: float(row[3]) for row in rows_of(replication.questions_table(study, made))[2:]}
+    table = rows_of(replication.questions_table(study, made))[2:]
+    rows = {row[0]: float(row[3].removesuffix(" (Holm)")) for row in table}
+    assert [row[0] for row in table if "Holm" in row[3]] == [
+        "channel over none at 0.9", "layer over none at 0.9",
+    ]  # fmt: skip
 
     def p_of(setting):
         gained = np.array(list(replication.paired_gains(study, setting, 0.9).values()))
