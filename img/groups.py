@@ -127,6 +127,19 @@ def holm(probabilities):
     return corrected
 
 
+def significant(compared):
+    """Which of these comparisons Holm's correction leaves.
+
+    Args:
+      compared: key -> gains.
+
+    Returns:
+      key -> corrected p-value, of those below SIGNIFICANCE.
+    """
+    corrected = holm([p_value(gained) for gained in compared.values()])
+    return {key: float(p) for key, p in zip(compared, corrected) if p < SIGNIFICANCE}
+
+
 # --- Starved runs ---
 
 

@@ -37,14 +37,14 @@ def draw(studies, out):
     studies = {name: [group for group in study if group.records] for name, study in studies.items()}
     full, few = studies.get("full", []), studies.get("few_images", [])
     pictures = []
-    for name, ending in (("full", ""), ("full_30_epochs", "_30_epochs")):
+    curves = ("full", "", plot.PICTURES), ("full_30_epochs", "_30_epochs", plot.PICTURES[:1])
+    for name, ending, of_curves in curves:
         kinds = ("none", "channel")
         shown = [group for group in studies.get(name, []) if group.setting in kinds]
         if len(shown) == len(kinds):
             pictures += [
                 draw_curves(shown, out / file.replace(".", f"{ending}."), tag, label, corner)
-                for file, tag, label, corner, _ in plot.PICTURES
-                if not (ending and "loss" in file)
+                for file, tag, label, corner, _ in of_curves
             ]
     channel, layer = find(full, "channel"), find(full, "layer")
     if layer.records:

@@ -199,12 +199,8 @@ def comparisons_line(studies):
                 compared[name, group.condition, group.setting] = gained
     if not compared:
         return None
-    corrected = groups.holm([groups.p_value(gained) for gained in compared.values()])
-    left = [
-        f"{setting}, {images:,} images (p = {p:.3f})"
-        for (_, images, setting), p in sorted(zip(compared, corrected), key=lambda found: found[1])
-        if p < groups.SIGNIFICANCE
-    ]
+    told = sorted(groups.significant(compared).items(), key=lambda found: found[1])
+    left = [f"{setting}, {images:,} images (p = {p:.3f})" for (_, images, setting), p in told]
     return (
         f"{len(compared)} gains; after Holm, {len(left)} of them have p < {groups.SIGNIFICANCE}"
         + (f": {'; '.join(left)}." if left else ".")
@@ -278,25 +274,24 @@ def recalls_table(study):
         for group in study
     ]
     none = find(having, "none")
-    compared = []
+    recalls, compared = {}, {}
     for group in having:
         seeds = [seed for seed in none.records if seed in group.records]
         if group.setting == "none" or len(seeds) < groups.SEEDS_OF_AN_INTERVAL:
             continue
         for task, classes in none.records[seeds[0]]["recall"].items():
             for name in classes:
-                recalls, with_units = (
+                without, shared = (
                     np.array([of.records[seed]["recall"][task][name] for seed in seeds])
                     for of in (none, group)
                 )
-                compared.append((task, name, group.setting, recalls, with_units - recalls))
+                recalls[task, name, group.setting] = without
+                compared[task, name, group.setting] = shared - without
     if not compared:
         return None
-    corrected = groups.holm([groups.p_value(gain) for *_, gain in compared])
     rows = [
-        [task, name, setting, number(100 * recalls.mean()), interval(gain, "+"), f"{p:.3f}"]
-        for (task, name, setting, recalls, gain), p in zip(compared, corrected)
-        if p < groups.SIGNIFICANCE
+        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), f"{p:.3f}"]
+        for key, p in groups.significant(compared).items()
     ]
     header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
     table = markdown(header, rows) if rows else "No class's gain or loss can be told from chance."
@@ -333,17 +328,14 @@ def starved_table(study):
 
 def told_from_0(compared):
     """The primary comparison's p-value, and the others that Holm's correction leaves."""
-    enough = {k: v for k, v in compared.items() if len(v) >= groups.SEEDS_OF_AN_INTERVAL}
-    others = [key for key in enough if key != groups.PRIMARY]
-    corrected = groups.holm([groups.p_value(enough[key]) for key in others])
+    others = {k: v for k, v in compared.items() if len(v) >= groups.SEEDS_OF_AN_INTERVAL}
+    primary = others.pop(groups.PRIMARY, None)
     told = [
-        f"{measure} of {setting} {interval(enough[measure, setting], '+')} (p = {p:.3f})"
-        for (measure, setting), p in zip(others, corrected)
-        if p < groups.SIGNIFICANCE
+        f"{measure} of {setting} {interval(others[measure, setting], '+')} (p = {p:.3f})"
+        for (measure, setting), p in groups.significant(others).items()
     ]
     found = f"{len(told)} of {len(others)} other comparisons have p < {groups.SIGNIFICANCE}"
     found = f"*{found} after Holm{': ' if told else ''}{'; '.join(told)}.*"
-    if groups.PRIMARY in enough:
-        p = groups.p_value(enough[groups.PRIMARY])
-        found = f"*The question fixed beforehand: p = {p:.3f}.* {found}"
+    if primary:
+        found = f"*The question fixed beforehand: p = {groups.p_value(primary):.3f}.* {found}"
     return found
