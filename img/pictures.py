@@ -1,7 +1,5 @@
 """The pictures of the study, from groups of records."""
 
-import itertools
-
 import groups
 import matrices
 import numpy as np
@@ -12,9 +10,9 @@ from matrices import figure, matplotlib
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
-COLOURS_OF_OTHERS = ("tab:brown", "tab:pink", "tab:cyan", "tab:gray")
+COLOURS |= {"start 0.7": "tab:brown"}
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
-LABELS |= {"nddr": "nddr units", "hard sharing": "hard sharing", "dense": "dense units"}
+LABELS |= {"nddr": "nddr units", "dense": "dense units", "start 0.7": "channel units, start 0.7"}
 LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
 SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
 
@@ -34,7 +32,6 @@ def draw(studies, out):
     Returns:
       The paths of the pictures.
     """
-    studies = {name: [group for group in study if group.records] for name, study in studies.items()}
     full, few = studies.get("full", []), studies.get("few_images", [])
     pictures = []
     curves = ("full", "", plot.PICTURES), ("full_30_epochs", "_30_epochs", plot.PICTURES[:1])
@@ -65,13 +62,12 @@ def draw(studies, out):
 
 def label_of(setting):
     """What a picture's legend calls a setting."""
-    return LABELS.get(setting, f"channel units, {setting}" if setting == "start 0.7" else setting)
+    return LABELS.get(setting, setting)
 
 
-def colours_of(settings):
-    """Settings without a colour of their own get those that are left, in turn."""
-    others = [setting for setting in settings if setting not in COLOURS]
-    return COLOURS | dict(zip(others, itertools.cycle(COLOURS_OF_OTHERS)))
+def colour_of(setting):
+    """A setting of the user's own is grey."""
+    return COLOURS.get(setting, "tab:gray")
 
 
 def seeds_text(group):
@@ -137,32 +133,31 @@ def draw_few_images(study, others, path):
     Returns:
       The path.
     """
-    kinds = [name for name in COLOURS if any(group.setting == name for group in study)]
+    kinds = [name for name in groups.KINDS if find(study, name).records]
     full = [group for group in study if group.condition == runs.ALL_IMAGES]
     picture = figure.Figure(**TWO_ROWS)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
 
-    def draw_setting(axes, of, setting, values_of, position, colour):
+    def draw_setting(axes, of, setting, values_of, position):
         """`position` keeps the points of different settings apart."""
         shown = sorted(
             (group for group in of if group.setting == setting), key=lambda g: g.condition
         )
         places = np.array([group.condition for group in shown]) * 1.04 ** (position - 2)
         columns = [list(values_of(group, of)) for group in shown]
-        draw_points(axes, places, columns, colour, label_of(setting), capsize=3)
+        draw_points(axes, places, columns, colour_of(setting), label_of(setting), capsize=3)
 
     def gains(group, of):
         return group.gains(groups.baseline_of(of, group)).values()
 
     for position, name in enumerate(kinds):
-        draw_setting(above, study, name, lambda g, _: g.accuracies(), position, COLOURS[name])
+        draw_setting(above, study, name, lambda g, _: g.accuracies(), position)
         if name != "none":
-            draw_setting(below, study, name, gains, position, COLOURS[name])
+            draw_setting(below, study, name, gains, position)
     others = [*others, *full]
-    names = sorted({group.setting for group in (*study, *others)} - {*COLOURS})
+    names = sorted({group.setting for group in others} - {*groups.KINDS})
     for position, name in enumerate(names, len(kinds)):
-        of = others if find(others, name).records else study
-        draw_setting(below, of, name, gains, position, colours_of(names)[name])
+        draw_setting(below, others, name, gains, position)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     ticks = sorted({group.condition for group in (*study, *others)})
     above.set(xscale="log", ylabel="test accuracy, mean of the tasks, %")
@@ -251,7 +246,6 @@ def draw_starved(study, path):
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     none, others = find(study, "none"), [group for group in study if group.setting != "none"]
     ranks, style = np.arange(10), {"markersize": 4, "capsize": 2}
-    colours = colours_of([group.setting for group in others])
     recalls = np.array([groups.by_rank(r, "recall_last") for r in none.records.values()])
     # Each seed has another article at a rank: an interval would end above 100 %.
     above.plot(ranks, 100 * recalls.T, ".", color=COLOURS["none"], alpha=0.4)
@@ -260,9 +254,8 @@ def draw_starved(study, path):
         gained = groups.gains_by_rank(group, none, "recall_last")
         if len(gained):
             places = ranks + 0.14 * (position - (len(others) - 1) / 2)
-            draw_points(
-                below, places, gained.T, colours[group.setting], label_of(group.setting), **style
-            )
+            colour, label = colour_of(group.setting), label_of(group.setting)
+            draw_points(below, places, gained.T, colour, label, **style)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     (first, *_) = none.records.values()
     images = sorted(first["train_images"]["article"].values(), reverse=True)
