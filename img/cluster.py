@@ -22,9 +22,8 @@ import command_line
 import filelock
 import records
 import tqdm
-from command_line import Failed
-from records import ROOT
-from runs import Run
+from command_line import ROOT, Failed
+from runs import Run, in_tasks
 
 
 def program():
@@ -48,12 +47,10 @@ def program():
 
 def commit():
     """The commit that the clone is at. Raises: Failed, it has none, or changes since."""
-    try:
-        changed = command_line.git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        head = command_line.git("rev-parse", "HEAD")
-    except command_line.GIT_ERRORS:
-        raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown") from None
-    if changed:
+    head = command_line.git("rev-parse", "HEAD")
+    if head is None:
+        raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown")
+    if command_line.git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
         raise Failed(f"{ROOT}: has changes that are not committed. Commit them, or undo them.")
     return head
 
@@ -134,9 +131,7 @@ def make(runs, folders, address, quick):
 
         print(f"Dask's dashboard: {client.dashboard_link}", flush=True)
         common = program()
-        tasks, futures = {}, {}
-        for run in runs:
-            tasks.setdefault(folders.run(run.source or run), []).append(run)
+        futures = {}
 
         def submit(index, task):
             text = json.dumps({"program": common, "quick": quick, "runs": task})
@@ -147,7 +142,8 @@ def make(runs, folders, address, quick):
             futures[key] = future, index, task
             return future
 
-        finished = as_completed([submit(index, task) for index, task in enumerate(tasks.values())])
+        tasks = enumerate(in_tasks(runs))
+        finished = as_completed([submit(index, task) for index, task in tasks])
         if not client.scheduler_info()["workers"]:
             print("There are no workers yet. The runs begin when some are started.", flush=True)
         for future in finished:

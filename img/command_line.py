@@ -10,6 +10,8 @@ import sys
 
 from absl import app, flags
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 
 class Failed(Exception):
     """The program cannot go on; the message is one sentence for the user."""
@@ -27,6 +29,7 @@ def run(main):
     def main_and_flush(argv):
         script = pathlib.Path(argv[0]).name
         try:
+            refuse_flags_without_effect()
             main(argv)
             print(end="", flush=True)
         except Failed as error:
@@ -71,19 +74,19 @@ def write_record(path, record):
     write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-GIT_ERRORS = (OSError, subprocess.CalledProcessError)
-
-
 def git(*command):
-    """Runs git in this repository, whatever repository a hook has set. Returns: its output.
-
-    Raises: one of GIT_ERRORS.
-    """
+    """Runs git in this repository. Returns: its output, or None if this is not a clone of it."""
+    # Not in a repository that this one only lies in, or that a hook has set.
     environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
-    return subprocess.check_output(
-        ["git", "--no-optional-locks", *command], cwd=pathlib.Path(__file__).resolve().parents[1],
-        env=environment, stderr=subprocess.DEVNULL, errors="replace",
-    ).strip()  # fmt: skip
+    environment["GIT_CEILING_DIRECTORIES"] = str(ROOT.parent)
+    options = ["--no-optional-locks", "-c", f"safe.directory={ROOT}"]  # another user's clone
+    try:
+        return subprocess.check_output(
+            ["git", *options, *command],
+            cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, errors="replace",
+        ).strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def import_tensorflow_quietly():
@@ -98,8 +101,8 @@ def import_tensorflow_quietly():
         os.close(nowhere)
 
 
-def refuse_flags_without_effect(script):
-    """Ends the program if one of absl's own flags for logging is given: nothing here logs."""
+def refuse_flags_without_effect():
+    """Raises: Failed, one of absl's own flags for logging is given: nothing here logs."""
     for flag in flags.FLAGS.get_flags_for_module("absl.logging"):
         if flag.present:
-            sys.exit(f"{script}: --{flag.name}: has no effect in this program. Leave it out.")
+            raise Failed(f"--{flag.name}: has no effect in this program. Leave it out.")

@@ -143,7 +143,6 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
 
 
 def main(argv):
-    command_line.refuse_flags_without_effect("plot.py")
     if len(argv) != 2:
         raise Failed("name one folder with runs, for example: python img/plot.py logs")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)

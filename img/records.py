@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import typing
 
 import command_line
@@ -19,9 +18,8 @@ import events
 import groups
 import numpy as np
 import runs
-from command_line import Failed
+from command_line import ROOT, Failed
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # of data.py and model.py
 
@@ -122,11 +120,9 @@ def train(run, folders, stop, *more_flags):
                 process.terminate()  # does nothing to a process that has ended
         if process.returncode == 0:
             return None
-        lines = [
-            *log.read_text(encoding="utf-8", errors="replace").splitlines(),
-            "train.py: ended without a message",
-        ]
-        message = next(line for line in lines if line.startswith("train.py: "))
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = (line for line in lines if line.startswith("train.py: "))
+        message = next(said, "train.py: ended without a message")
         if "NaN or infinite" in message:
             return message
         # An earlier reproduce.py that was killed may have left this run training.
@@ -135,14 +131,14 @@ def train(run, folders, stop, *more_flags):
                 f"{run.study}/{run.name}: {message} Its log is {log}. If that does not help,"
                 f" delete {folder}."
             )
-        time.sleep(1)
+        stop.wait(1)
     raise Failed("stopped")
 
 
-def prune(chosen, folders, kept=()):
-    """Deletes the checkpoints, 78 MB each, of runs that have a record, except of those `kept`."""
+def prune(chosen, folders):
+    """Deletes the checkpoints, 78 MB each, of runs that have a record."""
     for run in chosen:
-        if folders.has_record(run) and run not in kept:
+        if folders.has_record(run):
             for path in folders.run(run).glob("model.ckpt-*"):
                 path.unlink()
 
@@ -239,6 +235,17 @@ def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_record(path, *names):
+    """Reads a record that must have these entries. Raises: Failed, it is damaged."""
+    try:
+        record = read_json(path)
+        for name in names:
+            record[name]
+    except (ValueError, KeyError, TypeError):
+        raise Failed(f"{path}: damaged. Delete it to run it again.") from None
+    return record
+
+
 def read_all(folder):
     """Reads the records of all studies.
 
@@ -258,14 +265,12 @@ def read(study, folder):
     """Reads the records of one study. Returns and raises: as `read_all`, its list of groups."""
     settings, found = runs.settings_of(study), {}
     for path in sorted((folder / study).glob("*.json")):
-        try:
-            record = read_json(path)
-            setting, seed, _ = record["setting"], record["seed"], record["command"]
-        except (ValueError, KeyError, TypeError):
-            raise Failed(f"{path}: damaged. Delete it to run it again.") from None
-        if setting not in settings:
+        record = read_record(path, "setting", "seed", "command")
+        setting, seed = record["setting"], record["seed"]
+        if setting not in settings or seed not in runs.STUDIES[study].seeds:
             raise Failed(
-                f"{path}: runs.py has no setting {setting!r}. Add it, or delete this file."
+                f"{path}: runs.py has no setting {setting!r} with seed {seed}. Add it, or delete"
+                " this file."
             )
         found.setdefault(setting, {})[seed] = record
     return [
@@ -281,7 +286,7 @@ def read(study, folder):
 
 # --- Comparing ---
 
-FOLDERS = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
+FLAGS_OF_FOLDERS = ("logdir", "run_name", "init_from")  # flags of train.py that name folders
 
 
 def check(chosen, folders):
@@ -296,7 +301,7 @@ def is_record_of(run, record, folders):
     """Whether the record's command and flags are those of the run, apart from folders."""
 
     def without_folders(command):
-        prefixes = tuple(f"--{name}=" for name in FOLDERS)
+        prefixes = tuple(f"--{name}=" for name in FLAGS_OF_FOLDERS)
         return {a.partition("=")[0] if a.startswith(prefixes) else a for a in command[2:]}
 
     recorded = shlex.split(record["command"])
@@ -377,20 +382,12 @@ def deviation_of_seeds(run, studies):
       on as many images, or None if there is none.
     """
 
-    def deviation(accuracies):
-        return (
-            np.std(accuracies, ddof=1) if len(accuracies) >= groups.SEEDS_OF_AN_INTERVAL else None
-        )
+    def deviations(of):
+        enough = [g for g in of if len(g.records) >= groups.SEEDS_OF_AN_INTERVAL]
+        return [np.std(group.accuracies(), ddof=1) for group in enough]
 
     images, name = runs.settings_of(run.study)[run.setting]
     group = groups.find(studies[run.study], name, images)
-    others = deviation(group.of_seeds(group.records.keys() - {run.seed}).accuracies())
-    if others is not None:
-        return others
-    similar = [
-        deviation(other.accuracies())
-        for study in studies.values()
-        for other in study
-        if other.condition == group.condition
-    ]
-    return max((value for value in similar if value is not None), default=None)
+    others = group.of_seeds(group.records.keys() - {run.seed})
+    similar = [g for study in studies.values() for g in study if g.condition == images]
+    return max(deviations([others]) or deviations(similar), default=None)

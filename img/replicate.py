@@ -26,9 +26,10 @@ import command_line
 import numpy as np
 import tqdm
 from absl import flags
+from command_line import Failed
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(command_line.ROOT))
 import data  # noqa: E402
 
 try:
@@ -276,18 +277,10 @@ def record_of(run, seconds, at_once):
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
         "precision": "TF32" if on_gpu else "float32",
-        "commit": commit(),
+        "commit": command_line.git("rev-parse", "HEAD"),
         "seconds": round(seconds, 1),
         "runs_at_once": at_once,
     }
-
-
-def commit():
-    """This repository's commit, or None if it cannot be told."""
-    try:
-        return command_line.git("rev-parse", "HEAD")
-    except command_line.GIT_ERRORS:
-        return None
 
 
 # --- The program ---
@@ -309,13 +302,13 @@ def groups_of_runs(device):
 
 
 def main(argv):
-    """Runs the program. Every expected error becomes one sentence and exit code 1."""
+    """Runs the program. Raises: Failed, or OSError, for `command_line.run` to say."""
     if len(argv) > 1:
-        sys.exit(f"replicate.py: {argv[1]}: not a flag; see --help")
+        raise Failed(f"{argv[1]}: not a flag; see --help")
     if FLAGS.device == "gpu" and not torch.cuda.is_available():
-        sys.exit(
-            "replicate.py: PyTorch finds no GPU on this machine. Use another machine, or give"
-            " --device=cpu, with which a run takes hours."
+        raise Failed(
+            "PyTorch finds no GPU on this machine. Use another machine, or give --device=cpu,"
+            " with which a run takes hours."
         )
     device = "cuda" if FLAGS.device == "gpu" else "cpu"
     epochs, steps = (2, 3) if FLAGS.quick else (EPOCHS, STEPS_PER_EPOCH)
@@ -332,9 +325,9 @@ def main(argv):
             dataset = dataset._replace(test=dataset.test.take(slice(0, 500)))
         train_all(Images(dataset, device), epochs, steps)
     except data.DataError as error:
-        sys.exit(f"replicate.py: {error}")
+        raise Failed(str(error)) from None
     except torch.cuda.OutOfMemoryError:
-        sys.exit("replicate.py: the GPU's memory is full. Train fewer seeds at a time: --at_once=1")
+        raise Failed("the GPU's memory is full. Train fewer seeds at a time: --at_once=1") from None
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to make the runs that have no record.")
 

@@ -8,7 +8,6 @@ import plot
 import records
 import scipy.stats
 import tables
-from command_line import Failed
 from groups import LAST_EVALUATIONS, Group, find, records_of
 from matrices import figure
 
@@ -24,28 +23,31 @@ SECOND = ("dense", "0.9")
 OTHERS = [(setting, "0.9") for setting in ("channel", "layer", "nddr", "hard sharing")]
 
 
-def read(folder):
+def read(folder, fewest_seeds=1):
     """Reads the records in a folder.
 
+    Args:
+      folder: its path.
+      fewest_seeds: settings with fewer are left out.
+
     Returns:
-      A list of `groups.Group`, whose condition is the decay; a record of the earlier program
-      counts only if there are no others. And a line on how they were made.
+      A list of `groups.Group`, whose condition is the decay; those of the earlier program
+      only if there are no others. And a line on how they were made.
 
     Raises:
       Failed: a record is damaged.
     """
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = records.read_json(path)
-            for name in ("setting", "seed", "accuracy_test", "device", "precision", "versions"):
-                record[name]
-        except (ValueError, KeyError, TypeError):
-            raise Failed(f"{path}: damaged. Delete it to run it again.") from None
-        if not record["repetition"]:
-            found.append(record)
+    entries = ("setting", "seed", "accuracy_test", "device", "precision", "versions", "repetition")
+    found = [records.read_record(path, *entries) for path in sorted(folder.glob("*.json"))]
+    found = [record for record in found if not record["repetition"]]
     earlier = [r for r in found if r.get("note", "").startswith(NOT_REPEATED)]
-    found = [r for r in found if r not in earlier] or earlier
+    later = groups_of([r for r in found if r not in earlier], fewest_seeds)
+    study = later or groups_of(earlier, fewest_seeds)
+    return study, made_with(records_of(study))
+
+
+def groups_of(found, fewest_seeds):
+    """Records as groups, one for each decay and setting that has enough seeds."""
     study = [
         Group(
             float(decay),
@@ -59,7 +61,7 @@ def read(folder):
         for decay in ("0.9", "0.999")
         for setting in groups.KINDS
     ]
-    return [group for group in study if group.records], made_with(found)
+    return [group for group in study if len(group.records) >= fewest_seeds]
 
 
 def as_in_tables(record, curves):
@@ -122,7 +124,8 @@ def questions_table(study, made):
         ("the first less the second", both, ""),
     ]
     others = [(f"{s} over none at {d}", paired_gains(study, s, d)) for s, d in OTHERS]
-    others = [(title, gained) for title, gained in others if len(gained) > 1]
+    enough = groups.SEEDS_OF_AN_INTERVAL
+    others = [(title, gained) for title, gained in others if len(gained) >= enough]
     # A setting that has not been run yet is corrected for all the same.
     others_p = [groups.p_value(list(gained.values())) for _, gained in others]
     corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
@@ -130,7 +133,7 @@ def questions_table(study, made):
     rows = []
     for title, gained, p in asked:
         values = list(gained.values())
-        if len(values) > 1:
+        if len(values) >= enough:
             shown = p or f"{groups.p_value(values):.3f}"
             low, high = (100 * limit for limit in groups.prediction_limits(values))
             pair = f"{tables.number(low, '+')} to {tables.number(high, '+')}"

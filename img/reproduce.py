@@ -36,10 +36,9 @@ import runs
 import tables
 import tqdm
 from absl import flags
-from command_line import Failed
+from command_line import ROOT, Failed
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent
 PAGES = {
     HERE / "README.md": (*tables.NAMES, *replication.NAMES),
     ROOT / "README.md": (*tables.NAMES_IN_PROJECT, *replication.NAMES_IN_PROJECT),
@@ -79,19 +78,14 @@ def define_flags():
         lambda address: address is None or re.fullmatch(r"(tcp|tls)://.+:\d+", address),
         "must be an address such as tcp://HOST:8786, or tls://HOST:8786",
     )
-    for name in ("draw", "show", "verify"):
-        refuse_with_scheduler(name, f"--{name} runs nothing on a cluster: leave out one of the two")
-    refuse_with_scheduler(
-        "jobs",
-        "`dask worker --nthreads` says how many runs a worker makes at a time: leave out --jobs",
-    )
-
-
-def refuse_with_scheduler(name, message):
-    """Refuses a flag together with --scheduler."""
-    flags.register_multi_flags_validator(
-        ["scheduler", name], lambda given: not (given["scheduler"] and given[name]), message
-    )
+    actions = ["draw", "show", "verify"]
+    flags.mark_bool_flags_as_mutual_exclusive(actions)
+    refused = {n: f"--{n} runs nothing on a cluster: leave out one of the two" for n in actions}
+    refused["jobs"] = "workers have `dask worker --nthreads` in its place: leave out --jobs"
+    for name, message in refused.items():
+        flags.register_multi_flags_validator(
+            ["scheduler", name], lambda given: not all(given.values()), message
+        )
 
 
 # --- The program ---
@@ -105,7 +99,6 @@ QUICK_NOTICE = (
 
 def main(argv):
     """Runs the program. Raises: Failed, or OSError, for `command_line.run` to say."""
-    command_line.refuse_flags_without_effect("reproduce.py")
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
@@ -134,8 +127,10 @@ def main(argv):
 def folder_of(flag):
     """The folder that a flag names. The default is below the project, so that the commands in
     records name no folder of this machine; the user's is below the folder that they are in."""
-    default, given = FLAGS[flag].default, FLAGS[flag].value
-    return pathlib.Path(given if given == default else os.path.abspath(os.path.expanduser(given)))
+    given = FLAGS[flag].value
+    if FLAGS[flag].using_default_value:
+        return pathlib.Path(given)
+    return pathlib.Path(os.path.abspath(os.path.expanduser(given)))
 
 
 def act(chosen, folders, out):
@@ -188,7 +183,7 @@ def read_all(folder, fewest_seeds=groups.SEEDS_OF_A_PAGE):
 
     Args:
       folder: path of the records.
-      fewest_seeds: settings of train.py with fewer are left out.
+      fewest_seeds: settings with fewer are left out.
 
     Returns:
       As `records.read_all` does; the groups of `replication.read`; all tables.
@@ -197,7 +192,7 @@ def read_all(folder, fewest_seeds=groups.SEEDS_OF_A_PAGE):
       Failed: a record is damaged.
     """
     studies = groups.with_seeds(records.read_all(folder), fewest_seeds)
-    replicated, made = replication.read(folder / "replication")
+    replicated, made = replication.read(folder / "replication", fewest_seeds)
     thirty = studies.get("full_30_epochs", [])
     texts = tables.all_tables(studies) | replication.all_tables(replicated, made, thirty)
     return studies, replicated, texts
@@ -224,7 +219,8 @@ def find_places(page, names):
     text, found = page.read_text(encoding="utf-8"), {}
     for name in names:
         marks = f"<!-- table {name} -->", "<!-- end of table -->"
-        found[name] = re.search(f"({marks[0]}\n)(.*?)({marks[1]})", text, re.S)
+        within = "(?:(?!<!-- table ).)*?"  # without another table's mark
+        found[name] = re.search(f"({marks[0]}\n)({within})({marks[1]})", text, re.S)
         if not found[name]:
             raise Failed(f"{page}: has no place for a table; add {' and '.join(marks)}.")
     return found
@@ -245,7 +241,7 @@ def make_all(chosen, folders):
     """Makes the records that are missing. Raises: Failed."""
     missing = [run for run in chosen if not folders.has_record(run)]
     needed = [run.source for run in missing if run.source]
-    records.prune(chosen, folders, needed)
+    records.prune([run for run in chosen if run not in needed], folders)
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs have a record.", flush=True)
     bar = tqdm.tqdm(
         total=sum(run.cost for run in missing),
@@ -259,7 +255,6 @@ def make_all(chosen, folders):
     # Closed at once when something interrupts this loop: it then stops the other runs.
     with bar, contextlib.closing(made):
         for run in made:
-            records.prune([run], folders, needed)
             bar.set_postfix_str(f"{run.study}/{run.name}")
             bar.update(run.cost)
 
@@ -267,7 +262,8 @@ def make_all(chosen, folders):
 def on_shares_of_the_cores(missing, folders, jobs):
     """Makes the runs: so many at a time, or else one on each core.
 
-    Yields: each run when it has a record. If one fails, the others are stopped.
+    Yields: each run when it has a record, those of a task together. If one fails, the others
+    are stopped.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     jobs = jobs or max(1, len(cores))
@@ -280,12 +276,17 @@ def on_shares_of_the_cores(missing, folders, jobs):
         if share:
             os.sched_setaffinity(0, share)  # on Linux, of this thread and its children
 
+    def make(task):
+        for run in task:
+            records.make(run, folders, stop)
+        records.prune([*(run.source for run in task if run.source), *task], folders)
+        return task
+
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=take_a_share) as pool:
-        futures = {pool.submit(records.make, run, folders, stop): run for run in missing}
+        futures = [pool.submit(make, task) for task in runs.in_tasks(missing)]
         try:
             for future in concurrent.futures.as_completed(futures):
-                future.result()
-                yield futures[future]
+                yield from future.result()
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -310,10 +311,7 @@ def verify(chosen, folders, studies):
         recorded = [run for run in recorded if run.cost <= FLAGS.verify_images]
     if not recorded:
         raise Failed("there is no record to verify: run reproduce.py without --verify first")
-    try:
-        head = command_line.git("rev-parse", "HEAD")
-    except command_line.GIT_ERRORS:
-        head = ""
+    head = command_line.git("rev-parse", "HEAD") or ""
     count = min(len(recorded), FLAGS.records_to_verify)
     failures = []
     for run in random.Random(head).sample(recorded, count):
@@ -331,11 +329,15 @@ def verify(chosen, folders, studies):
 def repeat(run, record, folder):
     """Makes a run again in this folder, on as many cores as recorded. Returns: the new record."""
     folders = records.Folders(folder, folder)
-    for one in filter(None, (run.source, run)):
-        shutil.rmtree(folders.run(one), ignore_errors=True)
+
+    def delete_runs():
+        for one in filter(None, (run.source, run)):
+            shutil.rmtree(folders.run(one), ignore_errors=True)
+
+    delete_runs()
     with restricted_to(record.get("machine", {}).get("threads", 1)):
         again = records.make(run, folders, threading.Event())
-    records.prune([run], folders)
+    delete_runs()
     return again
 
 

@@ -14,7 +14,6 @@ STARVED_IMAGES = 14891  # of --starve=100
 class Study(typing.NamedTuple):
     """Runs that are compared with each other."""
 
-    about: str
     settings: dict  # name -> flags of train.py; init_from is another setting of the same seed
     schedules: dict  # training images -> flags of train.py
     seeds: range
@@ -89,8 +88,8 @@ STARVED = {STARVED_IMAGES: {"starve": 100, "eval_every": 117, "num_epochs": 20}}
 
 # A choice that was made with some seeds is tested with others.
 STUDIES = {
+    # What sharing brings, and what units bring that share nothing.
     "full": Study(
-        "all images, five epochs: what sharing brings, and what units bring that share nothing",
         {
             **KINDS_OF_SHARING,
             "start 0.7": START_07,
@@ -100,11 +99,8 @@ STUDIES = {
         range(200, 208),
         baselines=("none", "channel"),
     ),
-    "full_30_epochs": Study(
-        "all images, 30 epochs: what sharing brings", WITHOUT_NDDR, THIRTY_EPOCHS, range(5)
-    ),
+    "full_30_epochs": Study(WITHOUT_NDDR, THIRTY_EPOCHS, range(5)),
     "where": Study(
-        "where units, or shared layers, bring most",
         {
             "channel at pool_1": {"cross_stitch_unit": "channel", "cross_stitch_at": "pool_1"},
             "channel at pool_2": {"cross_stitch_unit": "channel", "cross_stitch_at": "pool_2"},
@@ -119,11 +115,9 @@ STUDIES = {
         range(200, 205),
         borrowed={"full": tuple(KINDS_OF_SHARING)},
     ),
-    "few_images": Study(
-        "300 to 3,000 images: what sharing brings", WITHOUT_NDDR, FEW_IMAGES, range(10)
-    ),
+    "few_images": Study(WITHOUT_NDDR, FEW_IMAGES, range(10)),
+    # The paper's levers, on held-out images: they choose one.
     "levers": Study(
-        "the paper's levers, on held-out images",
         {
             "alone half": {**NO_UNITS, **HALF},
             "none": NO_UNITS,
@@ -142,18 +136,8 @@ STUDIES = {
         hidden=("alone half",),
     ),
     # "Start 0.7" was first among the levers by their seeds 0 to 2, just before "rate x1000".
-    "best_lever": Study(
-        "the best of them on fresh seeds, on the test images",
-        {"none": NO_UNITS, "start 0.7": START_07},
-        FEW_IMAGES,
-        range(200, 210),
-    ),
-    "starved": Study(
-        "ten articles with fewer and fewer images: what sharing brings the rarest",
-        {**KINDS_OF_SHARING, "start 0.7": START_07},
-        STARVED,
-        range(10),
-    ),
+    "best_lever": Study({"none": NO_UNITS, "start 0.7": START_07}, FEW_IMAGES, range(200, 210)),
+    "starved": Study({**KINDS_OF_SHARING, "start 0.7": START_07}, STARVED, range(10)),
 }
 
 
@@ -187,6 +171,15 @@ def runs_of(study):
 def all_runs():
     """The runs of all studies, in the order in which they are made. Returns: a list."""
     return [run for study in STUDIES for run in runs_of(study)]
+
+
+def in_tasks(runs):
+    """Runs in lists. A list's runs start with the same towers, and are made one after another."""
+    tasks = {}
+    for run in runs:
+        first = run.source or run
+        tasks.setdefault((first.study, first.name), []).append(run)
+    return list(tasks.values())
 
 
 def quick(runs):

@@ -22,6 +22,7 @@ import urllib.request
 
 import command_line
 from absl import flags
+from command_line import Failed
 from selenium import webdriver
 from selenium.common import exceptions
 from selenium.webdriver.support.wait import WebDriverWait
@@ -128,15 +129,13 @@ def served(**runs):
             try:
                 address = next((line for line in process.stderr if "http://" in line), None)
                 if not address:
-                    sys.exit(
-                        "screenshots.py: TensorBoard does not start. Start it by hand to see why."
-                    )
+                    raise Failed("TensorBoard does not start. Start it by hand to see why.")
                 address = "http:" + address.partition("http:")[2].split()[0]
                 # TensorBoard serves its pages before it has read the runs.
                 last, deadline = list(runs)[-1].encode(), time.monotonic() + TIMEOUT
                 while last not in urllib.request.urlopen(f"{address}data/runs").read():
                     if time.monotonic() > deadline:
-                        sys.exit("screenshots.py: TensorBoard does not find the runs")
+                        raise Failed("TensorBoard does not find the runs")
                     time.sleep(0.2)
                 yield address
             finally:
@@ -190,14 +189,13 @@ def take(driver, address, page, script, path, first=None):
 
 
 def main(argv):
-    command_line.refuse_flags_without_effect("screenshots.py")
     if len(argv) != 4 or not all(list(pathlib.Path(run).glob("events.*")) for run in argv[1:]):
-        sys.exit(
-            "screenshots.py: name three folders of runs: without units, with units, and the one"
-            " whose matrices are shown"
+        raise Failed(
+            "name three folders of runs: without units, with units, and the one whose matrices are"
+            " shown"
         )
     if not (FLAGS.browser and FLAGS.driver):
-        sys.exit("screenshots.py: install Chromium and its driver, or pass --browser and --driver")
+        raise Failed("install Chromium and its driver, or pass --browser and --driver")
     *runs, matrices = argv[1:]
     out = pathlib.Path(FLAGS.out)
     try:
@@ -213,7 +211,7 @@ def main(argv):
             with browser(1100, 800) as driver:
                 take(driver, address, page, CHARTS, out / "scalars.png")
     except exceptions.WebDriverException as error:
-        sys.exit(f"screenshots.py: {error.msg}")
+        raise Failed(error.msg) from None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def all_tables(studies):
     tables = {
         name: starved_table(study) if name == "starved" else study_table(name, studies)
         for name, study in studies.items()
+        if records_of(shown_groups(name, studies))
     }
     full, thirty = studies.get("full", []), studies.get("full_30_epochs", [])
     if full:
@@ -82,7 +83,6 @@ def details(summary, text):
 def made_with(records):
     """The line under a table: with what and on which machines its runs were made, and on what
     they were evaluated."""
-    records = list(records)
     versions = sorted({record["versions"]["tensorflow"] for record in records})
     # The first records do not name the numerics.
     numerics = sorted({str(record.get("numerics", 1)) for record in records})
@@ -304,7 +304,6 @@ def starved_table(study):
 
     Of none, as in every table, recalls and accuracies in percent.
     """
-    study = [group for group in study if group.records]
     compared = groups.starved_comparisons(study)
 
     def row_of(group, measures):

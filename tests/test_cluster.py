@@ -364,20 +364,3 @@ def test_without_dask_the_study_says_what_to_install(tmp_path):
                          prelude="sys.modules['distributed'] = None")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "pip install -r img/requirements.txt" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    "flags, word",
-    [
-        (["--scheduler=somewhere"], "tcp://HOST:8786"),
-        ([f"--scheduler={NOWHERE}", "--jobs=2"], "--nthreads"),
-        ([f"--scheduler={NOWHERE}", "--draw"], "--draw"),
-        ([f"--scheduler={NOWHERE}", "--show"], "--show"),
-        ([f"--scheduler={NOWHERE}", "--verify"], "--verify"),
-    ],
-    ids=str,
-)
-def test_flags_that_do_not_go_with_a_cluster_are_refused(flags, word):
-    refused = run_script("img/reproduce.py", *flags)
-    assert refused.returncode != 0 and word in refused.stderr + refused.stdout
-    assert "Traceback" not in refused.stderr

@@ -127,6 +127,13 @@ def test_a_page_shows_settings_with_five_seeds(tmp_path):
         assert [row[1] for row in rows_of(texts["levers"])[2:]] == shown
 
 
+def test_records_of_settings_that_no_table_shows_make_no_table():
+    """As in a study that was killed after its first run, which lends its towers to another."""
+    (lent,) = made_groups(alone_half={0: (0.7, 0.7)})
+    texts = tables.all_tables({"levers": [lent._replace(setting="alone half")]})
+    assert texts == {}
+
+
 def test_mean_weights_have_their_lowest_and_highest_seed_and_their_distance():
     group, none = made_groups(layer=dict.fromkeys(range(2), (0.7, 0.7)), none={0: (0.7, 0.7)})
     for record, weight in zip(group.records.values(), (0.8, 0.6)):
@@ -142,6 +149,12 @@ def test_p_values_are_corrected_as_holm_says():
     # The smallest times three, the next times two, and none below the one before it.
     np.testing.assert_allclose(groups.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
     np.testing.assert_allclose(groups.holm(np.array([0.9, 0.6])), [1, 1])
+
+
+def test_equal_gains_have_no_p_value_whatever_their_rounding():
+    none = [0.742, 0.105, 0.31, 0.031, 0.849]
+    gains = [(share + 0.005) - share for share in none]
+    assert len(set(gains)) > 1 and groups.p_value(gains) == 1
 
 
 def test_the_gains_of_all_studies_are_corrected_together():
@@ -301,6 +314,21 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
     assert corrected == pytest.approx(expected, abs=6e-4)
 
 
+def test_the_replication_shows_settings_with_enough_seeds(tmp_path):
+    records = [replicated_record(setting, seed, 0.9) for setting, count in
+               (("none", 5), ("dense", 2)) for seed in range(count)]  # fmt: skip
+    study, made = write_replicated(tmp_path, *records)
+    assert len(rows_of(replication.questions_table(study, made))) == 2  # two seeds: no interval
+    study, _ = replication.read(tmp_path, fewest_seeds=5)
+    assert {group.setting for group in study} == {"none"}
+    # A first record of the new program does not hide those of the earlier one.
+    note = {"note": f"{replication.NOT_REPEATED}, five seeds."}
+    new = replicated_record("none", 10, 0.9)
+    write_replicated(tmp_path, *({**record, **note} for record in records), new)
+    study, _ = replication.read(tmp_path, fewest_seeds=5)
+    assert list(groups.find(study, "none", 0.9).records) == [0, 1, 2, 3, 4]
+
+
 def test_records_of_the_earlier_program_count_only_without_others(tmp_path):
     note = f"{replication.NOT_REPEATED}, five seeds."
     earlier = replicated_record("none", 0, 0.5, note=note)
@@ -320,7 +348,9 @@ def test_a_replicated_runs_accuracy_is_of_its_last_five_epochs(tmp_path):
 
 
 def test_a_damaged_record_of_the_replication_is_named(tmp_path):
-    (tmp_path / "none-seed0.json").write_text("{}")
+    record = replicated_record("none", 0, 0.9)
+    del record["repetition"]
+    (tmp_path / "none-seed0.json").write_text(json.dumps(record))
     with pytest.raises(Failed, match="none-seed0.json: damaged"):
         replication.read(tmp_path)
 
@@ -385,10 +415,12 @@ def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
     table = "\n".join(lines[2:-2])
     assert "old" not in table
     assert cells(table, "none")["mean"] == "80.00"
-    page.write_text("somebody's page")
-    with pytest.raises(Failed, match="<!-- table few_images -->"):
-        reproduce.write_tables(texts, page)
-    assert page.read_text() == "somebody's page"
+    first, others = "<!-- table few_images -->", "<!-- table full -->\n<!-- end of table -->\n"
+    for text in ("somebody's page", f"{first}\nold\n\nA sentence.\n{others}"):  # no end mark
+        page.write_text(text)
+        with pytest.raises(Failed, match=first):
+            reproduce.write_tables(texts, page)
+        assert page.read_text() == text
 
 
 # --- The pages ---
@@ -511,12 +543,19 @@ def test_records_say_how_they_were_made():
             np.testing.assert_allclose(np.mean(record["curves"][tag][1][-5:]), share, atol=1e-6)
 
 
-def test_every_run_of_the_study_names_its_decay_and_is_there_once():
-    made = runs.all_runs()
-    assert all("batch_norm_decay" in run.flags for run in made)
-    assert len({(run.study, run.name) for run in made}) == len(made)
-    assert {run.study for run in made} == set(runs.STUDIES)
-    assert all(run.seed_index in range(10) for run in made)
+def test_every_run_of_the_study_is_there_once():
+    made = [(run.study, run.name) for run in runs.all_runs()]
+    assert len(set(made)) == len(made)
+
+
+def test_runs_that_start_with_the_same_towers_are_one_task():
+    """Or else both would train those towers at the same time."""
+    tasks = runs.in_tasks(runs.runs_of("levers"))
+    together = [[(run.seed, run.setting) for run in task] for task in tasks if len(task) > 1]
+    assert together == [
+        [(seed, "1000 alone half"), (seed, "1000 alone first")] for seed in range(10)
+    ]
+    assert sum(map(len, tasks)) == len(runs.runs_of("levers"))
 
 
 def test_records_are_those_of_the_commands_and_flags_of_the_study():
@@ -526,7 +565,8 @@ def test_records_are_those_of_the_commands_and_flags_of_the_study():
 @pytest.mark.parametrize("old, new, words", [
     (" --num_epochs=", " --num_epochs=9", "made with other flags"),
     ('"batch_norm_decay": 0.9,', '"batch_norm_decay": 0.999,', "made with other flags"),
-    (' none"', ' nothing"', "runs.py has no setting '1000 nothing'"),
+    (' none"', ' nothing"', "runs.py has no setting '1000 nothing' with seed 0"),
+    ('"seed": 0', '"seed": 300', "runs.py has no setting '1000 none' with seed 300"),
     ("{", "", "damaged"),
 ])  # fmt: skip
 def test_a_record_that_is_not_of_the_study_is_named(old, new, words, tmp_path):
@@ -638,9 +678,10 @@ def test_every_record_of_the_study_can_be_verified():
 
 def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
     """And so were those of another study that a table shows beside them."""
-    for name in STUDIES:
+    studies = records.read_all(RECORDS_FOLDER)
+    for name in studies:
         kinds = {}
-        for group in tables.shown_groups(name, STUDIES):
+        for group in tables.shown_groups(name, studies):
             for seed, record in group.records.items():
                 kinds.setdefault((group.condition, seed), set()).add(tables.machine_of(record))
         assert all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
@@ -697,16 +738,14 @@ def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
             second_runs.set()
             ended[run.setting] = "stopped" if stop.wait(30) else "left alone"
 
-    def prune(of, folders, kept=()):
-        if of == chosen[:1]:
-            raise KeyboardInterrupt
+    def interrupt(bar, _):
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(records, "make", make)
-    monkeypatch.setattr(records, "prune", prune)
-    with pytest.raises(KeyboardInterrupt) as interrupt:
-        reproduce.make_all(chosen, records.Folders(tmp_path / "runs", tmp_path / "records"))
+    monkeypatch.setattr(reproduce.tqdm.tqdm, "update", interrupt)
     # Its traceback keeps what make_all had, as it does until the end of a program.
-    assert interrupt.traceback
+    with pytest.raises(KeyboardInterrupt) as traceback:  # noqa: F841
+        reproduce.make_all(chosen, records.Folders(tmp_path / "runs", tmp_path / "records"))
     # The third may have begun in the place of the first.
     second, third = ({run.setting: "stopped"} for run in chosen[1:])
     assert ended in (second, second | third)
@@ -743,10 +782,19 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag, word", [("--only=Z", "full, full_30_epochs, where"), ("more", "more")]
+    "given, word",
+    [
+        ("--only=Z", "full, full_30_epochs, where"),
+        ("more", "more"),
+        ("--logtostderr", "--logtostderr"),
+        ("--draw --verify", "At most one of (draw, show, verify)"),
+        ("--scheduler=somewhere", "tcp://HOST:8786"),
+        ("--scheduler=tcp://localhost:9 --jobs=2", "--nthreads"),
+        ("--scheduler=tcp://localhost:9 --draw", "--draw"),
+    ],
 )
-def test_bad_flags_of_the_study_are_named(flag, word):
-    refused = reproduce_script(flag)
+def test_bad_flags_of_the_study_are_named(given, word):
+    refused = reproduce_script(*given.split())
     assert refused.returncode != 0 and word in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
 
