@@ -94,6 +94,7 @@ STUDIES = {
             **KINDS_OF_SHARING,
             "start 0.7": START_07,
             "channel own only": {"cross_stitch_own_only": True},
+            "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
         },
         FIVE_EPOCHS,
         range(200, 208),
