@@ -35,7 +35,7 @@ def all_tables(studies):
         tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
         tables["weights"] = units_table([*kinds, find(full, "start 0.7")])
     tables["recalls"] = recalls_table(thirty)
-    tables["comparisons"] = comparisons_line(studies)
+    tables["comparisons"] = comparisons_text(studies)
     return {name: text for name, text in tables.items() if text}
 
 
@@ -184,27 +184,32 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
     return markdown(header, rows)
 
 
-def comparisons_line(studies):
-    """How many gains of the mean over none there are, and which Holm's correction leaves; or None.
+def comparisons_text(studies):
+    """How many gains of the mean there are over each baseline, and which of them Holm's
+    correction leaves; or None. Without starved runs, which are corrected by themselves."""
+    baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
+    lines = [comparisons_line(studies, baseline) for baseline in baselines]
+    return "\n\n".join(filter(None, lines)) or None
 
-    Without starved runs, which are corrected by themselves.
-    """
+
+def comparisons_line(studies, baseline):
+    """As `comparisons_text`, over one baseline."""
     compared = {}
-    for name in [name for name in studies if name != "starved"]:
+    for name in studies:
         beside = shown_groups(name, studies)
+        if name == "starved" or baseline not in runs.STUDIES[name].baselines:
+            continue
         for group in studies[name]:
-            gained = list(group.gains(baseline_of(beside, group)).values())
+            gained = list(group.gains(baseline_of(beside, group, baseline)).values())
             enough = len(gained) >= groups.SEEDS_OF_AN_INTERVAL
-            if group in beside and group.setting != "none" and enough:
+            if group in beside and group.setting not in ("none", baseline) and enough:
                 compared[name, group.condition, group.setting] = gained
     if not compared:
         return None
     told = sorted(groups.significant(compared).items(), key=lambda found: found[1])
     left = [f"{setting}, {images:,} images (p = {p:.3f})" for (_, images, setting), p in told]
-    return (
-        f"{len(compared)} gains; after Holm, {len(left)} of them have p < {groups.SIGNIFICANCE}"
-        + (f": {'; '.join(left)}." if left else ".")
-    )
+    line = f"Of {len(compared)} gains over {baseline}, {len(left)} have p < {groups.SIGNIFICANCE}"
+    return f"{line} after Holm{': ' if left else ''}{'; '.join(left)}."
 
 
 def seeds_table(study, title_of=lambda group: group.setting):

@@ -164,9 +164,13 @@ def test_the_gains_of_all_studies_are_corrected_together():
     )
     (layer,) = made_groups(layer={0: (0.79999, 0.8), 1: (0.8, 0.8), 2: (0.80001, 0.8)})
     studies = {"full": [none, channel, layer], "where": [channel], "starved": [none]}
-    line = tables.comparisons_line(studies)
+    over_none, over_channel = tables.comparisons_text(studies).split("\n\n")
     # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors.
-    assert line == "3 gains; after Holm, 1 of them have p < 0.05: layer, 1,000 images (p = 0.000)."
+    left = "layer, 1,000 images (p = 0.000)"
+    assert over_none == f"Of 3 gains over none, 1 have p < 0.05 after Holm: {left}."
+    # Of 9, 8 and 7 points: t is 13.86, and p is 1 - t / √(t² + 2) for two degrees of freedom.
+    left = "layer, 1,000 images (p = 0.005)"
+    assert over_channel == f"Of 1 gains over channel, 1 have p < 0.05 after Holm: {left}."
 
 
 def test_recalls_name_the_classes_that_gain_by_more_than_chance():
