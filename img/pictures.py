@@ -168,7 +168,7 @@ def draw_few_images(study, others, path):
     for axes in (above, below):
         for handle, label in zip(*axes.get_legend_handles_labels()):
             labels.setdefault(label, handle)
-    picture.legend(labels.values(), labels, **LEGEND_BELOW | {"ncols": len(labels)})
+    picture.legend(labels.values(), labels, **LEGEND_BELOW | {"ncols": 3})
     return plot.save(picture, (above, below), path)
 
 

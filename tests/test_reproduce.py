@@ -499,14 +499,36 @@ def metadata_of(picture):
         return dict(image.text)
 
 
-def test_every_picture_of_the_page_shows_the_values_of_the_records(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The study's pictures, drawn from its records. Returns: path -> matplotlib's figure."""
+    figures, save = {}, plot.save
+
+    def save_and_keep(picture, axes, path):
+        figures[path] = picture
+        return save(picture, axes, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "save", save_and_keep)
+        paths = reproduce.draw_all(STUDIES, REPLICATED, tmp_path_factory.mktemp("drawn"))
+    assert paths and paths == list(figures)
+    return figures
+
+
+def test_every_picture_of_the_page_shows_the_values_of_the_records(drawn):
     pages = {path.name: path for path in (ROOT / "img").glob("*.png")}
     here = {n: p for n, p in pages.items() if plot.CHECKSUM in metadata_of(p)}
-    made = reproduce.draw_all(STUDIES, REPLICATED, tmp_path)
-    assert made and here.keys() == {path.name for path in made}  # none is left from other records
-    for path in made:
+    assert here.keys() == {path.name for path in drawn}  # none is left from other records
+    for path in drawn:
         assert path.stat().st_size > 10000 and f"]({path.name})" in PAGE.read_text()
         assert metadata_of(here[path.name])[plot.CHECKSUM] == metadata_of(path)[plot.CHECKSUM]
+
+
+def test_no_legend_is_wider_than_its_picture(drawn):
+    for path, picture in drawn.items():
+        legends = [*picture.legends, *(panel.get_legend() for panel in picture.axes)]
+        boxes = [legend.get_window_extent() for legend in legends if legend]
+        assert boxes and all(0 <= b.x0 and b.x1 <= picture.bbox.x1 for b in boxes), path.name
 
 
 def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path):
