@@ -1222,11 +1222,13 @@ def checkpoint_of_source(dataset, towers):
 
 
 def holds_network(run_dir):
-    """Whether the newest checkpoint is one of this program's."""
-    try:
-        return any(name.startswith("network/") for name, _ in tf.train.list_variables(str(run_dir)))
-    except Exception:  # its class depends on what is missing
-        return False
+    """Whether a checkpoint that can be read is one of this program's."""
+    for index in run_dir.glob("model.ckpt-*.index"):
+        with contextlib.suppress(Exception):  # its class depends on what is damaged
+            names = tf.train.load_checkpoint(str(index.with_suffix("")))
+            if any(name.startswith("network/") for name in names.get_variable_to_shape_map()):
+                return True
+    return False
 
 
 def delete_incomplete_checkpoints(run_dir):

@@ -415,16 +415,15 @@ BOMBS = {  # values that the header announces, and what follows it
 }
 
 
-@pytest.mark.parametrize("members", [1, 16])
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_cannot_make_the_reader_use_much_memory(kind, members):
+def test_a_small_file_cannot_make_the_reader_use_much_memory(kind):
     announced, values = BOMBS[kind]
-    part = gzip.compress(values[: len(values) // members], 1)
+    content = gzip.compress(values, 1)
     header = gzip.compress(struct.pack(">2I", 0x801, announced))  # gzip files may be concatenated
     tracemalloc.start()
     try:
         with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
-            data.parse_idx(header + part * members, "bomb.gz")
+            data.parse_idx(header + content, "bomb.gz")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -934,15 +933,6 @@ def test_the_password_of_a_proxy_is_not_shown(cache, no_settings, monkeypatch):
 # --- The synthetic set ---
 
 
-def test_the_synthetic_set_has_the_shapes_and_labels_of_fashion_mnist():
-    dataset = data.load("synthetic")
-    assert dataset.name == "synthetic" and [t.name for t in dataset.tasks] == ["article", "group"]
-    for split, size in ((dataset.train, 12000), (dataset.test, 2000)):
-        assert split.images.shape == (size, 28, 28)
-        assert split.images.dtype == split.main_labels().dtype == np.uint8
-        np.testing.assert_array_equal(np.bincount(split.main_labels()), [size // 10] * 10)
-
-
 def test_the_synthetic_set_depends_only_on_the_seed(small):
     once, again, other = (data.load("synthetic", seed=seed).fingerprint() for seed in (0, 0, 1))
     assert once == again != other
@@ -951,6 +941,10 @@ def test_the_synthetic_set_depends_only_on_the_seed(small):
 def test_synthetic_images_differ_within_and_between_articles(monkeypatch):
     monkeypatch.setattr(data, "SYNTHETIC_SIZES", (2000, 500))
     _, train, test, *_ = data.load("synthetic")
+    for split, size in ((train, 2000), (test, 500)):
+        assert split.images.shape == (size, 28, 28)
+        assert split.images.dtype == split.main_labels().dtype == np.uint8
+        np.testing.assert_array_equal(np.bincount(split.main_labels()), [size // 10] * 10)
     assert len({image.tobytes() for image in train.images}) == len(train.images)
     means = np.array([train.images[train.main_labels() == a].mean(axis=0) for a in range(10)])
     distances = np.abs(test.images[:, np.newaxis] - means).sum(axis=(2, 3))

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import re
 import subprocess
 import sys
 
@@ -204,6 +203,7 @@ unit_cases = pytest.mark.parametrize(
     "unit, num_tasks, shape, fast",
     [(unit, num_tasks, shape, fast)
      for unit, fast in itertools.product(model.UNITS, (False, True))
+     if not fast or unit in ("channel", "layer")  # which alone have a fast form
      for num_tasks, shape in ((2, CONVOLUTIONAL), (3, FULLY_CONNECTED))],
 )  # fmt: skip
 
@@ -298,28 +298,6 @@ def test_mean_weights_say_what_reaches_a_tower(unit):
             np.testing.assert_allclose(session.run(means)[:, j], received, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("unit", ["channel", pytest.param("layer", marks=pytest.mark.slow)])
-def test_swapping_the_towers_swaps_the_outputs(unit, batch):
-    net = build((("one", 4), ("other", 4)), unit=unit)
-    with initialised(net) as session:
-        randomise(net, session)
-        labels = {"one": np.zeros(BATCH), "other": np.zeros(BATCH)}
-        given = feed(net, (batch[0], labels), training=False)
-        before = session.run(net.logits, given)
-        variables = network_variables(net)
-        values = session.run(variables)
-        for name, variable in variables.items():
-            if name.endswith("alpha"):
-                swapped = values[name][::-1, ::-1]
-            else:
-                swapped = values[re.sub(r"_([12])/", lambda m: f"_{3 - int(m[1])}/", name)]
-            variable.load(swapped, session)
-        after = session.run(net.logits, given)
-    np.testing.assert_allclose(after["one"], before["other"], rtol=1e-5)
-    np.testing.assert_allclose(after["other"], before["one"], rtol=1e-5)
-    assert not np.allclose(before["one"], before["other"], rtol=1e-3)
-
-
 @pytest.mark.slow
 def test_towers_reach_each_other_through_units_only(batch):
     # d logits of one task / d weights of the other's tower
@@ -399,15 +377,6 @@ def test_every_tasks_loss_reaches_the_shared_tower_and_its_own_output_alone(batc
             assert np.abs(of_tower).max() > 0
 
 
-def test_hard_sharing_of_one_task_is_the_single_tower(batch):
-    logits = []
-    for share_until in (None, "fc_3"):
-        net = build(TASKS[:1], unit=None, share_until=share_until)
-        with initialised(net) as session:
-            logits.append(session.run(net.logits["article"], feed(net, batch, training=True)))
-    np.testing.assert_array_equal(*logits)
-
-
 @pytest.mark.parametrize("places, share_until, stitched", [
     ("pool_1,pool_2,fc_3", None, ["pool_1", "pool_2", "fc_3"]),
     ("fc_3", None, ["fc_3"]), ("fc_3,pool_1", None, ["pool_1", "fc_3"]),
@@ -428,19 +397,6 @@ def test_layers_up_to_the_split_are_there_once_and_those_after_it_for_every_task
         f"{layer}_{t}" for layer in ("conv2", "fc_3", "output") for t in (1, 2, 3)
     }
     assert set(net.stitches) == {"cross_stitch_3"}
-
-
-@pytest.mark.slow
-def test_with_no_place_left_a_training_step_ends_in_the_unstitched_bits(batch):
-    weights = []
-    for unit, options in ((None, {}), ("channel", {"cross_stitch_at": ""})):
-        net = build(TASKS[:2], unit=unit, **options)
-        with initialised(net) as session:
-            session.run(net.train_op, feed(net, batch, training=True))
-            weights.append(session.run(network_variables(net)))
-    assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        np.testing.assert_array_equal(value, weights[1][name])
 
 
 @pytest.mark.parametrize(
@@ -603,23 +559,6 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, small):
                 block = alpha[i * size : (i + 1) * size, j * size : (j + 1) * size]
                 assert (i == j) == bool(np.any(block != start * (i == j)))
             assert np.all((means != 0) == np.eye(3, dtype=bool))
-
-
-@pytest.mark.slow
-def test_the_units_rate_is_a_multiple_of_the_towers(batch):
-    ends = []
-    for scale in (1.0, 100.0):
-        net = build(TASKS[:2], cross_stitch_learning_rate_scale=scale)
-        with initialised(net) as session:
-            start = session.run(network_variables(net))
-            session.run(net.train_op, feed(net, batch, training=True))
-            ends.append(session.run(network_variables(net)))
-        alpha = "network/cross_stitch_3/alpha"
-        # Adam's first step is the rate, whatever the gradient, where that is not tiny.
-        moved = np.median(np.abs(ends[-1][alpha] - start[alpha]))
-        np.testing.assert_allclose(moved, scale * 1e-3, rtol=1e-2)
-    for name in tower_variables(net):
-        np.testing.assert_array_equal(ends[0][name], ends[1][name])
 
 
 def test_a_steps_loss_is_that_of_the_weights_before_it(batch):

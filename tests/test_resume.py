@@ -27,7 +27,7 @@ UNITS = {"none": "--cross_stitch=False", "channel": "--cross_stitch_unit=channel
 EVERY, STEPS = 10, 40
 GIVEN = ("--run_name=synthetic-run", "--batch_size=32", f"--eval_every={EVERY}")
 LENGTH = f"--max_steps={STEPS}"
-OFTEN = "--save_checkpoint_secs=0.4"  # the first one comes after the first step
+OFTEN = "--save_checkpoint_secs=0.4"
 
 
 def run(logdir, *arguments, **options):
@@ -97,7 +97,8 @@ def saved_twice(tmp_path_factory):
     for steps in (10, 20):
         assert run(logdir, UNITS["none"], f"--max_steps={steps}").returncode == 0
     assert steps_saved(logdir) == [10, 20]
-    return logdir
+    # Its paths in the file `checkpoint` now lead nowhere, as in a copy of a run that is gone.
+    return logdir.rename(logdir.with_name("moved"))
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def kill_on_the_way(logdir, unit, most, dice):
             time.sleep(dice.uniform(0, 0.5))
             process.kill()
         output, errors = process.communicate()
-        if step:  # killed behind its last checkpoint, it has no more to do
+        if step:  # killed after its last step was saved, it resumes nothing
             assert f"Resuming after step {step}." in output or step == STEPS
         if process.returncode == 0:
             return kills
@@ -257,15 +258,16 @@ def test_a_second_process_is_refused_and_a_batch_systems_signal_ends_the_first(t
     assert f"Stopped after step {steps_saved(tmp_path)[-1]}" in errors
 
 
-@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_is_named_as_such(error, tmp_path):
+def test_a_file_system_without_locks_is_named_as_such(monkeypatch, tmp_path):
     """The lowest call, fcntl.flock, fails as it does on such a file system."""
-    no_locks = (
-        f"import fcntl, os\ndef flock(*_): raise OSError({error}, os.strerror({error}))\n"
-        "fcntl.flock = flock"
-    )
-    finished = run(tmp_path, LENGTH, prelude=no_locks)
-    assert_one_sentence(finished, "file locks", os.strerror(error), "--logdir")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(train.fcntl, "flock", flock)
+    refused = pytest.raises(train.RunError, match="no file locks .*Choose a --logdir")
+    with refused, train.claimed(tmp_path / "run"):
+        pass
 
 
 def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(
@@ -396,9 +398,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     two_checkpoints, undisturbed, tmp_path
 ):
     SPOILT["truncated"](folder(tmp_path) / "model.ckpt-20")
-    finished = run(tmp_path, UNITS["none"], LENGTH)
+    finished = run(tmp_path, UNITS["none"], LENGTH, "--keep_checkpoints=2")
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" in finished.stderr and "model.ckpt-20" in finished.stderr
+    assert steps_saved(tmp_path) == [10, STEPS]  # the damaged one is deleted first
     assert "Resuming after step 10." in finished.stdout
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
@@ -508,17 +511,6 @@ def test_a_damaged_or_missing_record_is_an_empty_one(content, tmp_path):
     assert train.read_json(tmp_path / "settings.json") == {}
 
 
-def test_a_run_goes_on_where_its_settings_are_damaged(two_checkpoints, tmp_path):
-    """The weights are worth more than the check."""
-    (folder(tmp_path) / "settings.json").write_text("{")
-    finished = run(tmp_path, UNITS["none"], "--max_steps=21")
-    assert finished.returncode == 0 and "Resuming after step 20." in finished.stdout
-    assert "WARNING" in finished.stderr and "settings.json" in finished.stderr
-    # They are there again.
-    refused = run(tmp_path, UNITS["none"], "--max_steps=21", "--learning_rate=0.5")
-    assert_one_sentence(refused, "--learning_rate")
-
-
 def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before(
     two_checkpoints, tmp_path
 ):
@@ -529,6 +521,9 @@ def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before
     warned = " ".join(finished.stderr.split())
     for name in ("settings.json", "model.ckpt-20"):
         assert f"WARNING: {folder(tmp_path) / name}: " in warned
+    # The settings are there again.
+    refused = run(tmp_path, UNITS["none"], "--max_steps=21", "--learning_rate=0.5")
+    assert_one_sentence(refused, "--learning_rate")
 
 
 def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpoints, tmp_path):

@@ -45,13 +45,7 @@ assert "model" not in sys.modules and "tf_slim" not in sys.modules
 """
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "channel",
-        *(pytest.param(unit, marks=pytest.mark.slow) for unit in ("layer", "dense")),
-    ],
-)
+@pytest.fixture(scope="module", params=["channel", pytest.param("dense", marks=pytest.mark.slow)])
 def export(request, tmp_path_factory):
     """A network trained for some steps and exported.
 
@@ -76,8 +70,8 @@ def export(request, tmp_path_factory):
         predictions, logits = session.run([net.predictions, net.logits], given)
         tf.train.Saver().save(session, str(folder / "model.ckpt"), 5)
         trained = {v.op.name for v in tf.trainable_variables()}
-    of_unit = f"--cross_stitch_unit={unit}" if unit else "--cross_stitch=False"
-    train.FLAGS(["train.py", of_unit, f"--export_dir={folder / 'served'}"])
+    served = f"--export_dir={folder / 'served'}"
+    train.FLAGS(["train.py", f"--cross_stitch_unit={unit}", served])
     made = data.Dataset("made", None, None, mean, 1 / deviation)
     train.export(made, folder, {}, tf.ConfigProto())
     train.FLAGS.unparse_flags()

@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import ROOT, config_of, with_variables
-from test_equivalence import (
-    TASKS,
-    TOLERANCE,
-    batch,
-    differences,
-    gradients_in_adam,
-    session_of,
-    start_of,
-)
+from test_equivalence import TASKS, TOLERANCE, batch, differences, gradients_in_adam, start_of
 
 import model
 
@@ -39,7 +31,7 @@ class Pair:
         # The plain graph, which takes less time to build: it is held to the fast one elsewhere.
         config, shape = config_of(unit, l2_scale=L2, **options), (self.size, self.size, 1)
         self.net = model.build(TASKS, config, fast=False, image_shape=shape)
-        self.session = session_of(self.net.graph)
+        self.session = tf.Session(graph=self.net.graph)
         self.start = start_of(self.net.graph)
         others = {"places": options["cross_stitch_at"]} if "cross_stitch_at" in options else {}
         others |= {name: options[name] for name in ("share_until", "keep_prob") if name in options}

@@ -70,7 +70,9 @@ def read_scalars(run_dir):
 
 def tensors(run_dir):
     """Name -> bytes of every value in a folder's last checkpoint."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(run_dir))
+    # By its name, as the file `checkpoint` of a copy may name the original's.
+    newest = max(run_dir.glob("model.ckpt-*.index"), key=train.step_of)
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
 
 
@@ -259,11 +261,11 @@ def test_any_users_clone_has_a_commit_whatever_git_is_told_and_a_copy_has_none(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
-def test_a_run_with_closed_streams_trains(closed, tmp_path):
+def test_a_run_with_closed_streams_trains(tmp_path):
     given = (f"--logdir={tmp_path}", "--dataset=synthetic", "--max_steps=1")
     command = shlex.join(command_of("train.py", *given, prelude=SMALL))
-    assert subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True).returncode == 0
+    closed = subprocess.run(["sh", "-c", f"{command} 0<&- 1>&- 2>&-"], capture_output=True)
+    assert closed.returncode == 0
     (run_dir,) = tmp_path.iterdir()
     assert (run_dir / "results.json").exists()
 
@@ -664,14 +666,13 @@ def test_an_export_that_was_killed_is_made_again_whole(runs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
-@pytest.mark.parametrize("folder", ["mine", ".", "./", "/", "~"])
+@pytest.mark.parametrize("folder", ["mine", ".", "~"])
 def test_an_export_folder_in_use_is_refused_before_any_training(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     there = f"import os; os.chdir({str(tmp_path)!r}); os.environ['HOME'] = {str(tmp_path)!r}"
     refused = run("logs", "--max_steps=1", f"--export_dir={folder}", prelude=there)
-    word = "a folder of its own" if folder == "/" else "holds something else"
-    assert_one_sentence(refused, "--export_dir", word)
+    assert_one_sentence(refused, "--export_dir", "holds something else")
     assert not list(tmp_path.rglob("events*")) and (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -814,13 +815,6 @@ def refusal_of(*given):
 ])  # fmt: skip
 def test_what_is_no_flag_is_refused(argument, word):
     assert word in refusal_of("--dataset=synthetic", "--cross_stitch", argument)
-
-
-@pytest.mark.parametrize("script", ["plot", "reproduce"])  # screenshots.py needs selenium
-def test_the_other_scripts_refuse_it_too(script, tmp_path):
-    finished = run_script(f"img/{script}.py", "--log_dir=X")
-    assert finished.returncode != 0 and "log_dir" in finished.stderr
-    assert "Traceback" not in finished.stderr
 
 
 def in_python(program, **variables):
@@ -968,7 +962,8 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
     "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
-    "--data_dir=", "--threads=-1", "--share_until=conv1",
+    "--data_dir=", "--threads=-1", "--share_until=conv1", "--keep_checkpoints=1", "--init_from=",
+    "--save_checkpoint_secs=0", "--export_dir=/",
     "--cross_stitch_at=", "--cross_stitch_at=pool_3", "--cross_stitch_at=fc_3,fc_3",
 ])  # fmt: skip
 def test_a_bad_flag_is_named(flag):
@@ -982,6 +977,8 @@ def test_a_bad_flag_is_named(flag):
     (("--hard_sharing", "--share_until=pool_1"), "leave out one"),
     (("--share_until=pool_2", "--cross_stitch_at=pool_1,fc_3"), "name later places"),
     (("--dataset=synthetic", "--data_dir=here"), "leave out one"),
+    (("--overwrite", "--eval_only"), "leave out one"),
+    (("--cross_stitch_own_only", "--cross_stitch_init=0.9"), "share nothing"),
     (("--starve=20", "--train_examples=100"), "--starve=20 --train_examples=100: .*leave out one"),
 ])  # fmt: skip
 def test_flags_at_odds_are_refused_in_one_sentence(given, word):
@@ -989,8 +986,7 @@ def test_flags_at_odds_are_refused_in_one_sentence(given, word):
 
 
 @pytest.mark.parametrize("flag, word", [
-    ("--keep_prob=0", "above 0"), ("--tasks=article,hat", "'hat' is not in TASKS"),
-    ("--batch_size=1201", "1,200 training images"),
+    ("--keep_prob=0", "above 0"), ("--batch_size=1201", "1,200 training images"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_in_one_sentence_before_any_work(flag, word, tmp_path):
     finished = run(tmp_path / "logs", flag)
@@ -1001,12 +997,6 @@ def test_bad_flags_are_refused_in_one_sentence_before_any_work(flag, word, tmp_p
 def readme_flags():
     """The README's table: (flag, default) of each row."""
     return re.findall(r"^\| `--(\w+)` \| (.*?) \|", README.read_text(), re.M)
-
-
-def test_help_names_every_flag_of_the_readme():
-    shown = run_train("--help").stdout
-    for flag, _ in readme_flags():
-        assert re.search(rf"--(\[no\])?{flag}\b", shown), flag
 
 
 def test_readme_gives_the_flags_and_defaults_that_hold():
