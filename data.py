@@ -358,8 +358,9 @@ def find_task(name, dataset_name, folder, train, test):
     if name not in train.labels:
         read_labels(name, dataset_name, folder, train, test)
     count = 1 + max(int(split.labels[name].max()) for split in (train, test))
-    if name == "label" and count == 1:
-        raise DataError(f"{folder}: every label is 0. A task needs at least two classes.")
+    if count == 1:
+        problem = f"every label of task {name!r} is 0"
+        raise DataError(f"{folder}: {problem}. A task needs at least two classes.")
     gaps = set(range(count)) - set(train.labels[name].tolist())
     if gaps:
         warnings.warn(f"task {name!r}: no training image has label {min(gaps)}")
@@ -569,7 +570,7 @@ def parse_idx(content, path):
             size = int(np.prod(shape, dtype=object))
             # Fashion-MNIST is compressed about 2 to 1, a zip bomb 1000 to 1. Size 0 must be
             # refused here: numpy cannot make an array of shape 0 x 2^32 x 2^32.
-            if not 0 < size <= max(2**24, 64 * len(content)):
+            if not 0 < size <= max(2**24, 128 * len(content)):
                 problem = f"which does not fit a file of {len(content):,} bytes"
                 raise DataError(f"{path}: its header announces {size:,} values, {problem}")
             # Ask for one value more: gzip checks its CRC only when it reaches the end.

@@ -205,7 +205,7 @@ class Config:
     cross_stitch_unit: str = option(
         "channel",
         "One weight per channel, layer, pair of channels (nddr), or pair of values (dense).",
-        enum_values=tuple(UNITS),
+        enum_values=UNITS,
     )
     cross_stitch_init: float = option(
         1.0, "Start weight of a task's own activations; the other tasks share the rest."

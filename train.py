@@ -56,10 +56,10 @@ if __name__ == "__main__":
         # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
         # it makes training a quarter faster.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # While it is imported, TensorFlow writes to stderr, whatever the log level. `tail` prints
-    # that if this process dies meanwhile, and is killed if not.
+    # While it is imported, TensorFlow writes to stderr, whatever the log level. `tail` holds
+    # that text back: it prints it if this process dies, and is killed otherwise.
     terminal, tail = os.dup(2), None
-    with contextlib.suppress(FileNotFoundError):  # a container without `tail`
+    with contextlib.suppress(OSError):  # such as a container without `tail`
         tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
         os.dup2(tail.stdin.fileno(), 2)
 
@@ -79,6 +79,7 @@ if __name__ == "__main__":
     os.dup2(terminal, 2)
     if tail:
         tail.kill()
+        tail.wait()
 
 FLAGS = flags.FLAGS
 for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
@@ -147,7 +148,7 @@ flags.DEFINE_boolean("eval_only", False, "Evaluate a finished run; train nothing
 flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the folder.")
 flags.DEFINE_float("save_checkpoint_secs", 300, "Seconds between checkpoints.")
 flags.DEFINE_integer(
-    "keep_checkpoints", 3, "How many to keep; 2 at least, in case one is damaged.", lower_bound=2
+    "keep_checkpoints", 3, "How many to keep; 2 at least, in case one is damaged.", 2, 10**6
 )
 
 # The original's names
@@ -388,7 +389,6 @@ class Progress:
             # It fits a terminal of 80 columns.
             bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
         )
-        self.close = self.bar.close
         self._images, self._seconds = None, 0.0  # of all steps but the first
         self._evaluated = 0, 0.0  # images and seconds at the last evaluation
         self._loss, self._shares = float("nan"), {}
@@ -400,7 +400,12 @@ class Progress:
             self._images, self._seconds = self._images + num_images, self._seconds + seconds
         self._loss = loss
         self._show()
-        self.bar.update()
+        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+            self.bar.update()
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.bar.close()
 
     def add_evaluation(self, shares):
         """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
@@ -611,6 +616,9 @@ def run():
         exports = FLAGS.export_dir and not (is_finished and is_exported(settings, step))
         if exports:
             check_export_folder()
+        net = None if is_finished else build(dataset)
+        if net:
+            check_memory(net)
         check_settings(run_dir, dataset, settings, is_finished)
         if is_finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.")
@@ -618,12 +626,12 @@ def run():
             write_json(run_dir / SETTINGS, settings)
             print(f"Writing to {run_dir}")
             print(f"Watch it: tensorboard --logdir={FLAGS.logdir}", flush=True)
-            results = train_and_report(dataset, run_dir, last_step, session_config, started)
+            results = train_and_report(net, dataset, run_dir, last_step, session_config, started)
+        if exports:  # before anything is printed, as nobody may be there to read it
+            export(dataset, run_dir, settings, session_config)
         print("\n" + table(results))
         if FLAGS.eval_only:
             print("\n" + evaluation_text(dataset, run_dir, session_config))
-        if exports:
-            export(dataset, run_dir, settings, session_config)
         if FLAGS.export_dir:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
@@ -647,7 +655,7 @@ def load_dataset():
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
     of_units = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
-    if of_units and kind_of_sharing() in ("none", "hard_sharing"):
+    if of_units and not has_units():
         warnings.warn(
             f"ignored, because the network has no cross-stitch units: {', '.join(of_units)}"
         )
@@ -691,13 +699,17 @@ def kind_of_sharing():
     return FLAGS.cross_stitch_unit if FLAGS.cross_stitch and "," in FLAGS.tasks else "none"
 
 
+def has_units():
+    return kind_of_sharing() not in ("none", "hard_sharing")
+
+
 # --- Results ---
 
 SETTINGS, RESULTS = "settings.json", "results.json"  # files in the run's folder
 LAST_EVALUATIONS = 5  # accuracy_test_last is their mean
 
 
-def train_and_report(dataset, run_dir, last_step, session_config, started):
+def train_and_report(net, dataset, run_dir, last_step, session_config, started):
     """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
     version = commit()  # now: the user may commit while the run trains
     events = from_img("events")  # now: if it is missing, no training is lost
@@ -707,15 +719,14 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
         "tf-slim": importlib.metadata.version("tf-slim"),
         "numpy": np.__version__,
     }
-    net = build(dataset)
-    check_memory(net)
     trained = train(net, dataset, run_dir, last_step, session_config)
     if trained.stopped_by:
-        print(
-            f"Stopped after step {trained.step:,} of {last_step:,} and saved."
-            f" {how_to_resume().capitalize()}.",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+            print(
+                f"Stopped after step {trained.step:,} of {last_step:,} and saved."
+                f" {how_to_resume().capitalize()}.",
+                file=sys.stderr,
+            )
         sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
     # Accuracies and loss are read from the event files, which a resumed run continues;
     # times and commit are those of the last process, since `resumed_after`.
@@ -771,7 +782,8 @@ def train_and_report(dataset, run_dir, last_step, session_config, started):
 
 
 def last_mean(values):
-    """The mean of a curve's last evaluations; None for a class that no test image has."""
+    """The mean of a curve's last values; None without any: a class's recall needs test images
+    of it, its F1 those or predictions."""
     return values and round(float(np.mean(values[-LAST_EVALUATIONS:])), 6)
 
 
@@ -906,7 +918,7 @@ EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which
 
 def export_folders():
     """The folder --export_dir, and a draft that is renamed to it when the export is whole."""
-    folder = pathlib.Path(os.path.abspath(os.path.expanduser(FLAGS.export_dir)))
+    folder = pathlib.Path(os.path.realpath(os.path.expanduser(FLAGS.export_dir)))
     return folder, folder.with_name(f".{folder.name}.unfinished-export")
 
 
@@ -922,12 +934,22 @@ def is_exported(settings, step):
 def check_export_folder():
     """Raises: RunError, --export_dir holds something; OSError, it cannot be written."""
     folder, draft = export_folders()
-    check_path(folder)
+    for path in (os.path.expanduser(FLAGS.export_dir), folder):
+        check_path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: holds something else. Choose another --export_dir.")
     shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
-    draft.mkdir(parents=True)  # finds out now, and not after hours of training
-    draft.rmdir()
+    draft.mkdir(parents=True)
+    existed = folder.exists()
+    try:  # now, and not after hours of training
+        draft.replace(folder)
+    except OSError as error:
+        draft.rmdir()
+        raise RunError(
+            f"{folder}: cannot be replaced ({error.strerror}). Choose a new --export_dir."
+        ) from error
+    if not existed:
+        folder.rmdir()
 
 
 def export(dataset, run_dir, settings, session_config):
@@ -966,7 +988,8 @@ def restored(graph, run_dir, session_config):
 # --- The run's folder: its name, one process, one set of flags ---
 
 LOCK = "lock"
-RUN_FILES = ("events.out.tfevents.*", "checkpoint*", "model.ckpt-*", "graph.pbtxt", "results.*")
+RUN_FILES = ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
+RUN_FILES += ("results.json", "results.part")
 
 
 def run_name(dataset_name):
@@ -979,7 +1002,7 @@ def run_name(dataset_name):
         marked = dataset_name != "synthetic" or dataset_name in FLAGS.run_name
         return FLAGS.run_name if marked else f"{FLAGS.run_name}-{dataset_name}"
     left_out = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}
-    left_out |= NO_EFFECT_ON_RESULT | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
+    left_out |= NO_EFFECT_ON_RESULT | (set() if has_units() else UNIT_FLAGS)
     others = [
         f"{name}={pathlib.Path(value).name if name == 'init_from' else value}"
         for name, value in flag_values().items()
@@ -1024,7 +1047,7 @@ def claimed(run_dir):
 
 def settings_from_flags(dataset):
     """Returns: what determines the result, by flag; the content of settings.json."""
-    ignored = NO_EFFECT_ON_RESULT | LENGTH_OF_RUN | (set() if FLAGS.cross_stitch else UNIT_FLAGS)
+    ignored = NO_EFFECT_ON_RESULT | LENGTH_OF_RUN | (set() if has_units() else UNIT_FLAGS)
     settings = {name: value for name, value in flag_values().items() if name not in ignored}
     settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
     return settings | {"classes": dataset.fingerprint_of_classes()}
@@ -1128,7 +1151,7 @@ def read_json(path):
 
 
 def write_json(path, content):
-    """Writes a file of which a power cut leaves the old content or the new."""
+    """Replaces a file. After a power cut, it holds the old content or the new."""
     draft = path.with_suffix(".part")
     with open(draft, "w", encoding="utf-8") as file:
         file.write(json.dumps(content, indent=2) + "\n")
@@ -1168,8 +1191,10 @@ def newest_checkpoint(run_dir, variables=None):
             found = reader.get_variable_to_shape_map()
             for name in found:
                 reader.get_tensor(name)
+        except (MemoryError, tf.errors.ResourceExhaustedError):
+            raise
         except Exception as error:  # its class depends on what is damaged
-            warnings.warn(f"{path}: damaged; using the previous checkpoint. ({brief(error)})")
+            warnings.warn(f"{path}: damaged, so it is skipped. ({brief(error)})")
             continue
         if {name: shape for name, shape in found.items() if name.startswith("network/")} != shapes:
             raise RunError(
@@ -1179,8 +1204,7 @@ def newest_checkpoint(run_dir, variables=None):
         return path, paths
     if paths:
         raise RunError(
-            f"{run_dir}: none of its {len(paths)} checkpoints can be read. Start over with"
-            " --overwrite."
+            f"{run_dir}: no checkpoint of this run can be read. Start over with --overwrite."
         )
     return None, paths
 
@@ -1192,7 +1216,10 @@ def steps_saved(run_dir):
 
 def steps_listed(run_dir):
     """The steps in the file `checkpoint`, which lists those that were saved completely."""
-    state = tf.train.get_checkpoint_state(str(run_dir))
+    try:
+        state = tf.train.get_checkpoint_state(str(run_dir))
+    except ValueError:  # empty, as a power cut may leave it
+        state = None
     return {step_of(path) for path in state.all_model_checkpoint_paths} - {None} if state else set()
 
 
@@ -1234,7 +1261,7 @@ def holds_network(run_dir):
 def delete_incomplete_checkpoints(run_dir):
     """Deletes what a run that was killed while saving left: data without an index.
 
-    Only if newer than what the file `checkpoint` lists: the rest may be a copy's lost file.
+    Older data is kept: a copy of the run may merely lack its index.
     """
     newest = max(steps_listed(run_dir), default=-1)
     for path in run_dir.glob("model.ckpt-*.data-*"):
@@ -1264,7 +1291,7 @@ def how_to_resume():
 
 
 def diverged(what, step):
-    faster = FLAGS.cross_stitch_learning_rate_scale > 1
+    faster = has_units() and FLAGS.cross_stitch_learning_rate_scale > 1
     rate = "--cross_stitch_learning_rate_scale" if faster else "--learning_rate"
     return (
         f"the {what} became NaN or infinite at step {step:,}, so training stopped there without"
@@ -1453,7 +1480,7 @@ def check_flags():
         refuse("batch_norm_decay", "must be at least 0 and below 1")
     if not 0 <= FLAGS.l2_scale < float("inf"):
         refuse("l2_scale", "must be at least 0")
-    for name in ("data_dir", "export_dir"):
+    for name in ("data_dir", "logdir", "export_dir"):
         if FLAGS[name].value == "":
             refuse(name, "must name a folder")
     if FLAGS.export_dir and os.path.abspath(FLAGS.export_dir) == "/":

@@ -92,7 +92,7 @@ BAD = {
     "five channels": (made((8, 8, 5)), "the images have 5 channels; they may have 1 to 4"),
     "odd size": (made((30, 33)), "30x33 pixels, not multiples of 4: crop them to 28x32, or pad them to 32x36"),
     "too small": (made((2, 8)), "2x8 pixels, not multiples of 4: pad them to 4x8"),
-    "one class": (made((8, 8), classes=1), "every label is 0. A task needs at least two classes"),
+    "one class": (made((8, 8), classes=1), "every label of task 'label' is 0. A task needs at least two classes"),
     "no label": ((made((8, 8))[0], np.arange(60) + 196, np.arange(60)), "has a label 255"),
     "fewer labels": ((made((8, 8))[0], np.arange(59), np.arange(60)), "has 59 labels, but"),
 }  # fmt: skip
@@ -151,6 +151,8 @@ def test_weights_that_need_more_memory_than_there_is_get_a_sentence(tmp_path):
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     (sentence,) = [line for line in refused.stderr.splitlines() if line.startswith("train.py: ")]
     assert re.search(r"takes 86\.5 GB of memory, and this process may use [\d.]+ GB\.", sentence)
+    # Nothing stands in the way of the same name with another unit.
+    assert not list(tmp_path.rglob("settings.json"))
 
 
 # --- Pictures ---

@@ -280,11 +280,12 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(
     shorter = run(tmp_path, UNITS["none"], "--max_steps=15")
     assert_one_sentence(shorter, "20 steps", "--overwrite")
     assert tensors(folder(tmp_path)) == before
-    note = folder(tmp_path) / "notes.txt"
-    note.write_text("the user's own")
+    notes = [folder(tmp_path) / name for name in ("notes.txt", "results.csv")]
+    for note in notes:
+        note.write_text("the user's own")
     afresh = run(tmp_path, "--max_steps=1", "--seed=2", "--overwrite")
     assert afresh.returncode == 0 and "Resuming" not in afresh.stdout, afresh.stderr
-    assert note.exists() and steps_saved(tmp_path) == [1]
+    assert all(note.exists() for note in notes) and steps_saved(tmp_path) == [1]
     assert len(list(folder(tmp_path).glob("events*"))) == 1
 
 
@@ -526,6 +527,14 @@ def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before
     assert_one_sentence(refused, "--learning_rate")
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
+def test_a_damaged_list_of_checkpoints_hides_none(content, two_checkpoints, tmp_path):
+    """TensorFlow's file `checkpoint`, of which a power cut may leave an empty one."""
+    (folder(tmp_path) / "checkpoint").write_bytes(content)
+    assert train.steps_saved(folder(tmp_path)) == {10, 20}
+    assert train.results_of_finished(folder(tmp_path))["global_step"] == 20
+
+
 def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpoints, tmp_path):
     path = folder(tmp_path) / "results.json"
     before = json.loads(path.read_text())
@@ -551,7 +560,7 @@ def test_without_its_event_files_a_finished_run_still_has_results(two_checkpoint
 
 
 @pytest.mark.parametrize("lost, words", [
-    ("*.index", "none of its 2 checkpoints"), ("model.ckpt-*", "its checkpoints are gone"),
+    ("*.index", "no checkpoint of this run can be read"), ("model.ckpt-*", "its checkpoints are gone"),
 ])  # fmt: skip
 def test_a_copy_without_its_checkpoints_is_not_trained_anew(lost, words, two_checkpoints, tmp_path):
     for path in folder(tmp_path).glob(lost):

@@ -70,6 +70,8 @@ def export(request, tmp_path_factory):
         predictions, logits = session.run([net.predictions, net.logits], given)
         tf.train.Saver().save(session, str(folder / "model.ckpt"), 5)
         trained = {v.op.name for v in tf.trainable_variables()}
+    (folder / "empty").mkdir()
+    (folder / "served").symlink_to("empty")
     served = f"--export_dir={folder / 'served'}"
     train.FLAGS(["train.py", f"--cross_stitch_unit={unit}", served])
     made = data.Dataset("made", None, None, mean, 1 / deviation)

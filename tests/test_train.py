@@ -18,7 +18,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import OFFLINE, ROOT, command_of, run_script, run_train
+from conftest import OFFLINE, ROOT, SECONDS, command_of, run_script, run_train
 from tensorboard.backend.event_processing import event_accumulator
 
 import data
@@ -271,6 +271,19 @@ def test_a_run_with_closed_streams_trains(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_ends_well_when_whoever_read_its_messages_is_gone(tmp_path):
+    """As with `2>&1 | less`, after its end."""
+    given = (f"--logdir={tmp_path}", "--dataset=synthetic", "--max_steps=3")
+    command = command_of("train.py", *given, prelude=SMALL)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        process.stderr.read(1)  # the bar is there
+        process.stderr.close()
+        assert process.wait(SECONDS) == 0
+    (run_dir,) = tmp_path.iterdir()
+    assert results_in(run_dir)["global_step"] == 3
+
+
+@pytest.mark.slow
 def test_too_little_memory_is_said_in_a_sentence(tmp_path):
     prelude = """
 import model, resource, tensorflow
@@ -451,6 +464,8 @@ def test_a_single_task_has_no_units_and_may_be_started_from(tmp_path):
     assert list(results["accuracy_test"]) == ["group", "mean"]
     assert results["accuracy_test"]["group"] == results["accuracy_test"]["mean"]
     assert results["cross_stitch"] == {}
+    same = run(tmp_path, *given, "--cross_stitch_unit=layer")  # ignored, so no difference
+    assert same.returncode == 0 and "ignored" in same.stderr, same.stderr
     started = run(tmp_path, *given[:2], "--seed=1", f"--init_from={source}")
     assert started.returncode == 0, started.stderr
     refused = run(tmp_path, *given, "--cross_stitch=False")
@@ -511,16 +526,15 @@ def test_labels_beside_fashion_mnists_images_are_a_task(fashion_mnist, tmp_path)
 
 @pytest.mark.slow
 def test_readmes_unit_is_trained_resumed_exported_and_shown(tmp_path):
-    """README's code, word for word, after `UNITS` in a copy of the program."""
+    """README's code, word for word, at the end of model.py in a copy of the program."""
     (code,) = re.findall(r"```python\n(def \w+_unit.*?)```", README.read_text(), re.S)
     assert len(code.partition("\n\n\n")[0].splitlines()) <= 10
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "img", copy / "img", ignore=shutil.ignore_patterns("records", "*.png"))
     for name in ("train.py", "model.py", "data.py"):
         shutil.copy(ROOT / name, copy)
-    above, units, below = re.split(r"^(UNITS = \{.*?\}\n)", (copy / "model.py").read_text(),
-                                   maxsplit=1, flags=re.S | re.M)  # fmt: skip
-    (copy / "model.py").write_text(f"{above}{units}\n\n{code}{below}")
+    with open(copy / "model.py", "a") as file:
+        file.write(f"\n\n{code}")
     program = (f"{SMALL}\nimport runpy, sys; sys.argv[0] = 'train.py'\n"
                "runpy.run_path('train.py', run_name='__main__')")  # fmt: skip
     given = (f"--logdir={tmp_path / 'logs'}", f"--export_dir={tmp_path / 'served'}",
@@ -962,7 +976,7 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
     "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
-    "--data_dir=", "--threads=-1", "--share_until=conv1", "--keep_checkpoints=1", "--init_from=",
+    "--data_dir=", "--logdir=", "--threads=-1", "--share_until=conv1", "--keep_checkpoints=1", "--init_from=",
     "--save_checkpoint_secs=0", "--export_dir=/",
     "--cross_stitch_at=", "--cross_stitch_at=pool_3", "--cross_stitch_at=fc_3,fc_3",
 ])  # fmt: skip
