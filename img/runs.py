@@ -114,7 +114,7 @@ STUDIES = {
         },
         FIVE_EPOCHS,
         range(200, 205),
-        borrowed={"full": tuple(KINDS_OF_SHARING)},
+        borrowed={"full": tuple(WITHOUT_NDDR)},
     ),
     "few_images": Study(WITHOUT_NDDR, FEW_IMAGES, range(10)),
     # The paper's levers, on held-out images: they choose one.
