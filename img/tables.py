@@ -185,7 +185,7 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
 
 
 def comparisons_text(studies):
-    """How many gains of the mean there are over each baseline, and which of them Holm's
+    """How many differences from each baseline there are in the mean, and which of them Holm's
     correction leaves; or None. Without starved runs, which are corrected by themselves."""
     baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
     lines = [comparisons_line(studies, baseline) for baseline in baselines]
@@ -207,9 +207,12 @@ def comparisons_line(studies, baseline):
     if not compared:
         return None
     told = sorted(groups.significant(compared).items(), key=lambda found: found[1])
-    left = [f"{setting}, {images:,} images (p = {p:.3f})" for (_, images, setting), p in told]
-    line = f"Of {len(compared)} gains over {baseline}, {len(left)} have p < {groups.SIGNIFICANCE}"
-    return f"{line} after Holm{': ' if left else ''}{'; '.join(left)}."
+    left = [
+        f"{key[2]}, {key[1]:,} images ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})"
+        for key, p in told
+    ]
+    count = f"Of {len(compared)} differences from {baseline}, {len(left)} have"
+    return f"{count} p < {groups.SIGNIFICANCE} after Holm{': ' if left else ''}{'; '.join(left)}."
 
 
 def seeds_table(study, title_of=lambda group: group.setting):

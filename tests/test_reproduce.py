@@ -166,11 +166,11 @@ def test_the_gains_of_all_studies_are_corrected_together():
     studies = {"full": [none, channel, layer], "where": [channel], "starved": [none]}
     over_none, over_channel = tables.comparisons_text(studies).split("\n\n")
     # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors.
-    left = "layer, 1,000 images (p = 0.000)"
-    assert over_none == f"Of 3 gains over none, 1 have p < 0.05 after Holm: {left}."
+    left = "layer, 1,000 images (+10.00, p = 0.000)"
+    assert over_none == f"Of 3 differences from none, 1 have p < 0.05 after Holm: {left}."
     # Of 9, 8 and 7 points: t is 13.86, and p is 1 - t / √(t² + 2) for two degrees of freedom.
-    left = "layer, 1,000 images (p = 0.005)"
-    assert over_channel == f"Of 1 gains over channel, 1 have p < 0.05 after Holm: {left}."
+    left = "layer, 1,000 images (+8.00, p = 0.005)"
+    assert over_channel == f"Of 1 differences from channel, 1 have p < 0.05 after Holm: {left}."
 
 
 def test_recalls_name_the_classes_that_gain_by_more_than_chance():
