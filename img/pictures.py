@@ -4,15 +4,15 @@ import groups
 import matrices
 import numpy as np
 import plot
-import runs
 from groups import find, half_width
 from matrices import figure, matplotlib
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
-COLOURS |= {"start 0.7": "tab:brown"}
+COLOURS |= {"start 0.7": "tab:brown", "rate x1000": "tab:pink"}
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
-LABELS |= {"nddr": "nddr units", "dense": "dense units", "start 0.7": "channel units, start 0.7"}
+LABELS |= {"nddr": "nddr units", "dense": "dense units"}
+LABELS |= {"start 0.7": "channel units, start 0.7", "rate x1000": "channel units, rate x1000"}
 LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
 SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
 
@@ -53,8 +53,8 @@ def draw(studies, out):
     if find(studies.get("starved", []), "none").records:
         pictures.append(draw_starved(studies["starved"], out / "starved.png"))
     if len({group.condition for group in (*few, *full)}) > 1:
-        best = studies.get("best_lever", [])
-        names = {*groups.KINDS, *(group.setting for group in best)}
+        best = [studies[name] for name in ("best_lever", "fast_units") if name in studies]
+        names = {*groups.KINDS, *(group.setting for study in best for group in study)}
         shown = [group for group in full if group.setting in names]
         pictures.append(draw_few_images([*few, *shown], best, out / "few_images.png"))
     return pictures
@@ -127,39 +127,37 @@ def draw_few_images(study, others, path):
 
     Args:
       study: list of groups.
-      others: groups on few images with seeds of their own: only their gains compare.
+      others: more studies, of which only the gains are drawn: their seeds are others.
       path: the file to write.
 
     Returns:
       The path.
     """
-    kinds = [name for name in groups.KINDS if find(study, name).records]
-    full = [group for group in study if group.condition == runs.ALL_IMAGES]
+    levels, gained = {}, {}  # setting -> training images -> values of all seeds
+    for group in study:
+        levels.setdefault(group.setting, {})[group.condition] = group.accuracies()
+    for of in (study, *others):
+        for group in of:
+            values = list(group.gains(groups.baseline_of(of, group)).values())
+            gained.setdefault(group.setting, {})[group.condition] = values
+    kinds = [name for name in groups.KINDS if name in levels]
+    more = sorted(set(gained) - set(kinds))
     picture = figure.Figure(**TWO_ROWS)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
 
-    def draw_setting(axes, of, setting, values_of, position):
+    def draw_setting(axes, name, columns, position):
         """`position` keeps the points of different settings apart."""
-        shown = sorted(
-            (group for group in of if group.setting == setting), key=lambda g: g.condition
-        )
-        places = np.array([group.condition for group in shown]) * 1.04 ** (position - 2)
-        columns = [list(values_of(group, of)) for group in shown]
-        draw_points(axes, places, columns, colour_of(setting), label_of(setting), capsize=3)
+        places = np.array(list(columns)) * 1.04 ** (position - 2)
+        columns = list(columns.values())
+        draw_points(axes, places, columns, colour_of(name), label_of(name), capsize=3)
 
-    def gains(group, of):
-        return group.gains(groups.baseline_of(of, group)).values()
-
-    for position, name in enumerate(kinds):
-        draw_setting(above, study, name, lambda g, _: g.accuracies(), position)
+    for position, name in enumerate([*kinds, *more]):
+        if name in kinds:
+            draw_setting(above, name, levels[name], position)
         if name != "none":
-            draw_setting(below, study, name, gains, position)
-    others = [*others, *full]
-    names = sorted({group.setting for group in others} - {*groups.KINDS})
-    for position, name in enumerate(names, len(kinds)):
-        draw_setting(below, others, name, gains, position)
+            draw_setting(below, name, gained[name], position)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
-    ticks = sorted({group.condition for group in (*study, *others)})
+    ticks = sorted({images for columns in gained.values() for images in columns})
     above.set(xscale="log", ylabel="test accuracy, mean of the tasks, %")
     below.set_xticks(ticks, [f"{images:,}" for images in ticks])
     below.minorticks_off()

@@ -55,6 +55,7 @@ class Run(typing.NamedTuple):
 
 NO_UNITS = {"cross_stitch": False}
 START_07 = {"cross_stitch_init": 0.7}
+RATE_X1000 = {"cross_stitch_learning_rate_scale": 1000}
 # Without dense units, which take as long as ten others: the replication has them.
 KINDS_OF_SHARING = {
     "none": NO_UNITS,
@@ -93,6 +94,7 @@ STUDIES = {
         {
             **KINDS_OF_SHARING,
             "start 0.7": START_07,
+            "rate x1000": RATE_X1000,
             "channel own only": {"cross_stitch_own_only": True},
             "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
         },
@@ -126,7 +128,7 @@ STUDIES = {
             "alone first": {"init_from": "alone half", **HALF},
             "rate x10": {"cross_stitch_learning_rate_scale": 10},
             "rate x100": {"cross_stitch_learning_rate_scale": 100},
-            "rate x1000": {"cross_stitch_learning_rate_scale": 1000},
+            "rate x1000": RATE_X1000,
             "start 0.5": {"cross_stitch_init": 0.5},
             "start 0.7": START_07,
             "start 0.9": {"cross_stitch_init": 0.9},
@@ -138,6 +140,10 @@ STUDIES = {
     ),
     # "Start 0.7" was first among the levers by their seeds 0 to 2, just before "rate x1000".
     "best_lever": Study({"none": NO_UNITS, "start 0.7": START_07}, FEW_IMAGES, range(200, 210)),
+    # "Rate x1000" was first by all ten.
+    "fast_units": Study(
+        {"none": NO_UNITS, "rate x1000": RATE_X1000}, {1000: FEW_IMAGES[1000]}, range(210, 220)
+    ),
     "starved": Study({**KINDS_OF_SHARING, "start 0.7": START_07}, STARVED, range(10)),
 }
 

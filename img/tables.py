@@ -33,7 +33,8 @@ def all_tables(studies):
         kinds = [group for group in full if group.setting in groups.KINDS]
         made = made_with(records_of(kinds))
         tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
-        tables["weights"] = units_table([*kinds, find(full, "start 0.7")])
+        trained_otherwise = find(full, "start 0.7"), find(full, "rate x1000")
+        tables["weights"] = units_table([*kinds, *trained_otherwise])
     tables["recalls"] = recalls_table(thirty)
     tables["comparisons"] = comparisons_text(studies)
     return {name: text for name, text in tables.items() if text}

@@ -63,18 +63,6 @@ RUN_ELSEWHERE = {
     "python img/reproduce.py --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
-    **dict.fromkeys(
-        [
-            'tls="--tls-ca-file=ca.pem --tls-cert=cert.pem --tls-key=key.pem"',
-            "dask scheduler --protocol=tls $tls",
-            "dask worker tls://HOST:8786 --nthreads=2 $tls",
-            "export DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem",
-            "export DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT=cert.pem"
-            " DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY=key.pem",
-            "python img/reproduce.py --scheduler=tls://HOST:8786",
-        ],
-        "test_a_cluster_with_tls_makes_the_runs",
-    ),
     "python tests/benchmark.py --rounds=3 --record=tests/speed_intel.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
