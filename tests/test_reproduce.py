@@ -544,6 +544,27 @@ def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path
     assert drawn(0) == drawn(1e-9) != drawn(0.001)
 
 
+def test_the_picture_of_few_images_shows_what_each_study_gains_over_its_own_runs(
+    monkeypatch, tmp_path
+):
+    def spread(share):
+        return {seed: (share + 0.01 * seed, share) for seed in range(3)}
+
+    studies = {
+        "few_images": made_groups(none=spread(0.7), channel=spread(0.72)),
+        "best_lever": made_groups(none=spread(0.6), **{"start 0.7": spread(0.64)}),
+        "fast_units": made_groups(none=spread(0.8), **{"rate x1000": spread(0.81)}),
+    }
+    studies["few_images"] += [g._replace(condition=300) for g in studies["few_images"]]
+    kept = []
+    monkeypatch.setattr(plot, "save", lambda picture, axes, path: kept.append(picture))
+    pictures.draw(studies, tmp_path)
+    shown = {points.get_label(): points[0].get_ydata() for points in kept[0].axes[1].containers}
+    assert shown["channel units"] == pytest.approx([2, 2])
+    assert shown["channel units, start 0.7"] == pytest.approx([4])
+    assert shown["channel units, rate x1000"] == pytest.approx([1])
+
+
 # --- The records ---
 
 
