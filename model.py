@@ -226,7 +226,7 @@ class Config:
     )
     learning_rate: float = option(0.001, "Adam's learning rate.")
     l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
-    seed: int = option(0, "Determines start weights, dropout, choice and order of the images.")
+    seed: int = 0  # of start weights and dropout
 
     def stitched_places(self):
         """The layers that a unit follows. There are towers to connect only after share_until."""

@@ -10,7 +10,8 @@ results.json. Run the same command again to resume a run that stopped: it ends w
 the same bits. `python train.py --help` lists the flags.
 
 The file reads from top to bottom: flags, training loop, what TensorBoard shows, the
-command, results, export; then what protects a run: its folder, its checkpoints, errors.
+command, results, export; then what protects a run: its folder, its checkpoints, errors;
+at last the machine and the command line.
 """
 
 import collections
@@ -138,7 +139,10 @@ flags.DEFINE_integer(
 
 # Files
 flags.DEFINE_enum(
-    "dataset", "auto", data.DATASETS, "auto: the folder's files, or synthetic images without any."
+    "dataset",
+    "auto",
+    data.DATASETS,
+    "auto: your folder's files, else Fashion-MNIST, else synthetic.",
 )
 flags.DEFINE_string("data_dir", None, f"Data folder; by default {data.FOLDER_VARIABLE} or a cache.")
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
@@ -891,24 +895,11 @@ def machine():
 
 def commit():
     """The commit of this program, with "-dirty" if its files differ; or "unknown"."""
-    here = pathlib.Path(__file__).resolve().parent
-    # Not the commit of a repository that this program only lies in, or that a hook has set.
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
-    environment["GIT_CEILING_DIRECTORIES"] = str(here.parent)
-
-    def git(*command):
-        output = subprocess.check_output(
-            ["git", "-c", f"safe.directory={here}", *command],  # another user's clone
-            cwd=here, env=environment, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        return output.decode().strip()
-
-    try:
-        program = ("train.py", "model.py", "data.py")
-        changed = git("--no-optional-locks", "status", "--porcelain", "--", *program)
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    git = from_img("command_line").git
+    head = git("rev-parse", "HEAD")
+    program = "train.py", "model.py", "data.py", "img/events.py"  # which reads the accuracies
+    changed = git("status", "--porcelain", "--", *program)
+    return head + ("-dirty" if changed else "") if head else "unknown"
 
 
 # --- Export ---
@@ -1114,7 +1105,7 @@ def check_settings(run_dir, dataset, now, is_finished):
 def check_source(dataset):
     """Returns: the folder --init_from, of a finished run whose towers fit this one.
 
-    Raises: RunError, it is not finished, has units, or has other tasks or data.
+    Raises: RunError, it is not finished, has units, or has other tasks, classes or data set.
     """
     source = pathlib.Path(os.path.expanduser(FLAGS.init_from))
     check_path(source)
@@ -1413,8 +1404,9 @@ def check_memory(net):
             "another --cross_stitch_unit" if kind_of_sharing() == "dense" else "smaller images"
         )
         raise RunError(
-            f"the network has {count:,} weights. Training them takes {needed / 1e9:,.1f} GB of"
-            f" memory, and this process may use {allowed / 1e9:,.1f} GB. Choose {smaller}."
+            f"the network has {count:,} weights. Training them takes at least"
+            f" {needed / 1e9:,.1f} GB of memory, and this process may use {allowed / 1e9:,.1f} GB."
+            f" Choose {smaller}."
         )
 
 
@@ -1495,6 +1487,8 @@ def check_flags():
         refuse("dataset data_dir", f"synthetic images are drawn, not read from a folder: {one}")
     if FLAGS.starve > 1 and FLAGS.train_examples:
         refuse("starve train_examples", f"each of the two chooses the training images: {one}")
+    if FLAGS.device == "gpu" and FLAGS.threads:
+        refuse("device threads", f"--threads are those of the CPU: {one}")
     if FLAGS.overwrite and FLAGS.eval_only:
         refuse("overwrite eval_only", f"--overwrite deletes what --eval_only is to evaluate: {one}")
     if FLAGS.hard_sharing and FLAGS.share_until not in (None, ONE_TOWER):
@@ -1537,6 +1531,7 @@ def parse_flags(arguments):
 def main(_):
     """Runs the program. Every expected error becomes one sentence and exit code 1."""
     warnings.formatwarning = format_warning
+    warnings.simplefilter("default", UserWarning)  # its own, whatever PYTHONWARNINGS says
     warnings.filterwarnings("ignore", module="tensorflow")  # deprecations inside tf-slim
     # The event file's thread ends with a traceback if the disk is full; `flush` reports it.
     threading.excepthook = lambda _: None

@@ -218,6 +218,7 @@ def test_whatever_surrounds_a_run_ends_it_not_and_changes_no_picture(tmp_path):
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": str(tmp_path),
         "XLA_FLAGS": "--no_such_flag=1",
+        "PYTHONWARNINGS": "error::UserWarning",
         "PATH": "/nowhere",
     }
     finished = run_afresh(logdir, "--max_steps=1", prelude=ODD_NAMES, **environment, **C_LOCALE)
@@ -256,7 +257,7 @@ def test_any_users_clone_has_a_commit_whatever_git_is_told_and_a_copy_has_none(
     for name, value in (("DIR", ".git"), ("WORK_TREE", "."), ("INDEX_FILE", "index")):
         monkeypatch.setenv(f"GIT_{name}", str(other / value))  # as git does for its hooks
     for folder, version in ((clone, head), (copy, "unknown")):
-        monkeypatch.setattr(train, "__file__", str(folder / "train.py"))
+        monkeypatch.setattr(train.from_img("command_line"), "ROOT", folder)
         assert train.commit() == version
 
 
@@ -992,6 +993,7 @@ def test_a_bad_flag_is_named(flag):
     (("--share_until=pool_2", "--cross_stitch_at=pool_1,fc_3"), "name later places"),
     (("--dataset=synthetic", "--data_dir=here"), "leave out one"),
     (("--overwrite", "--eval_only"), "leave out one"),
+    (("--device=gpu", "--threads=2"), "leave out one"),
     (("--cross_stitch_own_only", "--cross_stitch_init=0.9"), "share nothing"),
     (("--starve=20", "--train_examples=100"), "--starve=20 --train_examples=100: .*leave out one"),
 ])  # fmt: skip
