@@ -41,7 +41,7 @@ PICTURES = (
     ("total_loss.png", "summary/loss_total", "total loss of a training batch", "upper right", (0, 4)),
 )  # fmt: skip
 PANEL = {"figsize": (8, 4.5), "dpi": 120, "layout": "constrained"}
-COLOUR_MAPS = {"False": "Oranges", "True": "Blues"}  # by the flag cross_stitch
+COLOUR_MAPS = {False: "Oranges", True: "Blues"}  # without units, with units
 
 
 def folders_of_runs(logdir):
@@ -126,14 +126,15 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
     """
     picture = figure.Figure(**PANEL)
     axes = picture.subplots()
-    count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far, without units and with
+    count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far
     for name, (settings, curves) in runs.items():
         steps, values = curves[tag]
-        stitched = settings["cross_stitch"]
+        sharing = settings.get("sharing", settings["cross_stitch"])  # older runs lack the first
+        stitched = sharing not in ("none", "hard_sharing", "False")
         count[stitched] += 1
         shade = 0.7 if count[stitched] == 1 else 0.4 + 0.5 / count[stitched]
         colour = matplotlib.colormaps[COLOUR_MAPS[stitched]](shade)
-        title = f"{'with' if stitched == 'True' else 'without'}: {name}"
+        title = f"{'with' if stitched else 'without'}: {name}"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axes.plot(steps, smooth(values, smoothing), color=colour, linewidth=1.8, label=title)
     everything = np.concatenate([curves[tag][1] for _, curves in runs.values()])

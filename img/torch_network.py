@@ -142,7 +142,7 @@ class Network(nn.Module):
 
 
 def start_weights(unit, num_towers, width, own_weight):
-    """A unit that is nearly the identity: [T, T, C], [T, T] or [T*C, T*C] (dense: D for C)."""
+    """A unit's start weights: [T, T, C], [T, T] or [T*C, T*C] (dense: D for C)."""
     others = (1 - own_weight) / max(num_towers - 1, 1)
     alpha = torch.full([num_towers, num_towers], others).fill_diagonal_(own_weight)
     if unit == "layer":

@@ -25,13 +25,13 @@ ASCII = {"PYTHONIOENCODING": "ascii"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
 
 
-def made_run(folder):
+def made_run(folder, flags="**cross_stitch** True"):
     """The event files of a run as img/plot.py reads them."""
     writer = EventFileWriter(str(folder))
     text = summary_pb2.Summary()
     text.value.add(
         tag="run/text_summary",
-        tensor=tensor_util.make_tensor_proto([b"**cross_stitch** True"]),
+        tensor=tensor_util.make_tensor_proto([flags.encode()]),
         metadata=summary_pb2.SummaryMetadata(
             plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
         ),
@@ -89,6 +89,21 @@ def test_matrices_need_no_backend_and_leave_the_environment_as_it_is():
 def test_a_notebook_still_gets_its_backend():
     code = "from img import matrices; from matplotlib import pyplot; print(pyplot.get_backend())"
     assert python("-c", code, MPLBACKEND="svg").stdout.strip() == b"svg"
+
+
+@pytest.mark.parametrize("sharing, label", [
+    (None, "with"),  # an older run
+    ("channel", "with"),
+    ("none", "without"),  # as with a single task, whatever --cross_stitch says
+])  # fmt: skip
+def test_a_run_is_drawn_by_what_it_shares(sharing, label, monkeypatch, tmp_path):
+    flags = "**cross_stitch** True" + (f"\n\n**sharing** {sharing}" if sharing else "")
+    settings, curves = plot.read_run(made_run(tmp_path / "run", flags))
+    labels = []
+    monkeypatch.setattr(plot, "save", lambda picture, axes, path: labels.append(
+        axes.get_legend_handles_labels()[1]))  # fmt: skip
+    plot.draw({"run": (settings, curves)}, "summary/loss_total", "", "best", (0, 0), "", 0)
+    assert labels == [[f"{label}: run"]]
 
 
 def test_curves_are_the_same_whatever_backend_matplotlibrc_and_home_there_are(tmp_path):
