@@ -23,7 +23,7 @@ SECOND = ("dense", "0.9")
 OTHERS = [(setting, "0.9") for setting in ("channel", "layer", "nddr", "hard sharing")]
 
 
-def read(folder, fewest_seeds=1):
+def read(folder, fewest_seeds):
     """Reads the records in a folder.
 
     Args:
@@ -87,10 +87,10 @@ def made_with(records):
     return f"*Made with PyTorch {versions} on {devices}. {notes}".strip() + "*"
 
 
-def paired_gains(study, setting, decay, task="mean"):
+def paired_gains(study, setting, decay):
     """The gain of each seed over the run without units. Returns: seed -> share of 1."""
     group = find(study, setting, float(decay))
-    return group.gains(groups.baseline_of(study, group), task)
+    return group.gains(groups.baseline_of(study, group))
 
 
 def summary_table(study, made):
@@ -197,14 +197,13 @@ def draw(study, out):
     Returns:
       The paths of the pictures: one, or none if there are no runs to compare.
     """
-    if {group.setting for group in study} <= {"none"}:
+    shown = [group for group in study if group.setting in ("dense", "channel")]
+    if not shown:
         return []
     picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
     low = 0.0
-    for group in study:
-        if group.setting not in ("dense", "channel"):
-            continue
+    for group in shown:
         none = groups.baseline_of(study, group)
         length = len(records_of([group])[0]["curves"]["accuracy_test"][0])
         ends = np.arange(LAST_EVALUATIONS, length + 1)

@@ -1,6 +1,6 @@
-"""Makes every number and picture of the study in img/README.md again.
+"""Makes the study of img/README.md again: the runs of train.py, all tables and curves.
 
-    python img/reproduce.py                      # everything: days on two cores
+    python img/reproduce.py                      # all runs: days on two cores
     python img/reproduce.py --only=full,levers   # some of its studies
     python img/reproduce.py --seeds=3            # at most three seeds of each setting
     python img/reproduce.py --quick              # the same on few images, in minutes
@@ -8,8 +8,8 @@
     python img/reproduce.py --verify             # repeats three records and compares
     python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
-Each run is one of train.py, on a core of its own unless --jobs asks for fewer runs at a
-time. Its record is a small text file in img/records/. A run that has a record is skipped,
+Each run is one of train.py. On Linux it has a core of its own, unless --jobs asks for fewer
+runs at a time. Its record is a small text file in img/records/. A run that has a record is skipped,
 and a run that was stopped resumes, so you can kill this program at any time.
 """
 
@@ -92,7 +92,7 @@ def define_flags():
 
 TOO_FEW_SEEDS = f"*No setting has a record for {groups.SEEDS_OF_A_PAGE} seeds yet.*"
 QUICK_NOTICE = (
-    "These runs took a few steps on 256 images, whatever the tables call them. They show that"
+    "These runs took a few steps on few images, whatever the tables call them. They show that"
     " everything works, and nothing else.\n\n"
 )
 
@@ -178,7 +178,7 @@ def act(chosen, folders, out):
             print(f"{study}: not shown, as they have fewer than {fewest_seeds} seeds: {names}")
 
 
-def read_all(folder, fewest_seeds=groups.SEEDS_OF_A_PAGE):
+def read_all(folder, fewest_seeds):
     """Reads the records of train.py's runs and of the replication's.
 
     Args:

@@ -15,18 +15,20 @@ class Study(typing.NamedTuple):
     """Runs that are compared with each other."""
 
     settings: dict  # name -> flags of train.py; init_from is another setting of the same seed
-    schedules: dict  # training images -> flags of train.py
+    schedules: dict  # training images -> flags of train.py, num_epochs and eval_every at least
     seeds: range
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
     hidden: tuple = ()  # settings that no table shows: they lend their towers to others
+    controls: dict = {}  # setting -> the same units, sharing nothing
+    is_asked_beforehand: bool = False  # one question, so its p-value needs no correction
 
 
 class Run(typing.NamedTuple):
     """One run of train.py."""
 
     study: str
-    setting: str  # begins with the number of training images, if not all
+    setting: str  # begins with the number of training images, if train_examples sets it
     seed: int
     flags: dict  # of train.py, besides the seed
     source: typing.Any = None  # the Run whose towers it starts with
@@ -101,6 +103,7 @@ STUDIES = {
         FIVE_EPOCHS,
         range(200, 208),
         baselines=("none", "channel"),
+        controls={"channel": "channel own only", "nddr": "nddr own only"},
     ),
     "full_30_epochs": Study(WITHOUT_NDDR, THIRTY_EPOCHS, range(5)),
     "where": Study(
@@ -142,14 +145,17 @@ STUDIES = {
     "best_lever": Study({"none": NO_UNITS, "start 0.7": START_07}, FEW_IMAGES, range(200, 210)),
     # "Rate x1000" was first by all ten.
     "fast_units": Study(
-        {"none": NO_UNITS, "rate x1000": RATE_X1000}, {1000: FEW_IMAGES[1000]}, range(210, 220)
+        {"none": NO_UNITS, "rate x1000": RATE_X1000},
+        {1000: FEW_IMAGES[1000]},
+        range(210, 220),
+        is_asked_beforehand=True,
     ),
     "starved": Study({**KINDS_OF_SHARING, "start 0.7": START_07}, STARVED, range(10)),
 }
 
 
 def setting_of(study, images, name):
-    """How records name a setting: "1000 none" is "none" on 1,000 images, "none" that on all."""
+    """How records name a setting: "1000 none" is "none" with --train_examples=1000."""
     return f"{images} {name}" if "train_examples" in STUDIES[study].schedules[images] else name
 
 
@@ -170,7 +176,8 @@ def runs_of(study):
             for name, given in table.settings.items():
                 setting = setting_of(study, images, name)
                 flags = {"batch_norm_decay": 0.9, **schedule, **given}
-                source = runs.get((images, seed, flags.pop("init_from", None)))
+                lender = flags.pop("init_from", None)  # stands before those that start from it
+                source = runs[images, seed, lender] if lender else None
                 runs[images, seed, name] = Run(study, setting, seed, flags, source)
     return list(runs.values())
 
@@ -192,7 +199,7 @@ def in_tasks(runs):
 def quick(runs):
     """Two seeds of each setting, a few steps long. They only show that everything works.
 
-    All of them train on as few images, so one schedule of each study is enough.
+    All but the starved ones train on as few images, so one schedule of each study is enough.
     """
     # The whole test set would take longer than all the rest.
     short = {"train_examples": 256, "num_epochs": 3, "eval_every": 2, "holdout": 1000}

@@ -31,8 +31,9 @@ def all_tables(studies):
     full, thirty = studies.get("full", []), studies.get("full_30_epochs", [])
     if full:
         kinds = [group for group in full if group.setting in groups.KINDS]
-        made = made_with(records_of(kinds))
-        tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
+        if kinds:
+            made = made_with(records_of(kinds))
+            tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
         trained_otherwise = find(full, "start 0.7"), find(full, "rate x1000")
         tables["weights"] = units_table([*kinds, *trained_otherwise])
     tables["recalls"] = recalls_table(thirty)
@@ -141,12 +142,50 @@ def shown_groups(name, studies):
 
 
 def study_table(name, studies):
-    """A study's table. That of all images has the gain of each seed, too."""
-    study = shown_groups(name, studies)
-    parts = [accuracy_table(study, runs.STUDIES[name].baselines), made_with(records_of(study))]
-    if name == "full":
-        parts.append(details("Gain of each seed", seeds_table(study)))
-    return "\n\n".join(parts)
+    """A study's table, and what units gain over their controls, if it has any."""
+    study, definition = shown_groups(name, studies), runs.STUDIES[name]
+    made = made_with(records_of(study))
+    if definition.is_asked_beforehand:
+        gains = [g.gains(baseline_of(study, g)) for g in study if g.setting != "none"]
+        p_values = [p_of(gained) for gained in gains if is_enough(gained)]
+        asked = [f"*The question fixed beforehand: p = {p:.3f}.*" for p in p_values]
+        made = " ".join([*asked, made])
+    table = accuracy_table(study, definition.baselines)
+    controls = controls_table(study, definition.controls)
+    return "\n\n".join(filter(None, [table, made, controls]))
+
+
+def p_of(gains):
+    """The p-value of gains by seed."""
+    return groups.p_value(list(gains.values()))
+
+
+def is_enough(gains):
+    return len(gains) >= groups.SEEDS_OF_AN_INTERVAL
+
+
+def controls_table(study, controls):
+    """What units gain over the same units that share nothing, in the mean; or None.
+
+    Args:
+      study: list of groups.
+      controls: setting -> its control.
+
+    Returns:
+      A table in Markdown, whose p-values are corrected after Holm.
+    """
+    gained = {
+        setting: find(study, setting).gains(find(study, control))
+        for setting, control in controls.items()
+    }
+    gained = {setting: gains for setting, gains in gained.items() if is_enough(gains)}
+    corrected = groups.holm([p_of(gains) for gains in gained.values()])
+    rows = [
+        [setting, len(gains), interval(gains.values(), "+"), f"{p:.3f}"]
+        for (setting, gains), p in zip(gained.items(), corrected)
+    ]
+    header = ["units", "seeds", "over the same that share nothing (mean)", "p (Holm)"]
+    return markdown(header, rows) if rows else None
 
 
 def accuracy_table(study, baselines=("none",), first="images", by_article=True):
@@ -187,33 +226,51 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
 
 def comparisons_text(studies):
     """How many differences from each baseline there are in the mean, and which of them Holm's
-    correction leaves; or None. Without starved runs, which are corrected by themselves."""
+    correction leaves; or None. Without starved runs, controls and the questions that were fixed
+    beforehand, which have p-values of their own."""
     baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
     lines = [comparisons_line(studies, baseline) for baseline in baselines]
     return "\n\n".join(filter(None, lines)) or None
 
 
 def comparisons_line(studies, baseline):
-    """As `comparisons_text`, over one baseline."""
-    compared = {}
-    for name in studies:
-        beside = shown_groups(name, studies)
-        if name == "starved" or baseline not in runs.STUDIES[name].baselines:
-            continue
-        for group in studies[name]:
-            gained = list(group.gains(baseline_of(beside, group, baseline)).values())
-            enough = len(gained) >= groups.SEEDS_OF_AN_INTERVAL
-            if group in beside and group.setting not in ("none", baseline) and enough:
-                compared[name, group.condition, group.setting] = gained
+    """As `comparisons_text`, over one baseline. It names the next difference, too."""
+    compared = comparisons_with(studies, baseline)
     if not compared:
         return None
-    told = sorted(groups.significant(compared).items(), key=lambda found: found[1])
-    left = [
-        f"{key[2]}, {key[1]:,} images ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})"
-        for key, p in told
+    corrected = groups.holm([groups.p_value(gained) for gained in compared.values()])
+    found = sorted(zip(corrected, compared), key=lambda pair: pair[0])
+    texts = [
+        f"{title} ({number(100 * np.mean(compared[study, title]), '+')}, p = {p:.3f})"
+        for p, (study, title) in found
     ]
-    count = f"Of {len(compared)} differences from {baseline}, {len(left)} have"
-    return f"{count} p < {groups.SIGNIFICANCE} after Holm{': ' if left else ''}{'; '.join(left)}."
+    count = sum(p < groups.SIGNIFICANCE for p, _ in found)
+    told, following = "; ".join(texts[:count]), texts[count : count + 1]
+    line = f"Of {len(compared)} differences from {baseline}, {count} have p < {groups.SIGNIFICANCE}"
+    line = f"{line} after Holm{': ' if told else ''}{told}."
+    return " ".join([line, *(f"Next: {text}." for text in following)])
+
+
+def comparisons_with(studies, baseline):
+    """What is corrected together. Returns: (study, what is compared) -> gains of the seeds."""
+    compared = {}
+    for name in studies:
+        definition = runs.STUDIES[name]
+        if name == "starved" or definition.is_asked_beforehand:
+            continue
+        if baseline not in definition.baselines:
+            continue
+        shown = shown_groups(name, studies)
+        controls = definition.controls.values() if baseline != "none" else ()
+        for group in studies[name]:
+            gained = list(group.gains(baseline_of(shown, group, baseline)).values())
+            is_compared = group in shown and group.setting not in ("none", baseline, *controls)
+            if is_compared and is_enough(gained):
+                schedule = definition.schedules[group.condition]
+                title = f"{group.setting}, {group.condition:,} images"
+                title = f"{title} for {schedule['num_epochs']} epochs"
+                compared[name, title + (", held out" if "holdout" in schedule else "")] = gained
+    return compared
 
 
 def seeds_table(study, title_of=lambda group: group.setting):
@@ -261,7 +318,7 @@ def units_table(study):
         for scope in records[0]["cross_stitch"]:
             means = np.array([record["cross_stitch"][scope] for record in records])
             # The first records do not say how far.
-            far = [r["distances"][scope] for r in records if "distances" in r]
+            far = [r["distances"][scope] for r in records if scope in r.get("distances", {})]
             moved = number(np.mean([np.sqrt(np.mean(np.square(d))) for d in far])) if far else "–"
             weights = map(cell, means.reshape(len(records), -1).T)
             rows.append([group.setting, scope[-1], *weights, moved])

@@ -30,7 +30,7 @@ from command_line import Failed  # noqa: E402
 from groups import Group  # noqa: E402
 
 RECORDS_FOLDER = ROOT / "img" / "records"
-STUDIES, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER)
+STUDIES, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER, groups.SEEDS_OF_A_PAGE)
 PAGE = ROOT / "img" / "README.md"
 
 
@@ -122,8 +122,8 @@ def test_a_page_shows_settings_with_five_seeds(tmp_path):
             path.parent.mkdir(exist_ok=True)
             named = {"setting": f"1000 {group.setting}", "command": ""}
             path.write_text(json.dumps({**record, **named}).replace("layer", "start 0.9"))
-    for fewest, shown in {None: ["none", "start 0.9"], 1: ["none", "channel", "start 0.9"]}.items():
-        _, _, texts = reproduce.read_all(tmp_path, *filter(None, [fewest]))
+    for fewest, shown in {5: ["none", "start 0.9"], 1: ["none", "channel", "start 0.9"]}.items():
+        _, _, texts = reproduce.read_all(tmp_path, fewest)
         assert [row[1] for row in rows_of(texts["levers"])[2:]] == shown
 
 
@@ -157,20 +157,62 @@ def test_equal_gains_have_no_p_value_whatever_their_rounding():
     assert len(set(gains)) > 1 and groups.p_value(gains) == 1
 
 
+def of_all_images(study):
+    return [group._replace(condition=runs.ALL_IMAGES) for group in study]
+
+
 def test_the_gains_of_all_studies_are_corrected_together():
-    none, channel = made_groups(
+    none, channel = of_all_images(made_groups(
         none=dict.fromkeys(range(3), (0.7, 0.7)),
         channel={0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.73, 0.73)},
-    )
-    (layer,) = made_groups(layer={0: (0.79999, 0.8), 1: (0.8, 0.8), 2: (0.80001, 0.8)})
-    studies = {"full": [none, channel, layer], "where": [channel], "starved": [none]}
+    ))  # fmt: skip
+    steady = {0: (0.79999, 0.8), 1: (0.8, 0.8), 2: (0.80001, 0.8)}
+    layer, own_only = of_all_images(made_groups(layer=steady, **{"channel own only": steady}))
+    studies = {
+        "full": [none, channel, layer, own_only],  # whose control is not compared with channel
+        "where": [channel],
+        "starved": [none],
+        "fast_units": [none, layer],  # a question of its own
+    }
     over_none, over_channel = tables.comparisons_text(studies).split("\n\n")
-    # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors.
-    left = "layer, 1,000 images (+10.00, p = 0.000)"
-    assert over_none == f"Of 3 differences from none, 1 have p < 0.05 after Holm: {left}."
+    # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors. It is there
+    # twice, so Holm doubles it.
+    left = "layer, 60,000 images for 5 epochs (+10.00, p = 0.000)"
+    left = f"{left}; {left.replace('layer', 'channel own only')}"
+    following = "Next: channel, 60,000 images for 5 epochs (+2.00, p = 0.148)."
+    line = f"Of 4 differences from none, 2 have p < 0.05 after Holm: {left}. {following}"
+    assert over_none == line
     # Of 9, 8 and 7 points: t is 13.86, and p is 1 - t / √(t² + 2) for two degrees of freedom.
-    left = "layer, 1,000 images (+8.00, p = 0.005)"
+    left = "layer, 60,000 images for 5 epochs (+8.00, p = 0.005)"
     assert over_channel == f"Of 1 differences from channel, 1 have p < 0.05 after Holm: {left}."
+
+
+def test_units_are_compared_with_the_same_units_that_share_nothing():
+    study = of_all_images(made_groups(**{
+        "none": dict.fromkeys(range(3), (0.6, 0.6)),
+        "channel": {0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.73, 0.73)},
+        "channel own only": dict.fromkeys(range(3), (0.7, 0.7)),
+        "nddr": {0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.74, 0.74)},
+        "nddr own only": {0: (0.7, 0.7), 1: (0.7, 0.7), 2: (0.71, 0.71)},
+    }))  # fmt: skip
+    table = tables.study_table("full", {"full": study})
+    # Both gain 1, 2 and 3 points: p is 0.074, which Holm doubles.
+    for units in ("channel", "nddr"):
+        assert f"| {units} | 3 | +2.00 ± 2.48 | 0.148 |" in table
+
+
+def test_a_question_fixed_beforehand_is_not_corrected():
+    study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
+                        **{"rate x1000": {s: (0.71 + s / 100,) * 2 for s in range(3)}})  # fmt: skip
+    table = tables.study_table("fast_units", {"fast_units": study})
+    assert "*The question fixed beforehand: p = 0.074.* *Made with" in table
+
+
+def test_a_study_that_was_stopped_at_its_first_runs_has_tables():
+    (fast,) = made_groups(**{"rate x1000": {210: (0.7, 0.7)}})  # none is not there yet
+    texts = tables.all_tables({"fast_units": [fast], "full": of_all_images([fast])})
+    assert "rate x1000" in texts["fast_units"] and "fixed beforehand" not in texts["fast_units"]
+    assert "rate x1000" in texts["full"] and "results" not in texts
 
 
 def test_recalls_name_the_classes_that_gain_by_more_than_chance():
@@ -272,7 +314,7 @@ def replicated_record(setting, seed, share, last=None, **more):
 def write_replicated(folder, *records):
     for number, record in enumerate(records):
         (folder / f"{number}.json").write_text(json.dumps(record))
-    return replication.read(folder)
+    return replication.read(folder, fewest_seeds=1)
 
 
 def test_the_replications_questions_compare_runs_of_one_seed_and_decay(tmp_path):
@@ -356,7 +398,7 @@ def test_a_damaged_record_of_the_replication_is_named(tmp_path):
     del record["repetition"]
     (tmp_path / "none-seed0.json").write_text(json.dumps(record))
     with pytest.raises(Failed, match="none-seed0.json: damaged"):
-        replication.read(tmp_path)
+        replication.read(tmp_path, fewest_seeds=1)
 
 
 def test_both_programs_are_compared_with_welchs_interval(tmp_path):
@@ -372,7 +414,8 @@ def test_both_programs_are_compared_with_welchs_interval(tmp_path):
 
 def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
     def limits(decay, task):
-        gained = list(replication.paired_gains(REPLICATED, "dense", decay, task).values())
+        dense = groups.find(REPLICATED, "dense", decay)
+        gained = list(dense.gains(groups.baseline_of(REPLICATED, dense), task).values())
         middle, half = 100 * np.mean(gained), 100 * groups.half_width(gained)
         return middle - half, middle + half
 
@@ -524,6 +567,12 @@ def test_every_picture_of_the_page_shows_the_values_of_the_records(drawn):
         assert metadata_of(here[path.name])[plot.CHECKSUM] == metadata_of(path)[plot.CHECKSUM]
 
 
+def test_there_is_no_picture_of_the_replication_without_units_to_draw(tmp_path):
+    assert (
+        replication.draw(made_groups(none={0: (0.7, 0.7)}, layer={0: (0.7, 0.7)}), tmp_path) == []
+    )
+
+
 def test_no_legend_is_wider_than_its_picture(drawn):
     for path, picture in drawn.items():
         legends = [*picture.legends, *(panel.get_legend() for panel in picture.axes)]
@@ -624,7 +673,7 @@ def test_a_record_that_is_not_of_the_study_is_named(old, new, words, tmp_path):
     original = (RECORDS_FOLDER / "few_images" / path.name).read_text()
     path.write_text(original.replace(old, new, 1))
     with pytest.raises(Failed, match=re.escape(f"{path}: {words}")):
-        reproduce.read_all(tmp_path / "records")
+        reproduce.read_all(tmp_path / "records", fewest_seeds=1)
         records.check([run], folders)
 
 
@@ -639,6 +688,21 @@ def made_result(accuracy, sha256, machine=MACHINE, **others):
             "versions": {"tensorflow": "2.21.0"}, "numerics": 1, **others}  # fmt: skip
 
 
+def save_variables(folder, **values):
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name, value in values.items():
+            tf.get_variable(f"network/cross_stitch_1/{name}", initializer=np.float32(value))
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(folder / "model.ckpt"), 1)
+
+
+def test_a_unit_of_other_variables_has_no_distances(tmp_path):
+    save_variables(tmp_path, pairs=np.eye(2), scales=np.ones([2, 5]))
+    flags = {"tasks": "article,group", "cross_stitch_init": 1.0}
+    assert records.distances_from_start(tmp_path, flags) == {}
+    assert records.histograms_of_weights(tmp_path) == {}
+
+
 @pytest.mark.parametrize("shape", [[2, 2], [2, 2, 5], [6, 6]])  # layer, channel, dense
 def test_a_units_distance_from_its_start_is_the_size_of_its_change(shape, tmp_path):
     start = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)
@@ -650,12 +714,7 @@ def test_a_units_distance_from_its_start_is_the_size_of_its_change(shape, tmp_pa
         alpha = np.broadcast_to(start if len(shape) == 2 else start[:, :, None], shape).copy()
         alpha[0, 1] += 0.5
         expected = [[0, 0.5], [0, 0]]
-    with tf.Graph().as_default(), tf.Session() as session:
-        variable = tf.get_variable(
-            "network/cross_stitch_1/alpha", initializer=alpha.astype(np.float32)
-        )
-        session.run(variable.initializer)
-        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), 1)
+    save_variables(tmp_path, alpha=alpha)
     flags = {"tasks": "article,group", "cross_stitch_init": 0.9}
     distances = records.distances_from_start(tmp_path, flags)
     np.testing.assert_allclose(distances["cross_stitch_1"], expected, atol=1e-5)
