@@ -204,7 +204,9 @@ def test_units_are_compared_with_the_same_units_that_share_nothing():
 def test_a_question_fixed_beforehand_is_not_corrected():
     study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
                         **{"rate x1000": {s: (0.71 + s / 100,) * 2 for s in range(3)}})  # fmt: skip
+    study += made_groups(**{"rate x1000 own only": dict.fromkeys(range(3), (0.7, 0.7))})
     table = tables.study_table("fast_units", {"fast_units": study})
+    assert table.count("fixed beforehand") == 1 and "| rate x1000 | 3 | +2.00 ± 2.48 |" in table
     assert "*The question fixed beforehand: p = 0.074.* *Made with" in table
 
 
