@@ -604,7 +604,9 @@ def test_the_picture_of_few_images_shows_what_each_study_gains_over_its_own_runs
     studies = {
         "few_images": made_groups(none=spread(0.7), channel=spread(0.72)),
         "best_lever": made_groups(none=spread(0.6), **{"start 0.7": spread(0.64)}),
-        "fast_units": made_groups(none=spread(0.8), **{"rate x1000": spread(0.81)}),
+        "fast_units": made_groups(
+            none=spread(0.8), **{"rate x1000": spread(0.81), "rate x1000 own only": spread(0.8)}
+        ),
     }
     studies["few_images"] += [g._replace(condition=300) for g in studies["few_images"]]
     kept = []
@@ -614,6 +616,7 @@ def test_the_picture_of_few_images_shows_what_each_study_gains_over_its_own_runs
     assert shown["channel units"] == pytest.approx([2, 2])
     assert shown["channel units, start 0.7"] == pytest.approx([4])
     assert shown["channel units, rate x1000"] == pytest.approx([1])
+    assert len(shown) == 3  # no control
 
 
 # --- The records ---
