@@ -11,7 +11,7 @@ import tables
 from groups import LAST_EVALUATIONS, Group, find, records_of
 from matrices import figure
 
-NAMES = ("replication_seeds", "replication_questions", "replication_programs")  # in img/README.md
+NAMES = ("replication_questions", "replication_programs")  # in img/README.md
 NAMES_IN_PROJECT = ("replicated",)  # in README.md
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with
@@ -98,20 +98,6 @@ def summary_table(study, made):
     return f"{tables.accuracy_table(study, first='decay')}\n\n{made}"
 
 
-def replication_seeds_table(study):
-    """The gain of each seed with each decay."""
-    parts, others = [], [group for group in study if group.setting != "none"]
-    for start in range(0, len(others), 6):  # as many columns as fit a page
-        shown = others[start : start + 6]
-        part = [group for group in study if group in shown or group.setting == "none"]
-        parts.append(tables.seeds_table(part, title_of))
-    return "\n\n".join(parts)
-
-
-def title_of(group):
-    return f"{group.setting}, {group.condition:g}"
-
-
 def questions_table(study, made):
     """What was asked beforehand, with its interval and p-value."""
     first, second = (paired_gains(study, *which) for which in (PRIMARY, SECOND))
@@ -179,7 +165,6 @@ def all_tables(study, made, of_train_py):
         return {}
     made_tables = {
         "replicated": summary_table(study, made),
-        "replication_seeds": replication_seeds_table(study),
         "replication_questions": questions_table(study, made),
         "replication_programs": programs_table(study, of_train_py),
     }

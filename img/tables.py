@@ -274,25 +274,6 @@ def comparisons_with(studies, baseline):
     return compared
 
 
-def seeds_table(study, title_of=lambda group: group.setting):
-    """The gain in mean accuracy over none, in points, for each seed.
-
-    Args:
-      study: list of groups.
-      title_of: function of a group that returns its column's title.
-
-    Returns:
-      A table in Markdown.
-    """
-    shown = [group for group in study if group.setting != "none"]
-    gains = [group.gains(baseline_of(study, group)) for group in shown]
-    rows = [
-        [seed, *(number(100 * gained[seed], "+") if seed in gained else "–" for gained in gains)]
-        for seed in sorted({seed for gained in gains for seed in gained})
-    ]
-    return markdown(["seed", *map(title_of, shown)], rows)
-
-
 # --- What the units learned ---
 
 
