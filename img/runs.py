@@ -96,7 +96,6 @@ STUDIES = {
         {
             **KINDS_OF_SHARING,
             "start 0.7": START_07,
-            "rate x1000": RATE_X1000,
             "channel own only": {"cross_stitch_own_only": True},
             "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
         },

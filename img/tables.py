@@ -34,8 +34,7 @@ def all_tables(studies):
         if kinds:
             made = made_with(records_of(kinds))
             tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
-        trained_otherwise = find(full, "start 0.7"), find(full, "rate x1000")
-        tables["weights"] = units_table([*kinds, *trained_otherwise])
+        tables["weights"] = units_table([*kinds, find(full, "start 0.7")])
     tables["recalls"] = recalls_table(thirty)
     tables["comparisons"] = comparisons_text(studies)
     return {name: text for name, text in tables.items() if text}
