@@ -401,6 +401,7 @@ def test_a_damaged_record_of_the_replication_is_named(tmp_path):
         replication.read(tmp_path, fewest_seeds=1)
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # equal values, on purpose
 def test_both_programs_are_compared_with_welchs_interval(tmp_path):
     shares = [0.90, 0.91, 0.92]
     study, _ = write_replicated(
