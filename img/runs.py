@@ -58,7 +58,7 @@ class Run(typing.NamedTuple):
 NO_UNITS = {"cross_stitch": False}
 START_07 = {"cross_stitch_init": 0.7}
 RATE_X1000 = {"cross_stitch_learning_rate_scale": 1000}
-# Without dense units, which take as long as ten others: the replication has them.
+# Without dense units, which take as long as 15 others: the replication has them.
 KINDS_OF_SHARING = {
     "none": NO_UNITS,
     "channel": {"cross_stitch_unit": "channel"},

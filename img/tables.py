@@ -175,16 +175,19 @@ def controls_table(study, controls):
       A table in Markdown, whose p-values are corrected after Holm.
     """
     gained = {
-        setting: find(study, setting).gains(find(study, control))
-        for setting, control in controls.items()
+        (f"{group.condition:,}", group.setting): group.gains(
+            baseline_of(study, group, controls[group.setting])
+        )
+        for group in study
+        if group.setting in controls
     }
-    gained = {setting: gains for setting, gains in gained.items() if is_enough(gains)}
+    gained = {which: gains for which, gains in gained.items() if is_enough(gains)}
     corrected = groups.holm([p_of(gains) for gains in gained.values()])
     rows = [
-        [setting, len(gains), interval(gains.values(), "+"), f"{p:.3f}"]
-        for (setting, gains), p in zip(gained.items(), corrected)
+        [*which, len(gains), interval(gains.values(), "+"), f"{p:.3f}"]
+        for (which, gains), p in zip(gained.items(), corrected)
     ]
-    header = ["units", "seeds", "over the same that share nothing (mean)", "p (Holm)"]
+    header = ["images", "units", "seeds", "over the same that share nothing (mean)", "p (Holm)"]
     return markdown(header, rows) if rows else None
 
 
