@@ -145,8 +145,7 @@ def study_table(name, studies):
     study, definition = shown_groups(name, studies), runs.STUDIES[name]
     made = made_with(records_of(study))
     if definition.is_asked_beforehand:
-        others = {"none", *definition.controls.values()}
-        gains = [g.gains(baseline_of(study, g)) for g in study if g.setting not in others]
+        gains = [g.gains(baseline_of(study, g)) for g in study if g.setting != "none"]
         p_values = [p_of(gained) for gained in gains if is_enough(gained)]
         asked = [f"*The question fixed beforehand: p = {p:.3f}.*" for p in p_values]
         made = " ".join([*asked, made])
