@@ -4,7 +4,6 @@ import groups
 import matrices
 import numpy as np
 import plot
-import runs
 from groups import find, half_width
 from matrices import figure, matplotlib
 
@@ -54,11 +53,7 @@ def draw(studies, out):
     if find(studies.get("starved", []), "none").records:
         pictures.append(draw_starved(studies["starved"], out / "starved.png"))
     if len({group.condition for group in (*few, *full)}) > 1:
-        controls = [name for study in runs.STUDIES.values() for name in study.controls.values()]
-        best = [
-            [group for group in studies.get(name, []) if group.setting not in controls]
-            for name in ("best_lever", "fast_units")
-        ]
+        best = [studies.get(name, []) for name in ("best_lever", "fast_units")]
         names = {*groups.KINDS, *(group.setting for study in best for group in study)}
         shown = [group for group in full if group.setting in names]
         pictures.append(draw_few_images([*few, *shown], best, out / "few_images.png"))
