@@ -150,7 +150,9 @@ def test_weights_that_need_more_memory_than_there_is_get_a_sentence(tmp_path):
                         "--batch_size=20", f"--logdir={tmp_path / 'logs'}", prelude=limited)  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     (sentence,) = [line for line in refused.stderr.splitlines() if line.startswith("train.py: ")]
-    assert re.search(r"takes at least 86\.5 GB of memory, and this process may use [\d.]+ GB\.", sentence)
+    assert re.search(
+        r"takes at least 86\.5 GB of memory, and this process may use [\d.]+ GB\.", sentence
+    )
     # Nothing stands in the way of the same name with another unit.
     assert not list(tmp_path.rglob("settings.json"))
 
