@@ -127,6 +127,12 @@ def holm(probabilities):
     return corrected
 
 
+def corrected(compared):
+    """P-values of comparisons, corrected after Holm. Args: key -> gains. Returns: key -> p."""
+    p_values = holm([p_value(gained) for gained in compared.values()])
+    return dict(zip(compared, map(float, p_values)))
+
+
 def significant(compared):
     """Which of these comparisons Holm's correction leaves.
 
@@ -136,8 +142,7 @@ def significant(compared):
     Returns:
       key -> corrected p-value, of those below SIGNIFICANCE.
     """
-    corrected = holm([p_value(gained) for gained in compared.values()])
-    return {key: float(p) for key, p in zip(compared, corrected) if p < SIGNIFICANCE}
+    return {key: p for key, p in corrected(compared).items() if p < SIGNIFICANCE}
 
 
 # --- Starved runs ---

@@ -170,7 +170,7 @@ def weights_of_units(folder):
     import model
 
     reader = tf.train.load_checkpoint(str(folder))
-    scopes = {f"{model.unit_of(name)}": name for name in reader.get_variable_to_shape_map()
+    scopes = {model.unit_of(name): name for name in reader.get_variable_to_shape_map()
               if model.unit_of(name) and name.endswith("/alpha")}  # fmt: skip
     return {scope: reader.get_tensor(name) for scope, name in sorted(scopes.items())}
 

@@ -9,8 +9,8 @@
     python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
 Each run is one of train.py. On Linux it has a core of its own, unless --jobs asks for fewer
-runs at a time. Its record is a small text file in img/records/. A run that has a record is skipped,
-and a run that was stopped resumes, so you can kill this program at any time.
+runs at a time. Its record is a small text file in img/records/. A run that has a record is
+skipped, and a run that was stopped resumes, so you can kill this program at any time.
 """
 
 import concurrent.futures

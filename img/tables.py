@@ -145,8 +145,8 @@ def study_table(name, studies):
     study, definition = shown_groups(name, studies), runs.STUDIES[name]
     made = made_with(records_of(study))
     if definition.is_asked_beforehand:
-        gains = [g.gains(baseline_of(study, g)) for g in study if g.setting != "none"]
-        p_values = [p_of(gained) for gained in gains if is_enough(gained)]
+        gains = [gains_of(g, baseline_of(study, g)) for g in study if g.setting != "none"]
+        p_values = [groups.p_value(gained) for gained in gains if is_enough(gained)]
         asked = [f"*The question fixed beforehand: p = {p:.3f}.*" for p in p_values]
         made = " ".join([*asked, made])
     table = accuracy_table(study, definition.baselines)
@@ -154,9 +154,9 @@ def study_table(name, studies):
     return "\n\n".join(filter(None, [table, made, controls]))
 
 
-def p_of(gains):
-    """The p-value of gains by seed."""
-    return groups.p_value(list(gains.values()))
+def gains_of(group, baseline):
+    """The gain of each seed in the mean, a list."""
+    return list(group.gains(baseline).values())
 
 
 def is_enough(gains):
@@ -174,17 +174,16 @@ def controls_table(study, controls):
       A table in Markdown, whose p-values are corrected after Holm.
     """
     gained = {
-        (f"{group.condition:,}", group.setting): group.gains(
-            baseline_of(study, group, controls[group.setting])
+        (f"{group.condition:,}", group.setting): gains_of(
+            group, baseline_of(study, group, controls[group.setting])
         )
         for group in study
         if group.setting in controls
     }
     gained = {which: gains for which, gains in gained.items() if is_enough(gains)}
-    corrected = groups.holm([p_of(gains) for gains in gained.values()])
     rows = [
-        [*which, len(gains), interval(gains.values(), "+"), f"{p:.3f}"]
-        for (which, gains), p in zip(gained.items(), corrected)
+        [*which, len(gained[which]), interval(gained[which], "+"), f"{p:.3f}"]
+        for which, p in groups.corrected(gained).items()
     ]
     header = ["images", "units", "seeds", "over the same that share nothing (mean)", "p (Holm)"]
     return markdown(header, rows) if rows else None
@@ -240,13 +239,11 @@ def comparisons_line(studies, baseline):
     compared = comparisons_with(studies, baseline)
     if not compared:
         return None
-    corrected = groups.holm([groups.p_value(gained) for gained in compared.values()])
-    found = sorted(zip(corrected, compared), key=lambda pair: pair[0])
+    found = sorted(groups.corrected(compared).items(), key=lambda pair: pair[1])
     texts = [
-        f"{title} ({number(100 * np.mean(compared[study, title]), '+')}, p = {p:.3f})"
-        for p, (study, title) in found
+        f"{key[1]} ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})" for key, p in found
     ]
-    count = sum(p < groups.SIGNIFICANCE for p, _ in found)
+    count = sum(p < groups.SIGNIFICANCE for _, p in found)
     told, following = "; ".join(texts[:count]), texts[count : count + 1]
     line = f"Of {len(compared)} differences from {baseline}, {count} have p < {groups.SIGNIFICANCE}"
     line = f"{line} after Holm{': ' if told else ''}{told}."
@@ -258,14 +255,13 @@ def comparisons_with(studies, baseline):
     compared = {}
     for name in studies:
         definition = runs.STUDIES[name]
-        if name == "starved" or definition.is_asked_beforehand:
-            continue
-        if baseline not in definition.baselines:
+        is_alone = name == "starved" or definition.is_asked_beforehand
+        if is_alone or baseline not in definition.baselines:
             continue
         shown = shown_groups(name, studies)
         controls = definition.controls.values() if baseline != "none" else ()
         for group in studies[name]:
-            gained = list(group.gains(baseline_of(shown, group, baseline)).values())
+            gained = gains_of(group, baseline_of(shown, group, baseline))
             is_compared = group in shown and group.setting not in ("none", baseline, *controls)
             if is_compared and is_enough(gained):
                 schedule = definition.schedules[group.condition]
