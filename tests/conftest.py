@@ -33,17 +33,20 @@ def config_of(unit, **options):
 
 
 def command_of(script, *arguments, prelude=""):
-    """The command that runs one of the project's scripts.
+    """The command that runs one of the project's programs.
 
     Args:
-      script: path below the project's root.
+      script: path below the project's root, or a module such as study.plot.
       arguments: its command line.
       prelude: Python statements to execute first, in the same process.
     """
-    program = (
-        f"import runpy, sys; sys.path[:0] = {[str((ROOT / script).parent), str(ROOT)]!r}\n{prelude}\n"
+    paths = [str((ROOT / script).parent), str(ROOT)] if script.endswith(".py") else [str(ROOT)]
+    start = (
         f"sys.argv[0] = {script!r}; runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
+        if script.endswith(".py")
+        else f"runpy.run_module({script!r}, run_name='__main__', alter_sys=True)"
     )
+    program = f"import runpy, sys; sys.path[:0] = {paths!r}\n{prelude}\n{start}"
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 

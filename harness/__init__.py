@@ -1,0 +1,1 @@
+"""What makes a run fast and safe. Nobody needs it to understand the network."""

@@ -1,0 +1,42 @@
+"""Errors that a program tells its user in one sentence, and the exit codes they end it with.
+
+Other exit codes: 0 for success, and 128 + n after signal n, as shells report it.
+"""
+
+import re
+
+
+class Failed(Exception):
+    """The program cannot go on. The message is one sentence for the user: what to do."""
+
+    exit_code = 1
+
+
+class DataError(Failed):
+    """The data cannot be used. The message names the file, the problem, and what to do."""
+
+
+class Unreachable(DataError):
+    """Fashion-MNIST is not on this machine, and no mirror can be reached or has it."""
+
+
+class CannotWrite(Failed):
+    """A run's file cannot be written. The run can be resumed from its last checkpoint."""
+
+
+class Diverged(Failed):
+    """A loss or a weight became NaN or infinite."""
+
+    exit_code = 3
+
+
+class InUse(Failed):
+    """Another process is using the run's folder."""
+
+    exit_code = 4
+
+
+def brief(error):
+    """The cause in an error's message. TensorFlow's begin with where in the graph it was."""
+    *_, cause = re.split(r"\nNode: .*\n(?:.*root error.*\n\s*\(0\) \w+: )?", str(error))
+    return (cause.splitlines() or [type(error).__name__])[0].rpartition("; ")[2].split(". ")[0]

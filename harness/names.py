@@ -1,0 +1,25 @@
+"""Names that the program and its study share. They are here because the study does without
+TensorFlow.
+"""
+
+# Layers that a cross-stitch unit may follow, or after which towers may begin, in their order.
+# Dropout follows the last, and with hard sharing all tasks share the layers up to the last.
+PLACES = ("pool_1", "pool_2", "fc_3")
+LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
+
+
+def sharing_of(flags):
+    """What a run's towers share: "hard_sharing", the kind of unit, or "none".
+
+    Args:
+      flags: train.py's flags, name -> value. One task has nothing to share.
+    """
+    if flags.get("hard_sharing"):
+        return "hard_sharing"
+    shares = flags["cross_stitch"] and "," in flags["tasks"]
+    return flags["cross_stitch_unit"] if shares else "none"
+
+
+def unit_scope(place):
+    """The scope of the unit after a layer, such as "cross_stitch_1" after "pool_1"."""
+    return f"cross_stitch_{PLACES.index(place) + 1}"

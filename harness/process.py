@@ -1,0 +1,175 @@
+"""How a program starts, what it says when it fails, and what a signal does to it."""
+
+import contextlib
+import io
+import logging
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+
+from absl import app, flags
+
+from harness.errors import Failed
+
+# --- TensorFlow's import ---
+
+
+@contextlib.contextmanager
+def quiet_import(is_program=True):
+    """Within it, TensorFlow is imported, which would write to stderr, whatever the log level.
+
+    Args:
+      is_program: whether this process is the program's own. If not, nothing is changed.
+    """
+    if not is_program:
+        yield
+        return
+    # With stderr closed (`2>&-`), the next file that is opened would take its number.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if platform.machine() in ("x86_64", "AMD64"):
+        # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
+        # it makes training a quarter faster.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # `tail` holds the text back: it prints it if this process dies, and is killed otherwise.
+    terminal, tail = os.dup(2), None
+    with contextlib.suppress(OSError):  # such as a container without `tail`
+        tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
+        os.dup2(tail.stdin.fileno(), 2)
+    try:
+        with interrupts_end_it():
+            yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if tail:
+            tail.kill()
+            tail.wait()
+            tail.stdin.close()
+
+
+# --- From the command line to the exit code ---
+
+
+def run(main, check_flags=None):
+    """Runs main(argv) as the program. It ends with one sentence if something is wrong.
+
+    Args:
+      main: takes the program's name and the arguments that are not flags.
+      check_flags: checks what absl does not, and raises flags.Error.
+    """
+
+    def parse(argv):
+        try:
+            others = flags.FLAGS(argv)
+            refuse_logging_flags()
+            if check_flags:
+                check_flags()
+        except (flags.Error, Failed) as error:
+            end(argv, error)
+        return others
+
+    def main_and_flush(argv):
+        try:
+            main(argv)
+            print(end="", flush=True)
+        except Failed as error:
+            end(argv, error, error.exit_code)
+        except OSError as error:
+            if sys.stdout:  # what it still holds may be what cannot be written
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            place = f"{error.filename}: " if error.filename else ""
+            end(argv, f"{place}{error.strerror or error}")
+
+    format_before = warnings.formatwarning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, and not a notebook's
+            stream.reconfigure(errors="replace")  # for terminals without ° and é
+    for library in ("tensorflow", "tensorboard", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.formatwarning = format_warning
+            warnings.simplefilter("default", UserWarning)  # whatever PYTHONWARNINGS says
+            warnings.filterwarnings("ignore", module="tensorflow")  # deprecations in tf-slim
+            app.run(main_and_flush, flags_parser=parse)
+    finally:  # a notebook's process goes on
+        warnings.formatwarning = format_before
+
+
+def end(argv, message, exit_code=1):
+    """Prints one sentence and ends the program."""
+    with contextlib.suppress(OSError):  # whoever read stderr may be gone
+        print(f"{pathlib.Path(argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    sys.exit(exit_code)
+
+
+def refuse_logging_flags():
+    """Raises: Failed, one of absl's own flags for logging is given: nothing here logs."""
+    for flag in flags.FLAGS.get_flags_for_module("absl.logging"):
+        if flag.present:
+            is_folder = flag.name == "log_dir" and "logdir" in flags.FLAGS
+            hint = " The folder for runs is --logdir." if is_folder else ""
+            raise Failed(f"--{flag.name}: has no effect in this program. Leave it out.{hint}")
+
+
+def format_warning(message, *_):
+    """A box that nobody overlooks, in place of a line of source code."""
+    rule = "*" * 78
+    whole = {"break_long_words": False, "break_on_hyphens": False}  # names of files
+    return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78, **whole), rule, "", ""])
+
+
+# --- Signals ---
+
+
+@contextlib.contextmanager
+def interrupts_end_it():
+    """Ctrl-C ends the program without a traceback, while there is nothing to save."""
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # as in a script's `train.py &`
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def signals_noted():
+    """Lets a step end before a signal stops the run. A second one of its kind acts at once.
+
+    SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they
+    stop a job. A signal that was ignored from the start, as `nohup` arranges, stays ignored.
+
+    Yields: a list that is empty until a signal arrives, and then holds its number.
+    """
+    noted = []
+
+    def note(number, _):
+        noted.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # the terminal may be lost
+            os.write(2, b"\nStopping after this step. Once more: at once, without saving.\n")
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.Signals[name] for name in names)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
