@@ -3,6 +3,7 @@
 Other exit codes: 0 for success, and 128 + n after signal n, as shells report it.
 """
 
+import contextlib
 import re
 
 
@@ -22,6 +23,15 @@ class Unreachable(DataError):
 
 class CannotWrite(Failed):
     """A run's file cannot be written. The run can be resumed from its last checkpoint."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def instead_of_system_errors(cls, path):
+        """Raises it, within, in place of an OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise cls(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
 class Diverged(Failed):

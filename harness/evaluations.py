@@ -1,0 +1,96 @@
+"""The evaluations of a run, one JSON object a line, in the file evaluations.jsonl.
+
+A line has the step and what TensorBoard shows at that step, each value under its tag without
+the prefix "summary/". Step 0 has the units' weights before training, if there are units.
+"""
+
+import json
+import os
+import warnings
+
+import numpy as np
+
+from harness.errors import CannotWrite
+
+NAME = "evaluations.jsonl"  # in the run's folder
+
+
+class Evaluations:
+    """The file of a run that trains.
+
+    Args:
+      run_dir: the run's folder.
+      step: step of the checkpoint that the run resumes from, or 0. Later lines are deleted, as
+        the run makes them again.
+      every: steps between evaluations.
+
+    Raises:
+      CannotWrite: the file cannot be written.
+    """
+
+    def __init__(self, run_dir, step, every):
+        self._path = run_dir / NAME
+        with self._errors():
+            self._file = open(self._path, "ab", buffering=0)
+            lines = whole_lines(self._path) if step else []
+            kept = [(line, size) for line, size in lines if line["step"] <= step]
+            self._file.truncate(sum(size for _, size in kept))
+        missing = set(range(every, step + 1, every)) - {line["step"] for line, _ in kept}
+        if missing:
+            warnings.warn(
+                f"{self._path}: lacks {len(missing):,} evaluations before step {step:,}, such as"
+                f" that of step {min(missing):,}. Results and curves will be without them."
+            )
+
+    def append(self, step, values):
+        """Adds a line. Args: the step, and name -> number. Raises: CannotWrite."""
+        # 0.9213, not the 0.9212999939918518 that this float32 is as a float.
+        numbers = {name: float(str(np.float32(value))) for name, value in values.items()}
+        with self._errors():
+            self._file.write(json.dumps({"step": step, **numbers}).encode() + b"\n")
+
+    def sync(self):
+        """Returns when all lines are on the disk. Raises: CannotWrite."""
+        with self._errors():
+            os.fsync(self._file.fileno())
+
+    def close(self):
+        self._file.close()
+
+    def _errors(self):
+        return CannotWrite.instead_of_system_errors(self._path)
+
+
+def whole_lines(path):
+    """Reads the lines up to one that is damaged or torn, as a power cut or a kill leaves it.
+
+    Returns:
+      A list of (dictionary, size in bytes); empty if there is no such file.
+    """
+    lines = []
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return lines
+    for line in content.splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+            values["step"] + 0
+        except (ValueError, TypeError, KeyError):
+            break
+        if not line.endswith(b"\n"):
+            break
+        lines.append((values, len(line)))
+    return lines
+
+
+def curves(run_dir):
+    """Reads the file. Returns: name -> (steps, values), two lists; {} without the file."""
+    found = {}
+    for line, _ in whole_lines(run_dir / NAME):
+        step = line.pop("step")
+        for name, value in line.items():
+            steps, values = found.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    return found
