@@ -14,12 +14,11 @@ by a learned linear combination of the activations of all towers (Misra et al.,
 This file only builds graphs: no files, no flags, no printing. It reads from top to
 bottom: cross-stitch units, hyper-parameters, network, loss, training step, summaries,
 the whole graph, serving. `build(..., fast=False)` is the plain program. By default,
-three places use a faster form of the same function from the last section.
+three places use a faster form of the same function from harness/fast.py.
 """
 
 import contextlib
 import dataclasses
-import functools
 import re
 import typing
 import zlib
@@ -27,21 +26,12 @@ import zlib
 import numpy as np
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
-from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_ops
 
-# tf-slim 1.1.0, the newest release, uses two internal names that TensorFlow moved
-# in 2.15. Put them back before its first use, unless they are there.
-if not hasattr(ops, "Tensor"):
-    ops.Tensor = tf.Tensor
-if not hasattr(control_flow_ops, "cond"):
-    control_flow_ops.cond = tf.cond
-
-import tf_slim as slim  # noqa: E402
+from harness.fast import ONE_PASS_MINIMUM, adam_step, fused_conv_pool, one_pass_combinations
+from harness.names import PLACES, unit_scope
+from harness.slim import slim
 
 IMAGE_SHAPE = (28, 28, 1)  # height, width and channels of Fashion-MNIST
-# Layers that a unit may follow, or after which towers may begin, in their order.
-PLACES = ("pool_1", "pool_2", "fc_3")
 
 
 # --- Cross-stitch units ---
@@ -116,8 +106,8 @@ def dense_unit(towers, start, config):
 UNITS = {"channel": channel_unit, "layer": layer_unit, "nddr": nddr_unit, "dense": dense_unit}
 
 
-def cross_stitch(towers, scope, config):
-    """The unit that the config names, in a variable scope such as "cross_stitch_1".
+def add_unit(towers, scope, config):
+    """Adds the unit that the config names, in a variable scope such as "cross_stitch_1".
 
     Args and returns: those of a unit, above. The start weights follow from the config.
     """
@@ -179,7 +169,7 @@ def linear_combinations(weights, towers, fast=False):
     Args:
       weights: [T, T, C] or [T, T].
       towers: T tensors of one shape, [B, H, W, C] or [B, C].
-      fast: use the form of the last section.
+      fast: use the form of harness/fast.py.
 
     Returns:
       T tensors of the shape that came in.
@@ -242,58 +232,63 @@ class Config:
 def network(x, classes, is_training, config, fast):
     """The towers and the cross-stitch units between them. Scopes of tower t end in _t.
 
-    A new layer is one more line here. To allow a unit after it, and towers that begin
-    there, add its name to `PLACES` and pass the towers through `stitch` and `split`. For
-    the last place, `split` follows dropout: with hard sharing, all tasks have one mask. A
-    second dropout needs a scope of its own, or it repeats the masks of the first.
+    A new layer is one more line here. To allow a unit after it, and towers that begin there,
+    pass it through `after`, and add its place to `PLACES` in harness/names.py. This one has
+    a unit, and dropout follows it now, as it is the last of `PLACES`:
+
+        towers = after("fc_4", each(slim.fully_connected, towers, 512, scope="fc_4"))
 
     Args:
       x: [B, H, W, C] float32, standardised images; H and W are multiples of 4.
       classes: number of classes of each task.
       is_training: [] bool tensor, or the Python value False for prediction only.
       config: a `Config`.
-      fast: use the faster forms of the last section.
+      fast: use the forms of harness/fast.py.
 
     Returns:
       Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
+
+    Raises:
+      ValueError: the network has not all of `PLACES`, or one that is not in it.
     """
-    mean_weights = {}
+    mean_weights, passed = {}, []
 
-    def each(layer, towers, *args, **scopes):
-        """Applies the layer to every tower."""
-        return [
-            layer(h, *args, **{name: f"{scope}_{t}" for name, scope in scopes.items()})
-            for t, h in enumerate(towers, 1)
-        ]
+    def each(layer, towers, *args, **kwargs):
+        """Applies the layer to every tower. Keywords that name scopes get the tower's end _t."""
 
-    def stitch(towers, place):
-        """A unit after this layer, if the config asks for one."""
-        if len(towers) == 1 or place not in config.stitched_places():
-            return towers
-        scope = f"cross_stitch_{PLACES.index(place) + 1}"
-        towers, mean_weights[scope] = cross_stitch(towers, scope, config)
-        return towers
+        def for_tower(t):
+            return {k: f"{v}_{t}" if k.endswith("scope") else v for k, v in kwargs.items()}
 
-    def split(towers, place):
-        """A tower per task after this layer, if the tasks share the layers up to here."""
+        return [layer(h, *args, **for_tower(t)) for t, h in enumerate(towers, 1)]
+
+    def after(place, towers):
+        """What follows a layer: its unit, if the config asks for one; dropout after the last;
+        and a tower for each task, if the tasks share the layers up to here."""
+        passed.append(place)
+        if len(towers) > 1 and place in config.stitched_places():
+            scope = unit_scope(place)
+            towers, mean_weights[scope] = add_unit(towers, scope, config)
+        if place == PLACES[-1]:
+            # Before towers part: with hard sharing, all tasks have one mask.
+            towers = each(dropout, towers, scope="dropout")
         return towers * len(classes) if place == config.share_until else towers
 
     with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config, fast)):
         towers = [x] if config.share_until else [x] * len(classes)  # [B, H, W, C]
-        towers = each(conv_pool, towers, 32, scope="conv1", pool_scope="pool_1")
-        towers = split(stitch(towers, "pool_1"), "pool_1")  # [B, H/2, W/2, 32]
-        towers = each(conv_pool, towers, 64, scope="conv2", pool_scope="pool_2")
-        towers = split(stitch(towers, "pool_2"), "pool_2")  # [B, H/4, W/4, 64]
+        towers = after("pool_1", each(conv_pool, towers, 32, scope="conv1", pool_scope="pool_1"))
+        # [B, H/2, W/2, 32]
+        towers = after("pool_2", each(conv_pool, towers, 64, scope="conv2", pool_scope="pool_2"))
+        # [B, H/4, W/4, 64]
         towers = each(slim.flatten, towers, scope="flatten")  # [B, 4 H W]
-        towers = each(slim.fully_connected, towers, 1024, scope="fc_3")
-        towers = each(dropout, stitch(towers, "fc_3"), scope="dropout")
-        towers = split(towers, "fc_3")  # [B, 1024]
+        towers = after("fc_3", each(slim.fully_connected, towers, 1024, scope="fc_3"))  # [B, 1024]
 
         # The original's output layer has batch norm, too.
         logits = [
             slim.fully_connected(h, n, activation_fn=None, scope=f"output_{t}")
             for t, (h, n) in enumerate(zip(towers, classes), 1)
         ]
+    if passed != list(PLACES):
+        raise ValueError(f"the network has the places {passed}, and harness/names.py {PLACES}")
     return logits, mean_weights
 
 
@@ -329,7 +324,7 @@ def conv_pool(x, filters, scope, pool_scope, fast=False):
       x: [B, H, W, C], H and W even.
       filters: number of output channels, F.
       scope, pool_scope: for example "conv1_1" and "pool_1_1".
-      fast: use the form of the last section.
+      fast: use the form of harness/fast.py.
 
     Returns:
       [B, H/2, W/2, F].
@@ -462,7 +457,7 @@ def training_step(losses, global_step, config, fast):
       losses: task -> [] cross-entropy.
       global_step: variable that the step increments.
       config: a `Config`.
-      fast: use the faster form of the last section.
+      fast: use the form of harness/fast.py.
 
     Returns:
       The step's operation.
@@ -493,7 +488,7 @@ class Adam(tf.train.AdamOptimizer):
       learning_rate: a number.
       l2_scales: variable name -> factor of sum(w^2)/2, for variables with an L2 loss.
       rate_scales: variable name -> its learning rate, as a multiple of the others'.
-      fast: use the form of the last section for large variables with an L2 loss.
+      fast: use the form of harness/fast.py for large variables with an L2 loss.
     """
 
     def __init__(self, learning_rate, l2_scales, rate_scales, fast):
@@ -586,12 +581,18 @@ class Model(typing.NamedTuple):
     accuracies: dict  # task -> [] share of the batch that is predicted correctly
     accuracy: tf.Tensor  # [] mean of the tasks' accuracies
     stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
+    unit_variables: list  # the variables of all units
     train_op: tf.Operation  # one Adam step; increments global_step
     finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
     global_step: tf.Variable
     summary_op: tf.Tensor  # serialised scalars of the batch that was fed
     unit_summary_op: tf.Tensor  # serialised weights of the units; None without units
     initializer: tf.Operation  # sets all variables to their start values
+
+    def num_weights(self):
+        """Counts the trained weights."""
+        variables = self.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
+        return sum(variable.shape.num_elements() for variable in variables)
 
 
 def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE):
@@ -602,7 +603,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
       config: a `Config`.
       statistics: mean and scale with which the images are standardised, as
         `standardisation` takes them. `build_server` uses them.
-      fast: use the faster forms of the last section. Without them, the graph has ordinary
+      fast: use the forms of harness/fast.py. Without them, the graph has ordinary
         slim layers and TensorFlow ops only. It computes the same up to rounding, and
         either graph restores the other's checkpoints.
       image_shape: height, width and channels of the images.
@@ -662,6 +663,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         with tf.name_scope("summary"):
             summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)
             unit_summary_op = unit_summary(stitches, names)
+            unit_variables = [v for v in tf.trainable_variables() if unit_of(v.op.name)]
 
         with tf.name_scope("train/"):
             initializer = tf.global_variables_initializer()
@@ -681,6 +683,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         accuracies=accuracies,
         accuracy=accuracy,
         stitches=stitches,
+        unit_variables=unit_variables,
         train_op=train_op,
         finite=finite,
         global_step=global_step,
@@ -725,211 +728,3 @@ def build_server(tasks, config=Config(), image_shape=IMAGE_SHAPE):
             outputs[f"{task}_name"] = tf.gather(tf.constant(names), ids)
             outputs[f"{task}_probabilities"] = tf.nn.softmax(z)
     return Server(graph, images, outputs)
-
-
-# --- Faster forms: all below is for speed only ---
-#
-# Half of the plain graph's time goes into memory traffic: TensorFlow runs op by op, and
-# each op reads and writes all activations. These forms compute the same function in
-# fewer passes; tests/test_equivalence.py holds them against the plain graph. What each
-# is worth stands in tests/README.md.
-#
-# To delete them: delete this section; in `linear_combinations`, `conv_pool` and `Adam` the
-# branch that asks for `fast`; in `layer_defaults` the arg scope that sets it; then the
-# argument `fast` wherever it is passed on. `Adam` adds the gradients of L2 losses itself
-# only for `adam_step`: without that, minimise the whole loss.
-
-BATCH_NORM_EPSILON = 0.001  # slim's default
-ONE_PASS_MINIMUM = 2**20  # values of a variable; for smaller ones compiling does not pay
-
-
-def one_pass(function):
-    """Compiles elementwise ops into one loop over memory (XLA)."""
-    return tf_v2.function(function, autograph=False, jit_compile=True)
-
-
-def channel_sums(x, y):
-    """tf.reduce_sum(x * y, axis=[0, 1, 2]), computed without storing x * y.
-
-    It is the filter gradient of a 1x1 depthwise convolution, the only op of
-    TensorFlow's that multiplies and adds up in one pass.
-
-    Args:
-      x, y: [B, H, W, C] or [B, C].
-
-    Returns:
-      [C].
-    """
-    channels = x.shape.as_list()[-1]
-    x, y = (tf.reshape(z, [tf.shape(z)[0], 1, -1, channels]) for z in (x, y))
-    sums = tf.nn.depthwise_conv2d_backprop_filter(
-        x, [1, 1, channels, 1], y, strides=[1] * 4, padding="VALID"
-    )
-    return tf.reshape(sums, [channels])
-
-
-def one_pass_combinations(weights, towers):
-    """`linear_combinations`. Args and returns as there."""
-    channels = towers[0].shape.as_list()[-1]
-    if weights.shape.rank == 2:
-        weights = tf.broadcast_to(weights[..., None], [len(towers), len(towers), channels])
-    return combinations_by_channel(weights, *towers)
-
-
-@tf.custom_gradient
-def combinations_by_channel(weights, *towers):
-    """`linear_combinations`. Args: weights, [T, T, C]; T towers. Returns as there."""
-    ids = range(len(towers))
-
-    def gradient(*d_outputs):
-        # The towers receive the same sums with the weights transposed.
-        d_towers = [weighted_sum(d_outputs, weights[:, j]) for j in ids]
-        d_weights = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
-        return (d_weights, *d_towers)
-
-    return [weighted_sum(towers, weights[i]) for i in ids], gradient
-
-
-@one_pass
-def weighted_sum(tensors, weights):
-    """tf.add_n([weights[j] * x for j, x in enumerate(tensors)]), weights[j] of shape [C]."""
-    return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
-
-
-def fused_conv_pool(x, filters, scope, pool_scope):
-    """`conv_pool`. Args and returns as there."""
-    with tf.name_scope(pool_scope) as pool_scope:
-        pass  # only makes its full name, for the ops that slim.conv2d builds in its own scope
-    norm = functools.partial(batch_norm_relu_pool, pool_scope=pool_scope)
-    return slim.conv2d(x, filters, 3, normalizer_fn=norm, activation_fn=None, scope=scope)
-
-
-def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool_scope):
-    """slim.max_pool2d(tf.nn.relu(slim.batch_norm(y, ...)), 2), in a third of the passes.
-
-    Batch norm and ReLU keep the order of a channel's values (batch norm reverses it
-    where gamma < 0). So pooling goes first, and the other two see a quarter of the
-    values. Going back, the gradients of pooling and of the batch's statistics are
-    computed in one pass.
-
-    Args:
-      y: [B, H, W, C], H and W even. The current variable scope is the layer's.
-      is_training: [] bool tensor: use the batch's statistics, or the moving ones.
-      decay: decay of the moving statistics.
-      pool_scope: full name scope of the pooling, "network/pool_1_1/".
-      scale, updates_collections: as `layer_defaults` gives them to slim.batch_norm; fixed here.
-
-    Returns:
-      [B, H/2, W/2, C].
-    """
-    channels = y.shape.as_list()[-1]
-
-    def variable(name, start, trainable=True):
-        initializer = tf.constant_initializer(start)
-        return slim.model_variable(name, [channels], initializer=initializer, trainable=trainable)
-
-    with tf.variable_scope("BatchNorm"):
-        gamma, beta = variable("gamma", 1.0), variable("beta", 0.0)
-        moving_mean = variable("moving_mean", 0.0, trainable=False)
-        moving_variance = variable("moving_variance", 1.0, trainable=False)
-
-    @tf.custom_gradient
-    def normalise(y, gamma, beta):
-        count = tf.cast(tf.size(y) // channels, tf.float32)
-
-        def of_batch():
-            mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # sums over all but channels
-            variance = tf.maximum(channel_sums(y, y) / count - tf.square(mean), 0.0)
-            unbiased = variance * count / (count - 1)
-            update_mean = moving_mean.assign_sub((moving_mean - mean) * (1 - decay))
-            update_variance = moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay))
-            with tf.control_dependencies([update_mean, update_variance]):
-                return tf.identity(mean), tf.identity(variance)
-
-        def moving():
-            return moving_mean.read_value(), moving_variance.read_value()
-
-        mean, variance = tf.cond(is_training, of_batch, moving)
-        inverse = tf.rsqrt(variance + BATCH_NORM_EPSILON)
-        scale = gamma * inverse
-        extremes = pool_extremes(y, scale)
-        outputs = scaled_relu(extremes, scale, beta - scale * mean)
-
-        def gradient(d_outputs):
-            d_normal = tf.raw_ops.ReluGrad(gradients=d_outputs, features=outputs)
-            d_beta = tf.raw_ops.BiasAddGrad(out_backprop=d_normal)
-            d_gamma = (channel_sums(extremes, d_normal) - mean * d_beta) * inverse
-            # In training, y also acts through the batch's mean and variance (Ioffe and
-            # Szegedy, arXiv 1502.03167, section 3); the moving ones do not depend on it.
-            through = tf.cast(is_training, tf.float32) * scale / count
-            slope = -through * d_gamma * inverse
-            offset = -through * d_beta - slope * mean
-            d_y = pool_gradient(y, extremes, d_normal, scale, slope, offset)
-            return d_y, d_gamma, d_beta
-
-        return outputs, gradient
-
-    with tf.name_scope(pool_scope):
-        return normalise(y, gamma, beta)
-
-
-@one_pass
-def pool_extremes(y, scale):
-    """tf.nn.max_pool2d(y, 2, 2, "SAME") where scale >= 0; the smallest values where not.
-
-    Args:
-      y: [B, H, W, C], H and W even.
-      scale: [C].
-
-    Returns:
-      [B, H/2, W/2, C].
-    """
-    a, b, c, d = window_values(y)
-    largest = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
-    smallest = tf.minimum(tf.minimum(a, b), tf.minimum(c, d))
-    return tf_v2.where(scale >= 0, largest, smallest)
-
-
-@one_pass
-def scaled_relu(x, scale, shift):
-    """tf.nn.relu(scale * x + shift). Args: [B, H, W, C]; [C] each."""
-    return tf.nn.relu(scale * x + shift)
-
-
-@one_pass
-def pool_gradient(y, extremes, d_extremes, scale, slope, offset):
-    """The gradient of scale * pool_extremes(y) by y, plus slope * y + offset.
-
-    If values of a window tie, the first one receives the gradient.
-
-    Args:
-      y: [B, H, W, C].
-      extremes, d_extremes: [B, H/2, W/2, C].
-      scale, slope, offset: [C].
-
-    Returns:
-      [B, H, W, C].
-    """
-    a, b, c, _ = [tf.equal(values, extremes) for values in window_values(y)]
-    first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
-    _, height, width, channels = y.shape.as_list()
-    position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
-    is_first = tf.equal(first[:, :, None, :, None], position)
-    spread = tf_v2.where(is_first, (scale * d_extremes)[:, :, None, :, None], 0.0)
-    return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
-
-
-def window_values(y):
-    """The four values of every 2x2 window. Args: [B, H, W, C]. Returns: four [B, H/2, W/2, C]."""
-    _, height, width, channels = y.shape.as_list()
-    y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
-    return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
-
-
-@one_pass
-def adam_step(var, grad, l2_scale, **arguments):
-    """tf.raw_ops.ResourceApplyAdam on grad + l2_scale * var. Returns: a value to run it by."""
-    value = tf.raw_ops.ReadVariableOp(resource=var, dtype=tf.float32)
-    value.set_shape(grad.shape)
-    tf.raw_ops.ResourceApplyAdam(var=var, grad=grad + l2_scale * value, **arguments)
-    return tf.constant(True)
