@@ -151,9 +151,9 @@ def matmul(_):
 
 
 def torch(unit, mode):
-    sys.path.insert(0, str(ROOT / "img"))
     import torch
-    import torch_network
+
+    from study import torch_network
 
     classes = [n for _, n in TASKS]
     network = torch_network.Network(classes, None if unit == "none" else unit, decays=(0.9,))

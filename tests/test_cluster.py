@@ -36,8 +36,8 @@ def git(folder, *command):
 def clone(fashion_mnist, tmp_path_factory):
     """A repository at a commit of its own, with this program as it is now."""
     folder = tmp_path_factory.mktemp("clone")
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("img/*.py"), *ROOT.glob("img/README.md"),
-                 ROOT / "README.md", ROOT / ".gitignore"]:  # fmt: skip
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py"), *ROOT.glob("study/*.py"),
+                 ROOT / "README.md", ROOT / "study" / "README.md", ROOT / ".gitignore"]:  # fmt: skip
         (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(path, folder / path.relative_to(ROOT))
     git(folder, "init", "-q")
@@ -87,7 +87,7 @@ class Cluster:
 
     def reproduce(self, clone, logdir, *more_flags, **variables):
         return self.start(
-            ["img/reproduce.py", "--quick", *STUDY, f"--logdir={logdir}",
+            ["-m", "study.reproduce", "--quick", *STUDY, f"--logdir={logdir}",
              f"--scheduler={self.address}", *more_flags], clone, **variables,
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     assert again.wait(SECONDS) == 0, again.err.read_text()
     assert "0 of 2" not in again.out.read_text()  # what was finished is not lost
     plain = tmp_path / "plain"
-    here = cluster.start(["img/reproduce.py", "--quick", *STUDY, f"--logdir={plain}"],
+    here = cluster.start(["-m", "study.reproduce", "--quick", *STUDY, f"--logdir={plain}"],
                          clone)  # fmt: skip
     assert here.wait(SECONDS) == 0, here.err.read_text()
     records = records_in(logdir)
@@ -214,9 +214,8 @@ def test_a_cluster_with_tls_makes_the_runs(clone, processes, tmp_path):
 
 def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path):
     code = """if True:
-        import json, sys
-        sys.path.insert(0, "img")
-        import cluster, runs
+        import json
+        from study import cluster, runs
         (run,) = [r for r in runs.quick(runs.runs_of("levers")) if r.source and r.seed == 0]
         print(json.dumps({"program": cluster.program(), "quick": True, "runs": [run]}))
     """
@@ -225,8 +224,8 @@ def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path)
     folder = clone / "logs" / "cluster" / "quick" / "runs" / "levers"
 
     def start():
-        given = "import sys, runpy; sys.stdin = open(sys.argv[1]); sys.path.insert(0, 'img');"
-        given += "runpy.run_path('img/cluster.py', run_name='__main__')"
+        given = "import sys, runpy; sys.stdin = open(sys.argv[1]);"
+        given += "runpy.run_module('study.cluster', run_name='__main__', alter_sys=True)"
         return cluster.start(["-c", given, tmp_path / "task"], clone)
 
     def answer():
@@ -248,9 +247,7 @@ def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path)
 
 def test_a_worker_that_differs_is_refused(clone):
     code = """if True:
-        import sys
-        sys.path.insert(0, "img")
-        import cluster
+        from study import cluster
         common = cluster.program()
         cluster.check(common)
         for name in common:
@@ -298,11 +295,11 @@ def test_the_study_ends_when_the_scheduler_does(clone, cluster, tmp_path):
     "address, message",
     [
         (NOWHERE, f"--scheduler={NOWHERE}: no Dask scheduler there"),
-        ("tls://127.0.0.1:9", "needs a certificate. img/README.md shows"),
+        ("tls://127.0.0.1:9", "needs a certificate. study/README.md shows"),
     ],
 )
 def test_an_address_that_cannot_be_used_gets_a_sentence(address, message, tmp_path):
-    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
+    refused = run_script("study.reproduce", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert message in refused.stderr
@@ -341,7 +338,7 @@ def test_another_programs_port_gets_a_sentence(program, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        refused = run_script("img/reproduce.py", "--quick", *STUDY,
+        refused = run_script("study.reproduce", "--quick", *STUDY,
                              f"--logdir={tmp_path}", f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1
     sentence = f"reproduce.py: --scheduler={address}: no Dask scheduler there"
@@ -352,15 +349,15 @@ def test_the_address_of_a_worker_is_refused(clone, cluster, tmp_path):
     worker = cluster.worker(clone)
     wait_until(lambda: "Start worker at" in worker.err.read_text(), worker)
     (address,) = re.findall(r"Start worker at: *(\S+)", worker.err.read_text())
-    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
+    refused = run_script("study.reproduce", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={address}")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert f"{address}: no Dask scheduler there" in refused.stderr
 
 
 def test_without_dask_the_study_says_what_to_install(tmp_path):
-    refused = run_script("img/reproduce.py", "--quick", *STUDY, f"--logdir={tmp_path}",
+    refused = run_script("study.reproduce", "--quick", *STUDY, f"--logdir={tmp_path}",
                          f"--scheduler={NOWHERE}",
                          prelude="sys.modules['distributed'] = None")  # fmt: skip
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert "pip install -r img/requirements.txt" in refused.stderr
+    assert "pip install -r study/requirements.txt" in refused.stderr

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from conftest import ROOT, SECONDS, run_script, run_train
 
-PAGES = ("README.md", "img/README.md", "tests/README.md")
+PAGES = ("README.md", "study/README.md", "tests/README.md")
 
 
 def commands_of(text):
@@ -35,7 +35,7 @@ TRAINING = sorted(
 STUDY = sorted(
     command
     for command in COMMANDS
-    if re.match("python img/reproduce.py", command)
+    if re.match("python -m study.reproduce", command)
     and not re.search("--(scheduler|draw|verify|quick)|NAME", command)
 )
 VENV = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt"
@@ -44,23 +44,23 @@ RUN_ELSEWHERE = {
         "test_readmes_way_from_arrays_to_an_exported_network"
     ),
     "tensorboard --logdir=logs": "test_tensorboard_and_curves_show_these_runs",
-    "python img/plot.py logs": "test_tensorboard_and_curves_show_these_runs",
-    "python img/reproduce.py --draw": (
+    "python -m study.plot logs": "test_tensorboard_and_curves_show_these_runs",
+    "python -m study.reproduce --draw": (
         "test_the_study_needs_no_backend_and_its_pages_are_utf8_in_any_locale"
     ),
-    "python img/reproduce.py --verify": "test_a_record_of_the_study_is_made_again",
-    "python img/reproduce.py --quick": "test_a_study_that_is_killed_resumes",
-    "python img/reproduce.py --only=NAME": "test_a_study_that_is_killed_resumes",
-    "python img/reproduce.py --only=NAME --quick": "test_a_study_that_is_killed_resumes",
-    "python img/replicate.py": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",
-    "python img/screenshots.py WITHOUT WITH MATRICES": (
+    "python -m study.reproduce --verify": "test_a_record_of_the_study_is_made_again",
+    "python -m study.reproduce --quick": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --only=NAME": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --only=NAME --quick": "test_a_study_that_is_killed_resumes",
+    "python -m study.replicate": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",
+    "python -m study.screenshots WITHOUT WITH MATRICES": (
         "test_screenshots_are_of_three_runs_as_the_page_says"
     ),
     "dask scheduler": "test_a_study_survives_its_workers_and_its_coordinator",
     "dask worker tcp://HOST:8786 --nthreads=2": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
-    "python img/reproduce.py --scheduler=tcp://HOST:8786": (
+    "python -m study.reproduce --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
     "python tests/benchmark.py --rounds=3 --record=tests/speed_intel.json": (
@@ -76,7 +76,7 @@ NOT_RUN = {
     "python -m pytest -n 2 --dist loadfile": "runs these tests",
     "python -m pytest -m slow -n 2 --dist loadfile": "runs these tests; .ci/run runs it",
     "python -m pytest -m soak": "takes half an hour",
-    "pip install -r requirements.txt -r img/requirements.txt": "needs a network",
+    "pip install -r requirements.txt -r study/requirements.txt": "needs a network",
     "pip install -r tests/benchmark-requirements.txt": "downloads gigabytes",
     "source .venv/bin/activate": "is Python's own",
     "dask ssh": "needs other machines",
@@ -105,7 +105,7 @@ def logs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_tensorboard_and_curves_show_these_runs(logs):
-    drawn = run_script("img/plot.py", logs)
+    drawn = run_script("study.plot", logs)
     assert drawn.returncode == 0, drawn.stderr
     assert (logs / "acc_test.png").exists()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -134,5 +134,5 @@ def runs_shown(address, process, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", STUDY)
 def test_each_command_of_the_study_is_taken(command, tmp_path):
-    shown = run_script(*shlex.split(command)[1:], "--show", f"--logdir={tmp_path}")
+    shown = run_script(*shlex.split(command)[2:], "--show", f"--logdir={tmp_path}")
     assert shown.returncode == 0 and "## full" in shown.stdout, shown.stderr

@@ -17,7 +17,7 @@ from conftest import ROOT, SECONDS, run_train, start_train
 from test_serving import LOAD
 
 import data
-from img import matrices
+from harness import matrices
 
 (CODE,) = re.findall(r"```python\n(import numpy.*?)```", (ROOT / "README.md").read_text(), re.S)
 (COMMAND,) = re.findall(r"^python train.py (--data_dir=FOLDER.*)$", (ROOT / "README.md").read_text(), re.M)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The scripts of img/ on any machine: whatever its environment, its locale and its disk are."""
+"""The programs of study/ on any machine: whatever its environment, its locale and its disk are."""
 
 import contextlib
 import io
@@ -16,7 +16,8 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 
-from img import matrices, plot
+from harness import matrices
+from study import plot
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets
 # Where matplotlib may keep its fonts.
@@ -26,7 +27,7 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHO
 
 
 def made_run(folder, flags="**cross_stitch** True"):
-    """The event files of a run as img/plot.py reads them."""
+    """The event files of a run as study/plot.py reads them."""
     writer = EventFileWriter(str(folder))
     text = summary_pb2.Summary()
     text.value.add(
@@ -58,7 +59,8 @@ def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("program")
     for path in [*ROOT.glob("*.py"), ROOT / "README.md"]:
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "img", folder / "img")
+    for name in ("harness", "img", "study"):
+        shutil.copytree(ROOT / name, folder / name)
     return folder
 
 
@@ -75,7 +77,8 @@ MATRICES = """
 import os
 import numpy as np
 before = dict(os.environ)
-from img import matrices, plot
+from harness import matrices
+from study import plot
 matrices.draw({"t": (np.eye(2), np.eye(2))}, ["a", "b"], ("label", "prediction"), 1, False)
 assert dict(os.environ) == before
 """
@@ -87,7 +90,9 @@ def test_matrices_need_no_backend_and_leave_the_environment_as_it_is():
 
 
 def test_a_notebook_still_gets_its_backend():
-    code = "from img import matrices; from matplotlib import pyplot; print(pyplot.get_backend())"
+    code = (
+        "from harness import matrices; from matplotlib import pyplot; print(pyplot.get_backend())"
+    )
     assert python("-c", code, MPLBACKEND="svg").stdout.strip() == b"svg"
 
 
@@ -118,7 +123,7 @@ def test_curves_are_the_same_whatever_backend_matplotlibrc_and_home_there_are(tm
         {"MATPLOTLIBRC": rc, "MPLBACKEND": INLINE, **dict.fromkeys(NEW_HOME, str(home))},
         {"MPLBACKEND": "nonsense", **dict.fromkeys(NEW_HOME, str(no_home))},  # unwritable
     ):
-        finished = run_script("img/plot.py", tmp_path, **environment)
+        finished = run_script("study.plot", tmp_path, **environment)
         assert finished.returncode == 0 and not finished.stderr, finished.stderr
         pictures.append((tmp_path / "acc_test.png").read_bytes())
     assert pictures[0] == pictures[1] == pictures[2]
@@ -150,44 +155,51 @@ def test_characters_that_the_font_lacks_cost_no_warning():
 
 
 @pytest.mark.parametrize("script", ["plot", "reproduce", "replicate", "screenshots"])
-def test_python_m_finds_the_scripts_beside_another_package_named_img(script, tmp_path):
-    (tmp_path / "img").mkdir()
-    (tmp_path / "img" / "__init__.py").touch()
+def test_python_m_finds_the_programs_beside_other_packages_of_these_names(script, tmp_path):
+    for name in ("harness", "study"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
     if script == "replicate":
         pytest.importorskip("torch", reason="PyTorch is not installed")
     if script == "screenshots":
         pytest.importorskip("selenium", reason="selenium is not installed")
-    finished = python("-m", f"img.{script}", "--help", PYTHONPATH=tmp_path)
+    finished = python("-m", f"study.{script}", "--help", PYTHONPATH=tmp_path)
     assert b"flags:" in finished.stdout and not finished.stderr, finished.stderr
 
 
-def test_the_study_finds_this_projects_data_and_model(tmp_path):
-    others = tmp_path / "others"
-    others.mkdir()
-    for name in ("data", "model"):
-        (others / f"{name}.py").write_text("raise SystemExit('another program')")
-    script = tmp_path / "script.py"  # as in a script of img/, the project's folder is not searched
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT / 'img')!r})\n"
-        "import cluster, data, model; print(data.__file__, model.__file__)"
-    )
-    finished = python(script, PYTHONPATH=others)
-    assert finished.stdout.decode().split() == [str(ROOT / "data.py"), str(ROOT / "model.py")]
+def test_the_study_finds_this_projects_data(tmp_path):
+    (tmp_path / "data.py").write_text("raise SystemExit('another program')")
+    code = "from study import cluster; import data; print(data.__file__)"
+    finished = python("-c", code, PYTHONPATH=tmp_path)
+    assert finished.stdout.decode().split() == [str(ROOT / "data.py")], finished.stderr
+
+
+def test_imports_run_one_way():
+    """The study starts train.py as a process, and harness/ knows nothing of either."""
+    code = "import sys; from {} import {}; print(*sys.modules)"
+    for package, others in (("harness", {"train", "model", "data", "study"}),
+                            ("study", {"train", "model"})):  # fmt: skip
+        names = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+        if package == "study":
+            names -= {"replicate", "torch_network", "screenshots"}  # which need more packages
+        imported = python("-c", code.format(package, ", ".join(sorted(names))))
+        assert imported.returncode == 0, imported.stderr
+        assert not others & set(imported.stdout.decode().split()), package
 
 
 # --- Characters that cannot be shown ---
 
 
 def test_the_studys_tables_are_shown_by_any_terminal():
-    finished = run_script("img/reproduce.py", "--show", **ASCII)
+    finished = run_script("study.reproduce", "--show", **ASCII)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     assert "86.50 ? 0.31" in finished.stdout
 
 
 def test_the_study_needs_no_backend_and_its_pages_are_utf8_in_any_locale(program):
-    finished = python("img/reproduce.py", "--draw", cwd=program, MPLBACKEND=INLINE, **C_LOCALE)
+    finished = python("-m", "study.reproduce", "--draw", cwd=program, MPLBACKEND=INLINE, **C_LOCALE)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
-    for page in ("README.md", "img/README.md"):
+    for page in ("README.md", "study/README.md"):
         assert (program / page).read_bytes() == (ROOT / page).read_bytes()
 
 
@@ -199,7 +211,7 @@ def test_runs_of_any_name_are_drawn_alike_in_any_locale(tmp_path):
         os.rename(made_run(logdir / "run"), os.fsencode(logdir) + b"/\xff")
     pictures = []
     for variables in ({}, C_LOCALE):
-        finished = run_script("img/plot.py", logdir, **variables)
+        finished = run_script("study.plot", logdir, **variables)
         assert finished.returncode == 0 and not finished.stderr, finished.stderr
         pictures.append((logdir / "acc_test.png").read_bytes())
     assert pictures[0] == pictures[1]
@@ -207,8 +219,8 @@ def test_runs_of_any_name_are_drawn_alike_in_any_locale(tmp_path):
 
 def test_the_tables_of_a_quick_study_are_utf8(tmp_path):
     logdir = tmp_path / "café"
-    shutil.copytree(ROOT / "img" / "records" / "full", logdir / "quick" / "records" / "full")
-    finished = run_script("img/reproduce.py", "--quick", "--draw", "--only=levers",
+    shutil.copytree(ROOT / "study" / "records" / "full", logdir / "quick" / "records" / "full")
+    finished = run_script("study.reproduce", "--quick", "--draw", "--only=levers",
                           f"--logdir={logdir}", **C_LOCALE)  # fmt: skip
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     assert "±" in (logdir / "quick" / "tables.md").read_text(encoding="utf-8")
@@ -233,19 +245,19 @@ def assert_one_sentence(finished, script, *words):
 def test_curves_that_cannot_be_written_get_a_sentence_and_leave_the_old_ones(tmp_path):
     made_run(tmp_path / "run")
     picture = tmp_path / "acc_test.png"
-    assert run_script("img/plot.py", tmp_path).returncode == 0
+    assert run_script("study.plot", tmp_path).returncode == 0
     before = picture.read_bytes()
-    refused = run_script("img/plot.py", tmp_path, prelude=SMALL_FILES)
+    refused = run_script("study.plot", tmp_path, prelude=SMALL_FILES)
     assert_one_sentence(refused, "plot.py", picture, "File too large")
     assert picture.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"run", "acc_test.png", "total_loss.png"}
-    refused = run_script("img/plot.py", tmp_path, f"--out={picture}/folder")
+    refused = run_script("study.plot", tmp_path, f"--out={picture}/folder")
     assert_one_sentence(refused, "plot.py", picture, "Not a directory")
 
 
 def test_the_studys_pictures_that_cannot_be_written_get_a_sentence(tmp_path):
-    shutil.copytree(ROOT / "img" / "records" / "full", tmp_path / "quick" / "records" / "full")
-    refused = run_script("img/reproduce.py", "--quick", "--draw", "--only=levers",
+    shutil.copytree(ROOT / "study" / "records" / "full", tmp_path / "quick" / "records" / "full")
+    refused = run_script("study.reproduce", "--quick", "--draw", "--only=levers",
                          f"--logdir={tmp_path}", prelude=SMALL_FILES)  # fmt: skip
     assert_one_sentence(refused, "reproduce.py", tmp_path / "quick" / "acc_test.png", "too large")
 
@@ -253,26 +265,26 @@ def test_the_studys_pictures_that_cannot_be_written_get_a_sentence(tmp_path):
 def test_folders_that_cannot_be_made_get_a_sentence_before_a_run_begins(tmp_path, fashion_mnist):
     file = tmp_path / "file"
     file.touch()
-    study = ("img/reproduce.py", "--only=best_lever", "--seeds=1")
+    study = ("study.reproduce", "--only=best_lever", "--seeds=1")
     for given in ((f"--logdir={file}/logs",), (f"--records={file}", f"--logdir={tmp_path}/logs")):
         assert_one_sentence(run_script(*study, *given), "reproduce.py", file)
     assert not list(tmp_path.glob("logs/*/*"))
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    refused = run_script("img/replicate.py", "--quick", "--device=cpu", f"--records={file}")
+    refused = run_script("study.replicate", "--quick", "--device=cpu", f"--records={file}")
     assert_one_sentence(refused, "replicate.py", file)
     assert "|" not in refused.stderr  # no run's progress
 
 
-@pytest.mark.parametrize("script", ["plot.py", "reproduce.py"])
+@pytest.mark.parametrize("script", ["plot", "reproduce"])
 def test_a_full_disk_behind_stdout_gets_a_sentence(script, tmp_path):
-    arguments = ["--show"] if script == "reproduce.py" else [made_run(tmp_path / "run").parent]
+    arguments = ["--show"] if script == "reproduce" else [made_run(tmp_path / "run").parent]
     with open("/dev/full", "w") as full:
         process = subprocess.run(
-            [sys.executable, ROOT / "img" / script, *arguments], stdout=full, text=True,
-            stderr=subprocess.PIPE, env=with_variables({"PYTHONUNBUFFERED": None}),
+            [sys.executable, "-m", f"study.{script}", *arguments], stdout=full, text=True,
+            cwd=ROOT, stderr=subprocess.PIPE, env=with_variables({"PYTHONUNBUFFERED": None}),
         )  # fmt: skip
     assert process.returncode == 1
-    assert process.stderr == f"{script}: No space left on device\n"
+    assert process.stderr == f"{script}.py: No space left on device\n"
 
 
 # --- Which runs are drawn ---
@@ -292,7 +304,7 @@ def test_runs_are_found_through_links(tmp_path):
     shown = {os.path.relpath(folder, logdir) for folder in plot.folders_of_runs(logdir)}
     assert shown == {"linked", "below/linked", "all/one", "all/two"}
     assert [*plot.folders_of_runs(logdir / "linked")] == [logdir / "linked"]
-    finished = run_script("img/plot.py", logdir)
+    finished = run_script("study.plot", logdir)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     assert (logdir / "acc_test.png").exists()
 
@@ -301,11 +313,11 @@ def test_screenshots_are_of_three_runs_as_the_page_says(tmp_path):
     """Two of the study, and for the matrices the one of `python train.py --num_epochs=2`."""
     pytest.importorskip("selenium", reason="selenium is not installed")
     runs = [made_run(tmp_path / name) for name in ("without", "with", "matrices")]
-    page = (ROOT / "img" / "README.md").read_text(encoding="utf-8")
-    assert "screenshots.py WITHOUT WITH MATRICES" in page
+    page = (ROOT / "study" / "README.md").read_text(encoding="utf-8")
+    assert "study.screenshots WITHOUT WITH MATRICES" in page
     nowhere = ("--browser=/nowhere", "--driver=/nowhere", f"--out={tmp_path / 'new' / 'folder'}")
     for count, words in ((2, "name three folders of runs"), (3, "driver")):
-        refused = run_script("img/screenshots.py", *runs[:count], *nowhere)
+        refused = run_script("study.screenshots", *runs[:count], *nowhere)
         assert refused.returncode == 1 and words in refused.stderr, refused.stderr
         assert "Traceback" not in refused.stderr
     assert (tmp_path / "new" / "folder").is_dir()

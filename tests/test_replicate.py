@@ -1,26 +1,23 @@
-"""img/replicate.py: the study's runs in PyTorch, here on a CPU and a few steps long."""
+"""study/replicate.py: the study's runs in PyTorch, here on a CPU and a few steps long."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import run_script
 
 import data
+from harness import unit_weights
+from study import groups
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-sys.path.insert(0, str(ROOT / "img"))
-import groups  # noqa: E402
-import records  # noqa: E402
-import replicate  # noqa: E402
-import torch_network  # noqa: E402
+from study import replicate, torch_network  # noqa: E402
 
 SHORT = ("--quick", "--device=cpu", "--seeds=10,11")
 
 
 def replicate_script(records, *arguments, **environment):
-    return run_script("img/replicate.py", f"--records={records}", *arguments, **environment)
+    return run_script("study.replicate", f"--records={records}", *arguments, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +72,7 @@ def test_what_cannot_be_run_gets_a_sentence(tmp_path, arguments, words):
 
 def test_without_pytorch_the_script_says_what_to_install():
     prelude = "sys.modules['torch'] = None"
-    refused = run_script("img/replicate.py", "--quick", prelude=prelude)
+    refused = run_script("study.replicate", "--quick", prelude=prelude)
     assert refused.returncode == 1
     assert refused.stderr.strip() == "replicate.py: PyTorch is not installed: pip install torch"
 
@@ -132,7 +129,7 @@ def test_mean_weights_and_distances_are_those_of_train_py_and_its_records(images
         means, distances = run.units()
         for scope, alpha in run.network.units.items():
             alpha = alpha.detach().numpy()
-            far = records.distances(alpha, np.eye(2, dtype=np.float32))
+            far = unit_weights.distance(alpha, run.start[scope].numpy(), 2)
             np.testing.assert_allclose(distances[scope], far, atol=1e-4)
             size = len(alpha) // 2
             by_pair = alpha.reshape(2, size, 2, -1).sum(axis=1).reshape(2, 2, -1)

@@ -6,7 +6,6 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import types
@@ -17,21 +16,13 @@ import pytest
 import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
 
-sys.path.insert(0, str(ROOT / "img"))
-import groups  # noqa: E402
-import pictures  # noqa: E402
-import plot  # noqa: E402
-import records  # noqa: E402
-import replication  # noqa: E402
-import reproduce  # noqa: E402
-import runs  # noqa: E402
-import tables  # noqa: E402
-from command_line import Failed  # noqa: E402
-from groups import Group  # noqa: E402
+from harness.errors import Failed
+from study import groups, pictures, plot, records, replication, reproduce, runs, tables
+from study.groups import Group
 
-RECORDS_FOLDER = ROOT / "img" / "records"
+RECORDS_FOLDER = ROOT / "study" / "records"
 STUDIES, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER, groups.SEEDS_OF_A_PAGE)
-PAGE = ROOT / "img" / "README.md"
+PAGE = ROOT / "study" / "README.md"
 
 
 def made_record(seed, article, group):
@@ -562,7 +553,7 @@ def test_every_picture_of_the_page_shows_the_values_of_the_records(drawn):
     here = {n: p for n, p in pages.items() if plot.CHECKSUM in metadata_of(p)}
     assert here.keys() == {path.name for path in drawn}  # none is left from other records
     for path in drawn:
-        assert path.stat().st_size > 10000 and f"]({path.name})" in PAGE.read_text()
+        assert path.stat().st_size > 10000 and f"](../img/{path.name})" in PAGE.read_text()
         assert metadata_of(here[path.name])[plot.CHECKSUM] == metadata_of(path)[plot.CHECKSUM]
 
 
@@ -793,7 +784,7 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
 
 
 def reproduce_script(*arguments):
-    return run_script("img/reproduce.py", *arguments)
+    return run_script("study.reproduce", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -802,7 +793,7 @@ def killed_study(fashion_mnist, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("study")
     given = ("--quick", "--only=best_lever", "--seeds=1", f"--logdir={logdir}", "--jobs=1")
     made = logdir / "quick" / "records" / "best_lever"
-    process = subprocess.Popen(command_of("img/reproduce.py", *given), stderr=subprocess.DEVNULL,
+    process = subprocess.Popen(command_of("study.reproduce", *given), stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
     while not list(made.glob("*.json")):
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""img/torch_network.py computes what model.py does: two frameworks agree up to rounding."""
+"""study/torch_network.py computes what model.py does: two frameworks agree up to rounding."""
 
 import json
 import subprocess
@@ -13,8 +13,7 @@ from test_equivalence import TASKS, TOLERANCE, batch, differences, gradients_in_
 import model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-sys.path.insert(0, str(ROOT / "img"))
-import torch_network  # noqa: E402
+from study import torch_network  # noqa: E402
 
 torch.set_num_threads(1)  # the other core is for the other half of the tests
 

@@ -1,4 +1,4 @@
-"""train.py and img/plot.py from the command line, as a user meets them."""
+"""train.py and study/plot.py from the command line, as a user meets them."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from img import matrices
+from harness import matrices
 
 README = ROOT / "README.md"
 TASK_NAMES = ["article", "group"]
@@ -1028,7 +1028,7 @@ def test_readme_gives_the_flags_and_defaults_that_hold():
 
 
 def test_plot_draws_both_curves_from_the_event_files(runs, tmp_path):
-    finished = run_script("img/plot.py", runs[0], f"--out={tmp_path}")
+    finished = run_script("study.plot", runs[0], f"--out={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acc_test.png", "total_loss.png"]
     for picture in tmp_path.iterdir():
@@ -1038,7 +1038,7 @@ def test_plot_draws_both_curves_from_the_event_files(runs, tmp_path):
 
 
 def test_plot_says_where_there_is_nothing_to_draw(tmp_path):
-    finished = run_script("img/plot.py", tmp_path)
+    finished = run_script("study.plot", tmp_path)
     assert_one_sentence(finished, str(tmp_path))
-    finished = run_script("img/plot.py")
-    assert_one_sentence(finished, "img/plot.py logs")
+    finished = run_script("study.plot")
+    assert_one_sentence(finished, "python -m study.plot logs")

@@ -1,7 +1,7 @@
 """Pictures of matrices with their values in the cells, for TensorBoard.
 
-The first part is for all pictures of this program: they look the same whatever the user's
-environment asks of Matplotlib. It is in this file because train.py needs no other one.
+The first part is for all pictures of this program and its study: they look the same whatever the
+user's environment asks of Matplotlib.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Takes the README's pictures of TensorBoard in a headless browser.
 
-    pip install -r img/requirements.txt   # install Chromium and its driver from your system
-    python img/screenshots.py WITHOUT WITH MATRICES
+    pip install -r study/requirements.txt   # install Chromium and its driver from your system
+    python -m study.screenshots WITHOUT WITH MATRICES
 
 These are the folders of three runs of train.py: without units, with units, and the one
-whose matrices are shown; img/README.md names the runs of the pictures here. Writes
+whose matrices are shown; study/README.md names the runs of the pictures here. Writes
 network_without.png, network_with.png, scalars.png and matrices.png. It waits until everything that a
 picture needs is on the page, not for a fixed time.
 """
@@ -20,15 +20,16 @@ import time
 import urllib.parse
 import urllib.request
 
-import command_line
 from absl import flags
-from command_line import Failed
 from selenium import webdriver
 from selenium.common import exceptions
 from selenium.webdriver.support.wait import WebDriverWait
 
+from harness import files, process
+from harness.errors import Failed
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", str(pathlib.Path(__file__).parent), "Folder for the pictures.")
+flags.DEFINE_string("out", str(files.ROOT / "img"), "Folder for the pictures.")
 flags.DEFINE_string("browser", shutil.which("chromium") or "", "Path of Chromium.")
 flags.DEFINE_string("driver", shutil.which("chromedriver") or "", "Path of its driver.")
 
@@ -184,7 +185,7 @@ def take(driver, address, page, script, path, first=None):
         wait_for(first)
     clip = {**wait_for(script), "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
-    command_line.write(path, base64.b64decode(shot["data"]))
+    files.write(path, base64.b64decode(shot["data"]))
     print(path)
 
 
@@ -215,4 +216,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    process.run(main)

@@ -1,7 +1,7 @@
 """Draws accuracy and loss over training from the event files of your own runs.
 
-    python img/plot.py LOGDIR            # writes LOGDIR/acc_test.png and LOGDIR/total_loss.png
-    python img/plot.py LOGDIR --out=DIR
+    python -m study.plot LOGDIR            # writes LOGDIR/acc_test.png and LOGDIR/total_loss.png
+    python -m study.plot LOGDIR --out=DIR
 
 As on TensorBoard's scalar page: the smoothed curve over the faint raw one,
 orange without cross-stitch units, blue with them.
@@ -9,23 +9,22 @@ orange without cross-stitch units, blue with them.
 
 import hashlib
 import io
-import logging
 import os
 import pathlib
 import sys
 import tempfile
 import types
 
-import command_line
-import matrices
 import numpy as np
 from absl import flags
-from command_line import Failed
-from matrices import figure, matplotlib
+
+from harness import files, matrices, process
+from harness.errors import Failed
+from harness.matrices import figure, matplotlib
 
 # Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
-import events  # noqa: E402
+from study import events  # noqa: E402
 
 # File, tag, label of the axis, corner of the legend, and the percentage of points that
 # may lie below and above the axis: the first evaluations are far off, and would flatten
@@ -46,9 +45,9 @@ COLOUR_MAPS = {False: "Oranges", True: "Blues"}  # without units, with units
 
 def folders_of_runs(logdir):
     """Finds folders with event files as TensorBoard does, through links, but into no loop."""
-    for folder, below, files in os.walk(logdir, followlinks=True):
+    for folder, below, names in os.walk(logdir, followlinks=True):
         folder = pathlib.Path(folder)
-        if any("tfevents" in name for name in files):
+        if any("tfevents" in name for name in names):
             yield folder
         above = {path.resolve() for path in (folder, *folder.parents)}
         below[:] = [name for name in below if (folder / name).resolve() not in above]
@@ -109,7 +108,7 @@ def save(picture, axes, path):
         panel.spines[["top", "right"]].set_visible(False)
     content = io.BytesIO()
     picture.savefig(content, format="png", metadata={CHECKSUM: checksum(axes)})
-    command_line.write(path, content.getvalue())
+    files.write(path, content.getvalue())
     return path
 
 
@@ -145,8 +144,7 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
 
 def main(argv):
     if len(argv) != 2:
-        raise Failed("name one folder with runs, for example: python img/plot.py logs")
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        raise Failed("name one folder with runs, for example: python -m study.plot logs")
     logdir = pathlib.Path(argv[1])
     out = pathlib.Path(flags.FLAGS.out or logdir)
     runs = {}
@@ -165,4 +163,4 @@ def main(argv):
 if __name__ == "__main__":  # pictures.py imports this file, and has no use for its flags
     flags.DEFINE_string("out", None, "Folder for the pictures; by default LOGDIR.")
     flags.DEFINE_float("smoothing", 0.6, "TensorBoard's smoothing weight.", 0, 0.999)
-    command_line.run(main)
+    process.run(main)

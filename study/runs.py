@@ -2,7 +2,7 @@
 
 Every setting of a study is run with every seed. To add a setting, add a line to the study's
 `settings`: its name and its flags of train.py. To add a study, add an entry, and the marks of
-its table to README.md. `python img/reproduce.py --only=NAME` makes what is missing.
+its table to README.md. `python -m study.reproduce --only=NAME` makes what is missing.
 """
 
 import typing

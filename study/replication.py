@@ -1,17 +1,14 @@
 """Tables and a picture of the replication, from the records that replicate.py makes."""
 
-import groups
-import matrices
 import numpy as np
-import pictures
-import plot
-import records
 import scipy.stats
-import tables
-from groups import LAST_EVALUATIONS, Group, find, records_of
-from matrices import figure
 
-NAMES = ("replication_questions", "replication_programs")  # in img/README.md
+from harness import matrices
+from harness.matrices import figure
+from study import groups, pictures, plot, records, tables
+from study.groups import LAST_EVALUATIONS, Group, find, records_of
+
+NAMES = ("replication_questions", "replication_programs")  # in study/README.md
 NAMES_IN_PROJECT = ("replicated",)  # in README.md
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with

@@ -18,20 +18,21 @@ import sys
 import threading
 import uuid
 
-import command_line
 import filelock
-import records
 import tqdm
-from command_line import ROOT, Failed
-from runs import Run, in_tasks
+
+import data
+from harness import files, process
+from harness.errors import Failed
+from harness.files import ROOT
+from study import records
+from study.runs import Run, in_tasks
 
 
 def program():
     """What workers must have in common with the coordinator: name -> value. Raises: Failed."""
-    command_line.import_tensorflow_quietly()
-    import tensorflow as tf
-
-    import data
+    with process.quiet_import():
+        import tensorflow as tf
 
     try:
         dataset = data.load("fashion_mnist")
@@ -47,10 +48,10 @@ def program():
 
 def commit():
     """The commit that the clone is at. Raises: Failed, it has none, or changes since."""
-    head = command_line.git("rev-parse", "HEAD")
+    head = files.git("rev-parse", "HEAD")
     if head is None:
         raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown")
-    if command_line.git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
+    if files.git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
         raise Failed(f"{ROOT}: has changes that are not committed. Commit them, or undo them.")
     return head
 
@@ -62,7 +63,7 @@ def commit():
 # to say so.
 EVALUATED = (
     "(f'worker in {os.getcwd()} on {platform.node()}',"
-    " subprocess.run([sys.executable, 'img/cluster.py'], input=task, capture_output=True,"
+    " subprocess.run([sys.executable, '-m', 'study.cluster'], input=task, capture_output=True,"
     " text=True, errors='replace'))"
 )
 MODULES = {"os": os, "platform": platform, "subprocess": subprocess, "sys": sys}
@@ -87,7 +88,7 @@ def connected(address):
         import distributed
     except ImportError:
         raise Failed(
-            "--scheduler needs Dask. Install it with: pip install -r img/requirements.txt"
+            "--scheduler needs Dask. Install it with: pip install -r study/requirements.txt"
         ) from None
     for name in ("distributed", "distributed.client"):  # they print tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -100,7 +101,7 @@ def connected(address):
     except Exception as error:  # any, as the answer of another program can be any bytes
         if address.startswith("tls:") and isinstance(error, TypeError):
             raise Failed(
-                f"--scheduler={address}: tls:// needs a certificate. img/README.md shows the"
+                f"--scheduler={address}: tls:// needs a certificate. study/README.md shows the"
                 " variables that name it."
             ) from None
         raise Failed(
@@ -167,7 +168,7 @@ def make(runs, folders, address, quick):
             except Exception as error:  # whatever the worker's system raises
                 raise Failed(f"{name}: its worker could not start it ({error})") from error
             for run, record in zip(task, records_of(process, name, worker)):
-                command_line.write_record(folders.record(run), record)
+                records.write_record(folders.record(run), record)
                 yield run
 
 
@@ -229,14 +230,14 @@ def make_here(runs, folders, commit):
             if not has_record(run, folders, commit):
                 records.make(run, folders, threading.Event(), "--threads=1")
         records.prune(together, folders)
-        return [records.read_json(folders.record(run)) for run in runs]
+        return [files.read_json(folders.record(run)) for run in runs]
 
 
 def has_record(run, folders, commit):
     """Whether the run was made here, at this commit."""
     if not folders.has_record(run):
         return False
-    record = records.read_json(folders.record(run))
+    record = files.read_json(folders.record(run))
     return record.get("commit") == commit and records.is_record_of(run, record, folders)
 
 

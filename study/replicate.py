@@ -1,13 +1,13 @@
 """Trains the study's networks for 30 epochs on a GPU, with torch_network.py: minutes a run.
 
-    python img/replicate.py                               # six settings, seeds 10 to 19
-    python img/replicate.py --settings=none,dense --minutes=9
-    python img/replicate.py --device=cpu                  # without a GPU: hours a run
-    python img/replicate.py --quick                       # the same in a few steps, no result
+    python -m study.replicate                             # six settings, seeds 10 to 19
+    python -m study.replicate --settings=none,dense --minutes=9
+    python -m study.replicate --device=cpu                # without a GPU: hours a run
+    python -m study.replicate --quick                     # the same in a few steps, no result
 
 It makes the runs of a few seeds at a time, all settings of these seeds before the next.
-Each finished run leaves a small file in img/records/replication/; a run that has one is
-skipped, so you can stop this program at any time. `python img/reproduce.py --draw` then
+Each finished run leaves a small file in study/records/replication/; a run that has one is
+skipped, so you can stop this program at any time. `python -m study.reproduce --draw` then
 writes tables and pictures.
 
 Decays of batch norm's moving averages are read only when a network is evaluated. So each
@@ -22,22 +22,23 @@ import sys
 import time
 import warnings
 
-import command_line
 import numpy as np
 import tqdm
 from absl import flags
-from command_line import Failed
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(command_line.ROOT))
-import data  # noqa: E402
+import data
+from harness import files, process
+from harness.errors import Failed
+from study import records
 
 try:
     import torch
-    import torch_network
+
+    from study import torch_network
 except ModuleNotFoundError:
     sys.exit("replicate.py: PyTorch is not installed: pip install torch")
 
+HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FLAGS
 SETTINGS = {
     "none": {},
@@ -277,7 +278,7 @@ def record_of(run, seconds, at_once):
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
         "precision": "TF32" if on_gpu else "float32",
-        "commit": command_line.git("rev-parse", "HEAD"),
+        "commit": files.git("rev-parse", "HEAD"),
         "seconds": round(seconds, 1),
         "runs_at_once": at_once,
     }
@@ -302,7 +303,7 @@ def groups_of_runs(device):
 
 
 def main(argv):
-    """Runs the program. Raises: Failed, or OSError, for `command_line.run` to say."""
+    """Runs the program. Raises: Failed, or OSError, for `process.run` to say."""
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
     if FLAGS.device == "gpu" and not torch.cuda.is_available():
@@ -359,10 +360,10 @@ def train_all(images, epochs, steps):
                 return print("Time is up. Run the same command to make the missing runs.")
             for run in runs:
                 record = record_of(run, time.monotonic() - began, len(runs))
-                command_line.write_record(path_of(run.setting, run.seed), record)
+                records.write_record(path_of(run.setting, run.seed), record)
             del runs, run  # their memory is the next group's
 
 
 if __name__ == "__main__":
     define_flags()
-    command_line.run(main)
+    process.run(main)

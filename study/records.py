@@ -12,15 +12,12 @@ import subprocess
 import sys
 import typing
 
-import command_line
-import events
-import groups
 import numpy as np
-import runs
-from command_line import ROOT, Failed
 
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # of data.py and model.py
+from harness import files
+from harness.errors import Failed
+from harness.files import read_json
+from study import events, groups, runs
 
 
 class Folders(typing.NamedTuple):
@@ -76,8 +73,14 @@ def make(run, folders, stop, *more_flags):
             "weights": histograms_of_weights(folder),
             "distances": distances_from_start(folder, results["flags"]),
         }
-    command_line.write_record(folders.record(run), record)
+    write_record(folders.record(run), record)
     return record
+
+
+def write_record(path, record):
+    """Writes one line for each entry, so that differences can be read. Raises: OSError."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    files.write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def train(run, folders, stop, *more_flags):
@@ -232,17 +235,13 @@ def distances(alpha, start):
 # --- Reading ---
 
 
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def read_record(path, *names):
     """Reads a record that must have these entries. Raises: Failed, it is damaged."""
     try:
         record = read_json(path)
         for name in names:
             record[name]
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         raise Failed(f"{path}: damaged. Delete it to run it again.") from None
     return record
 

@@ -1,21 +1,20 @@
-"""Makes the study of img/README.md again: the runs of train.py, all tables and curves.
+"""Makes the study of study/README.md again: the runs of train.py, all tables and curves.
 
-    python img/reproduce.py                      # all runs: days on two cores
-    python img/reproduce.py --only=full,levers   # some of its studies
-    python img/reproduce.py --seeds=3            # at most three seeds of each setting
-    python img/reproduce.py --quick              # the same on few images, in minutes
-    python img/reproduce.py --draw               # only tables and pictures, from the records
-    python img/reproduce.py --verify             # repeats three records and compares
-    python img/reproduce.py --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
+    python -m study.reproduce                      # all runs: days on two cores
+    python -m study.reproduce --only=full,levers   # some of its studies
+    python -m study.reproduce --seeds=3            # at most three seeds of each setting
+    python -m study.reproduce --quick              # the same on few images, in minutes
+    python -m study.reproduce --draw               # only tables and pictures, from the records
+    python -m study.reproduce --verify             # repeats three records and compares
+    python -m study.reproduce --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
 
 Each run is one of train.py. On Linux it has a core of its own, unless --jobs asks for fewer
-runs at a time. Its record is a small text file in img/records/. A run that has a record is
+runs at a time. Its record is a small text file in study/records/. A run that has a record is
 skipped, and a run that was stopped resumes, so you can kill this program at any time.
 """
 
 import concurrent.futures
 import contextlib
-import logging
 import os
 import pathlib
 import random
@@ -25,20 +24,17 @@ import signal
 import sys
 import threading
 
-import cluster
-import command_line
 import filelock
-import groups
-import pictures
-import records
-import replication
-import runs
-import tables
 import tqdm
 from absl import flags
-from command_line import ROOT, Failed
+
+from harness import files, process
+from harness.errors import Failed
+from harness.files import ROOT
+from study import cluster, groups, pictures, records, replication, runs, tables
 
 HERE = pathlib.Path(__file__).resolve().parent
+PICTURES = ROOT / "img"
 PAGES = {
     HERE / "README.md": (*tables.NAMES, *replication.NAMES),
     ROOT / "README.md": (*tables.NAMES_IN_PROJECT, *replication.NAMES_IN_PROJECT),
@@ -98,15 +94,14 @@ QUICK_NOTICE = (
 
 
 def main(argv):
-    """Runs the program. Raises: Failed, or OSError, for `command_line.run` to say."""
+    """Runs the program. Raises: Failed, or OSError, for `process.run` to say."""
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     chosen = [run for run in runs.all_runs() if run.study in FLAGS.only]
-    out = HERE
+    out = PICTURES
     if FLAGS.quick:
         out = folders.runs / "quick"
         chosen = runs.quick(chosen)
@@ -156,7 +151,8 @@ def act(chosen, folders, out):
             path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folders.runs / "lock").acquire(timeout=0):
             if not FLAGS.scheduler:
-                command_line.import_tensorflow_quietly()
+                with process.quiet_import():
+                    import tensorflow  # noqa: F401 (before threads start)
             if FLAGS.verify:
                 return verify(chosen, folders, studies)
             make_all(chosen, folders)
@@ -166,7 +162,7 @@ def act(chosen, folders, out):
         print(path)
     if FLAGS.quick:
         page = out / "tables.md"
-        command_line.write(page, QUICK_NOTICE + tables.as_text(texts) + "\n")
+        files.write(page, QUICK_NOTICE + tables.as_text(texts) + "\n")
         return print(page)
     for page, names in PAGES.items():
         write_tables({name: texts.get(name, TOO_FEW_SEEDS) for name in names}, page)
@@ -231,7 +227,7 @@ def write_tables(texts, page):
     text = page.read_text(encoding="utf-8")
     for name, place in find_places(page, texts).items():
         text = text.replace(place[0], f"{place[1]}{texts[name]}\n{place[3]}")
-    command_line.write(page, text)
+    files.write(page, text)
 
 
 # --- Running ---
@@ -311,11 +307,11 @@ def verify(chosen, folders, studies):
         recorded = [run for run in recorded if run.cost <= FLAGS.verify_images]
     if not recorded:
         raise Failed("there is no record to verify: run reproduce.py without --verify first")
-    head = command_line.git("rev-parse", "HEAD") or ""
+    head = files.git("rev-parse", "HEAD") or ""
     count = min(len(recorded), FLAGS.records_to_verify)
     failures = []
     for run in random.Random(head).sample(recorded, count):
-        record = records.read_json(folders.record(run))
+        record = files.read_json(folders.record(run))
         deviation = records.deviation_of_seeds(run, studies)
         try:
             found = records.compare(record, repeat(run, record, folders.runs / "verify"), deviation)
@@ -357,4 +353,4 @@ def restricted_to(threads):
 
 if __name__ == "__main__":
     define_flags()
-    command_line.run(main)
+    process.run(main)

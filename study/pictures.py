@@ -1,11 +1,11 @@
 """The pictures of the study, from groups of records."""
 
-import groups
-import matrices
 import numpy as np
-import plot
-from groups import find, half_width
-from matrices import figure, matplotlib
+
+from harness import matrices
+from harness.matrices import figure, matplotlib
+from study import groups, plot
+from study.groups import find, half_width
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}

@@ -3,10 +3,10 @@
 A study of `runs.STUDIES` gets the table of `study_table`, unless `all_tables` names another.
 """
 
-import groups
 import numpy as np
-import runs
-from groups import baseline_of, find, records_of
+
+from study import groups, runs
+from study.groups import baseline_of, find, records_of
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
 NAMES = (*runs.STUDIES, "weights", "recalls", "comparisons")
