@@ -116,7 +116,7 @@ def draw_curves(study, path, tag, label, corner):
     axes = picture.subplots()
     for group in study:
         name = f"{label_of(group.setting)} ({seeds_text(group)})"
-        draw_band(axes, group, tag.removeprefix("summary/"), COLOURS[group.setting], name)
+        draw_band(axes, group, tag, COLOURS[group.setting], name)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
     return plot.save(picture, axes, path)

@@ -1,4 +1,4 @@
-"""Draws accuracy and loss over training from the event files of your own runs.
+"""Draws accuracy and loss over training from the evaluations of your own runs.
 
     python -m study.plot LOGDIR            # writes LOGDIR/acc_test.png and LOGDIR/total_loss.png
     python -m study.plot LOGDIR --out=DIR
@@ -11,63 +11,59 @@ import hashlib
 import io
 import os
 import pathlib
-import sys
-import tempfile
-import types
+import warnings
 
 import numpy as np
 from absl import flags
 
-from harness import files, matrices, process
+from harness import evaluations, files, matrices, names, process
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 
-# Tells TensorBoard to read event files without TensorFlow, in a tenth of the time.
-sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
-from study import events  # noqa: E402
-
-# File, tag, label of the axis, corner of the legend, and the percentage of points that
+SETTINGS = "settings.json"  # in a run's folder: the flags that determine its result
+# File, name of the scalar, label of the axis, corner of the legend, and the percentage of points that
 # may lie below and above the axis: the first evaluations are far off, and would flatten
 # the rest of the curve.
 PICTURES = (
-    (
-        "acc_test.png",
-        "summary/accuracy_test",
-        "test accuracy, mean of the tasks",
-        "lower right",
-        (4, 0),
-    ),
-    ("total_loss.png", "summary/loss_total", "total loss of a training batch", "upper right", (0, 4)),
-)  # fmt: skip
+    ("acc_test.png", "accuracy_test", "test accuracy, mean of the tasks", "lower right", (4, 0)),
+    ("total_loss.png", "loss_total", "total loss of a training batch", "upper right", (0, 4)),
+)
 PANEL = {"figsize": (8, 4.5), "dpi": 120, "layout": "constrained"}
 COLOUR_MAPS = {False: "Oranges", True: "Blues"}  # without units, with units
 
 
 def folders_of_runs(logdir):
-    """Finds folders with event files as TensorBoard does, through links, but into no loop."""
-    for folder, below, names in os.walk(logdir, followlinks=True):
+    """Finds folders with a run's files as TensorBoard does, through links, but into no loop."""
+    for folder, below, found in os.walk(logdir, followlinks=True):
         folder = pathlib.Path(folder)
-        if any("tfevents" in name for name in names):
+        if any(name in (evaluations.NAME, SETTINGS) or "tfevents" in name for name in found):
             yield folder
         above = {path.resolve() for path in (folder, *folder.parents)}
         below[:] = [name for name in below if (folder / name).resolve() not in above]
 
 
 def read_run(folder):
-    """Reads a run's event files.
+    """Reads a run's files.
 
     Args:
       folder: the run's folder.
 
     Returns:
-      The run's flags, name -> text, or None if train.py did not write the files; and its
-      curves, as `events.read_scalars` does.
+      Whether the run has units, and its curves, as `evaluations.curves` returns them.
+
+    Raises:
+      Failed: a file is missing.
     """
-    # TensorBoard reads no folder with a name that the locale cannot show, but through a link.
-    with tempfile.TemporaryDirectory() as plain:
-        link = pathlib.Path(plain) / "run"
-        link.symlink_to(folder.resolve())
-        return events.read_run(link)
+    if not (folder / evaluations.NAME).exists():
+        raise Failed(
+            f"{folder}: cannot be drawn, because it has no {evaluations.NAME}. Earlier versions of"
+            " train.py did not write one."
+        )
+    settings = files.read_json(folder / SETTINGS)
+    if not settings:
+        raise Failed(f"{folder}: cannot be drawn, because {SETTINGS} is missing or damaged.")
+    has_units = names.sharing_of(settings) not in ("none", "hard_sharing")
+    return has_units, evaluations.curves(folder)
 
 
 def smooth(values, weight):
@@ -117,8 +113,8 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
     """Draws one scalar of every run against the step.
 
     Args:
-      runs: name -> flags and curves, as `read_run` returns them.
-      tag: the scalar.
+      runs: name -> as `read_run` returns it.
+      tag: name of the scalar.
       label, corner, outside: as in PICTURES.
       path: the file to write.
       smoothing: TensorBoard's smoothing weight.
@@ -126,14 +122,12 @@ def draw(runs, tag, label, corner, outside, path, smoothing):
     picture = figure.Figure(**PANEL)
     axes = picture.subplots()
     count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far
-    for name, (settings, curves) in runs.items():
+    for name, (has_units, curves) in runs.items():
         steps, values = curves[tag]
-        sharing = settings.get("sharing", settings["cross_stitch"])  # older runs lack the first
-        stitched = sharing not in ("none", "hard_sharing", "False")
-        count[stitched] += 1
-        shade = 0.7 if count[stitched] == 1 else 0.4 + 0.5 / count[stitched]
-        colour = matplotlib.colormaps[COLOUR_MAPS[stitched]](shade)
-        title = f"{'with' if stitched else 'without'}: {name}"
+        count[has_units] += 1
+        shade = 0.7 if count[has_units] == 1 else 0.4 + 0.5 / count[has_units]
+        colour = matplotlib.colormaps[COLOUR_MAPS[has_units]](shade)
+        title = f"{'with' if has_units else 'without'}: {name}"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axes.plot(steps, smooth(values, smoothing), color=colour, linewidth=1.8, label=title)
     everything = np.concatenate([curves[tag][1] for _, curves in runs.values()])
@@ -147,14 +141,21 @@ def main(argv):
         raise Failed("name one folder with runs, for example: python -m study.plot logs")
     logdir = pathlib.Path(argv[1])
     out = pathlib.Path(flags.FLAGS.out or logdir)
-    runs = {}
+    runs, refused = {}, []
     for folder in sorted(folders_of_runs(logdir)):
-        settings, curves = read_run(folder)
-        if settings and all(tag in curves for _, tag, *_ in PICTURES):
+        try:
+            has_units, curves = read_run(folder)
+        except Failed as error:
+            refused.append(f"{error}")
+            continue
+        if all(tag in curves for _, tag, *_ in PICTURES):
             name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))
-            runs[os.fsencode(name).decode(errors="replace")] = settings, curves
+            runs[os.fsencode(name).decode(errors="replace")] = has_units, curves
     if not runs:
-        raise Failed(f"{logdir}: no run of train.py with an evaluation below this folder")
+        nothing = f"{logdir}: no run of train.py with an evaluation below this folder"
+        raise Failed(" ".join(refused) or nothing)
+    for message in refused:
+        warnings.warn(message)
     for file, tag, label, corner, outside in PICTURES:
         draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
         print(out / file)

@@ -14,10 +14,10 @@ import typing
 
 import numpy as np
 
-from harness import files
+from harness import evaluations, files
 from harness.errors import Failed
 from harness.files import read_json
-from study import events, groups, runs
+from study import groups, runs
 
 
 class Folders(typing.NamedTuple):
@@ -144,11 +144,11 @@ def prune(chosen, folders):
 
 
 def curves_of(folder):
-    """The scalars of a run. Returns: tag without its prefix -> [steps, values]."""
+    """A run's evaluations, without speed and single classes. Returns: name -> [steps, values]."""
     return {
-        tag.removeprefix("summary/"): list(points)
-        for tag, points in events.read_scalars(folder).items()
-        if "per_second" not in tag and not tag.startswith("class/")
+        name: list(points)
+        for name, points in evaluations.curves(folder).items()
+        if "per_second" not in name and not name.startswith("tasks/")
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -14,9 +15,8 @@ import pytest
 from conftest import ROOT, SECONDS, run_script, with_variables
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
-from tensorboard.util import tensor_util
 
-from harness import matrices
+from harness import evaluations, matrices
 from study import plot
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets
@@ -26,24 +26,17 @@ ASCII = {"PYTHONIOENCODING": "ascii"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
 
 
-def made_run(folder, flags="**cross_stitch** True"):
-    """The event files of a run as study/plot.py reads them."""
-    writer = EventFileWriter(str(folder))
-    text = summary_pb2.Summary()
-    text.value.add(
-        tag="run/text_summary",
-        tensor=tensor_util.make_tensor_proto([flags.encode()]),
-        metadata=summary_pb2.SummaryMetadata(
-            plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
-        ),
-    )
-    writer.add_event(event_pb2.Event(step=0, summary=text))
+SETTINGS = {"cross_stitch": True, "cross_stitch_unit": "channel", "tasks": "article,group"}
+
+
+def made_run(folder, **settings):
+    """The files of a run that study/plot.py reads."""
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({**SETTINGS, **settings}))
+    file = evaluations.Evaluations(folder, step=0, every=1)
     for step in range(1, 4):
-        scalars = summary_pb2.Summary()
-        for tag, value in (("accuracy_test", 0.8), ("loss_total", 0.5)):
-            scalars.value.add(tag=f"summary/{tag}", simple_value=value + step / 100)
-        writer.add_event(event_pb2.Event(step=step, summary=scalars))
-    writer.close()
+        file.append(step, {"accuracy_test": 0.8 + step / 100, "loss_total": 0.5 + step / 100})
+    file.close()
     return folder
 
 
@@ -96,18 +89,18 @@ def test_a_notebook_still_gets_its_backend():
     assert python("-c", code, MPLBACKEND="svg").stdout.strip() == b"svg"
 
 
-@pytest.mark.parametrize("sharing, label", [
-    (None, "with"),  # an older run
-    ("channel", "with"),
-    ("none", "without"),  # as with a single task, whatever --cross_stitch says
+@pytest.mark.parametrize("settings, label", [
+    ({}, "with"),
+    ({"cross_stitch": False}, "without"),
+    ({"cross_stitch": False, "hard_sharing": True}, "without"),
+    ({"tasks": "article"}, "without"),  # a single task, whatever --cross_stitch says
 ])  # fmt: skip
-def test_a_run_is_drawn_by_what_it_shares(sharing, label, monkeypatch, tmp_path):
-    flags = "**cross_stitch** True" + (f"\n\n**sharing** {sharing}" if sharing else "")
-    settings, curves = plot.read_run(made_run(tmp_path / "run", flags))
+def test_a_run_is_drawn_by_what_it_shares(settings, label, monkeypatch, tmp_path):
+    run = plot.read_run(made_run(tmp_path / "run", **settings))
     labels = []
     monkeypatch.setattr(plot, "save", lambda picture, axes, path: labels.append(
         axes.get_legend_handles_labels()[1]))  # fmt: skip
-    plot.draw({"run": (settings, curves)}, "summary/loss_total", "", "best", (0, 0), "", 0)
+    plot.draw({"run": run}, "loss_total", "", "best", (0, 0), "", 0)
     assert labels == [[f"{label}: run"]]
 
 
@@ -309,10 +302,44 @@ def test_runs_are_found_through_links(tmp_path):
     assert (logdir / "acc_test.png").exists()
 
 
+def test_a_run_without_evaluations_is_named_whether_or_not_there_is_another_to_draw(tmp_path):
+    for name in ("events", "settings", "damaged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "events" / "events.out.tfevents.1").touch()
+    (tmp_path / "settings" / "settings.json").write_text("{}")
+    (tmp_path / "damaged" / "evaluations.jsonl").write_text('{"step": 1, "loss_total": 0.5}\n')
+    refused = run_script("study.plot", tmp_path)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, refused.stderr
+    made_run(tmp_path / "run")
+    drawn = run_script("study.plot", tmp_path)
+    assert drawn.returncode == 0 and (tmp_path / "acc_test.png").exists(), drawn.stderr
+    for said in (refused.stderr, " ".join(drawn.stderr.split())):
+        for name in ("events", "settings"):
+            assert (
+                f"{tmp_path / name}: cannot be drawn, because it has no evaluations.jsonl" in said
+            )
+        assert f"{tmp_path / 'damaged'}: cannot be drawn, because settings.json is" in said
+
+
+def test_a_run_that_has_just_begun_is_not_drawn(tmp_path):
+    begun = made_run(tmp_path / "begun") / "evaluations.jsonl"
+    begun.write_text('{"step": 0, "cross_stitch_1/article_from_group": 0.0}\n{"step": 100, "lo')
+    refused = run_script("study.plot", tmp_path)
+    assert_one_sentence(refused, "plot.py", tmp_path, "no run of train.py with an evaluation")
+    made_run(tmp_path / "run")
+    drawn = run_script("study.plot", tmp_path)
+    assert drawn.returncode == 0 and not drawn.stderr, drawn.stderr
+
+
 def test_screenshots_are_of_three_runs_as_the_page_says(tmp_path):
     """Two of the study, and for the matrices the one of `python train.py --num_epochs=2`."""
     pytest.importorskip("selenium", reason="selenium is not installed")
     runs = [made_run(tmp_path / name) for name in ("without", "with", "matrices")]
+    for run in runs:
+        writer = EventFileWriter(str(run))
+        loss = summary_pb2.Summary.Value(tag="summary/loss_total", simple_value=0.5)
+        writer.add_event(event_pb2.Event(step=1, summary=summary_pb2.Summary(value=[loss])))
+        writer.close()
     page = (ROOT / "study" / "README.md").read_text(encoding="utf-8")
     assert "study.screenshots WITHOUT WITH MATRICES" in page
     nowhere = ("--browser=/nowhere", "--driver=/nowhere", f"--out={tmp_path / 'new' / 'folder'}")

@@ -1027,7 +1027,7 @@ def test_readme_gives_the_flags_and_defaults_that_hold():
 # --- The curves ---
 
 
-def test_plot_draws_both_curves_from_the_event_files(runs, tmp_path):
+def test_plot_draws_both_curves_from_the_evaluations(runs, tmp_path):
     finished = run_script("study.plot", runs[0], f"--out={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acc_test.png", "total_loss.png"]
