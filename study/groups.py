@@ -12,7 +12,6 @@ import scipy.stats
 LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
 SEEDS_OF_A_PAGE = 5  # with fewer, a page does not show a setting
-WEIGHT_BINS = np.linspace(-1, 2, 61)  # edges, for histograms of stitch weights
 SIGNIFICANCE = 0.05  # of all comparisons that are made together
 # Of sharing, with default settings; in the order of tables.
 KINDS = ("none", "channel", "layer", "nddr", "hard sharing", "dense")

@@ -4,6 +4,7 @@ import numpy as np
 
 from harness import matrices
 from harness.matrices import figure, matplotlib
+from harness.unit_weights import WEIGHT_BINS
 from study import groups, plot
 from study.groups import find, half_width
 
@@ -202,7 +203,7 @@ def draw_spread_of_weights(group, path):
             for j, source in enumerate(tasks):
                 shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
                 label = f"{to} from {source}"
-                panel.stairs(shares, groups.WEIGHT_BINS, label=label, linewidth=1.5)
+                panel.stairs(shares, WEIGHT_BINS, label=label, linewidth=1.5)
         panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
     picture.suptitle(f"Channel units, {seeds_text(group)} together")

@@ -65,14 +65,8 @@ def make(run, folders, stop, *more_flags):
         record |= {"seed": run.seed, "diverged": diverged}
     else:
         folder = folders.run(run)
-        results = read_json(folder / "results.json")
-        record |= {
-            **results,
-            "sha256": checksum(folder),
-            "curves": curves_of(folder),
-            "weights": histograms_of_weights(folder),
-            "distances": distances_from_start(folder, results["flags"]),
-        }
+        record |= read_json(folder / "results.json")
+        record |= {"sha256": checksum(folder), "curves": curves_of(folder)}
     write_record(folders.record(run), record)
     return record
 
@@ -163,75 +157,6 @@ def checksum(folder):
     return digest.hexdigest()
 
 
-def weights_of_units(folder):
-    """The units' weights at the end of a run.
-
-    Returns: scope -> alpha, in the order of layers; without units of other variables.
-    """
-    import tensorflow as tf
-
-    import model
-
-    reader = tf.train.load_checkpoint(str(folder))
-    scopes = {model.unit_of(name): name for name in reader.get_variable_to_shape_map()
-              if model.unit_of(name) and name.endswith("/alpha")}  # fmt: skip
-    return {scope: reader.get_tensor(name) for scope, name in sorted(scopes.items())}
-
-
-def histograms_of_weights(folder):
-    """Histograms of the channel units' weights at the end of a run.
-
-    Args:
-      folder: the run's folder.
-
-    Returns:
-      scope -> [T][T] lists with the number of channels in each of groups.WEIGHT_BINS.
-      The outermost bins count everything beyond them. Empty for units of other kinds.
-    """
-    bins = groups.WEIGHT_BINS
-    return {
-        scope: [[np.histogram(np.clip(weights, bins[0], bins[-1]), bins)[0].tolist()
-                 for weights in row] for row in alpha]
-        for scope, alpha in weights_of_units(folder).items()
-        if alpha.ndim == 3
-    }  # fmt: skip
-
-
-def distances_from_start(folder, flags):
-    """How far the units' weights are from their start at the end of a run.
-
-    Args:
-      folder: the run's folder.
-      flags: the flags of train.py, name -> value.
-
-    Returns:
-      scope -> [T][T], the root of the mean square distance over channels. For dense and nddr
-      units, the squares of a block's D x D weights are summed and divided by D.
-    """
-    import model
-
-    num_towers = len(flags["tasks"].split(","))
-    start = model.start_weights(num_towers, flags["cross_stitch_init"])
-    return {
-        scope: distances(alpha, start).tolist() for scope, alpha in weights_of_units(folder).items()
-    }
-
-
-def distances(alpha, start):
-    """As `distances_from_start`, of one unit: alpha and its start weights, [T, T] -> [T, T]."""
-    num_towers = len(start)
-    size = len(alpha) // num_towers  # D of dense units, C of nddr ones; 1 of the others
-    if size > 1:
-        blocks = alpha.reshape(num_towers, size, num_towers, size).copy()
-        for index in range(size):
-            blocks[:, index, :, index] -= start
-        squares = np.einsum("iajb,iajb->ij", blocks, blocks) / size
-    else:
-        moved = alpha.reshape(num_towers, num_towers, -1) - start[:, :, None]
-        squares = np.mean(np.square(moved), axis=2)
-    return np.sqrt(squares).round(6)
-
-
 # --- Reading ---
 
 
@@ -314,6 +239,7 @@ def is_record_of(run, record, folders):
 # Entries of a record that may differ although the result is the same.
 NOT_COMPARED = {"command", "flags", "commit", "versions", "numerics", "machine"}
 NOT_COMPARED |= {"images_per_second", "wall_seconds", "resumed_after"}
+OF_UNITS = {"weights", "distances"}  # scope or variable -> values; older records have fewer
 
 
 def compare(record, again, deviation):
@@ -334,7 +260,7 @@ def compare(record, again, deviation):
       Failed: they do not agree, or this cannot be told.
     """
     names = record.keys() - NOT_COMPARED  # older records have fewer entries
-    different = sorted(name for name in names if record.get(name) != again.get(name))
+    different = sorted(name for name in names if record[name] != comparable(name, record, again))
     if not different:
         return "the same bits"
     before, here = origin(record), origin(again)
@@ -360,6 +286,14 @@ def compare(record, again, deviation):
         f"accuracy was {recorded:.4f}, is {now:.4f}: within four standard deviations of seeds,"
         f" {4 * deviation:.4f}; bits cannot be compared: {reasons}"
     )
+
+
+def comparable(name, record, again):
+    """The entry of the repetition, of whose units' values only those that the record has."""
+    value = again.get(name)
+    if name in OF_UNITS and value:
+        value = {key: of_unit for key, of_unit in value.items() if key in record[name]}
+    return value
 
 
 def origin(record):

@@ -205,7 +205,7 @@ class Run:
 
     @torch.no_grad()
     def units(self):
-        """Mean weights of the units, and distances from their start, as records.py has them."""
+        """Mean weights of the units, and distances from their start, as train.py has them."""
         means, distances, num_towers = {}, {}, len(self.images.tasks)
         for scope, alpha in self.network.units.items():
             size = alpha.shape[0] // num_towers

@@ -13,7 +13,6 @@ import types
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow.compat.v1 as tf
 from conftest import ROOT, command_of, run_script
 
 from harness.errors import Failed
@@ -678,43 +677,25 @@ def made_result(accuracy, sha256, machine=MACHINE, **others):
             "versions": {"tensorflow": "2.21.0"}, "numerics": 1, **others}  # fmt: skip
 
 
-def save_variables(folder, **values):
-    with tf.Graph().as_default(), tf.Session() as session:
-        for name, value in values.items():
-            tf.get_variable(f"network/cross_stitch_1/{name}", initializer=np.float32(value))
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver().save(session, str(folder / "model.ckpt"), 1)
-
-
-def test_a_unit_of_other_variables_has_no_distances(tmp_path):
-    save_variables(tmp_path, pairs=np.eye(2), scales=np.ones([2, 5]))
-    flags = {"tasks": "article,group", "cross_stitch_init": 1.0}
-    assert records.distances_from_start(tmp_path, flags) == {}
-    assert records.histograms_of_weights(tmp_path) == {}
-
-
-@pytest.mark.parametrize("shape", [[2, 2], [2, 2, 5], [6, 6]])  # layer, channel, dense
-def test_a_units_distance_from_its_start_is_the_size_of_its_change(shape, tmp_path):
-    start = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)
-    if shape == [6, 6]:
-        alpha = np.kron(start, np.eye(3))
-        alpha[0, 2] += 3.0  # one weight of nine, in the block to tower 1 from tower 1
-        expected = [[np.sqrt(9 / 3), 0], [0, 0]]
-    else:
-        alpha = np.broadcast_to(start if len(shape) == 2 else start[:, :, None], shape).copy()
-        alpha[0, 1] += 0.5
-        expected = [[0, 0.5], [0, 0]]
-    save_variables(tmp_path, alpha=alpha)
-    flags = {"tasks": "article,group", "cross_stitch_init": 0.9}
-    distances = records.distances_from_start(tmp_path, flags)
-    np.testing.assert_allclose(distances["cross_stitch_1"], expected, atol=1e-5)
-
-
 def test_bits_are_compared_where_the_record_says_it_was_made_on_this_kind_of_machine():
     record = made_result(0.9, "ab")
     assert records.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
     with pytest.raises(Failed, match="sha256"):
         records.compare(record, made_result(0.9, "cd"), 0.1)
+
+
+def test_of_the_units_only_what_the_older_record_has_is_compared():
+    """Distances of other variables than alpha, and histograms of other than channel units."""
+    distances, others = {"cross_stitch_1": [[0.1]]}, {"cross_stitch_1/pairs": 0.3}
+    record = made_result(0.9, "ab", weights={}, distances=distances)
+    newer = {"weights": {"cross_stitch_1": [3, 1]}, "distances": {**distances, **others}}
+    assert records.compare(record, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
+    first = made_result(0.9, "ab")  # which has neither
+    assert records.compare(first, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
+    for less in ({**newer, "distances": {"cross_stitch_1": [[0.2]]}}, {**newer, "distances": others},
+                 {"weights": newer["weights"]}):  # fmt: skip
+        with pytest.raises(Failed, match="^distances not as recorded"):
+            records.compare(record, made_result(0.9, "ab", **less), 0.1)
 
 
 OTHER_ORIGINS = [
