@@ -58,13 +58,13 @@ def commit():
 
 # --- On the coordinator ---
 
-# What a worker evaluates: where it is, and the finished process. It is text, because a
-# pickled function needs the same Python on both sides, and a worker with another one is
-# to say so.
+# What a worker evaluates: where it is, and the finished process, or None outside of a clone. It is
+# text, because a pickled function needs the same Python on both sides, and a worker with another
+# one is to say so.
 EVALUATED = (
     "(f'worker in {os.getcwd()} on {platform.node()}',"
     " subprocess.run([sys.executable, '-m', 'study.cluster'], input=task, capture_output=True,"
-    " text=True, errors='replace'))"
+    " text=True, errors='replace') if os.path.exists('study/cluster.py') else None)"
 )
 MODULES = {"os": os, "platform": platform, "subprocess": subprocess, "sys": sys}
 
@@ -151,7 +151,7 @@ def make(runs, folders, address, quick):
             _, index, task = futures.pop(future.key)
             name = f"{task[0].study}/{task[0].name}"
             try:
-                worker, process = future.result()
+                worker, ended = future.result()
             except KilledWorker as error:
                 # The scheduler gives up after some workers died (`allowed-failures`).
                 tqdm.tqdm.write(
@@ -167,19 +167,19 @@ def make(runs, folders, address, quick):
                 ) from None
             except Exception as error:  # whatever the worker's system raises
                 raise Failed(f"{name}: its worker could not start it ({error})") from error
-            for run, record in zip(task, records_of(process, name, worker)):
+            for run, record in zip(task, records_of(ended, name, worker)):
                 records.write_record(folders.record(run), record)
                 yield run
 
 
-def records_of(process, name, worker):
-    """The records that a task wrote. Raises: Failed, it wrote none."""
-    if "can't open file" in process.stderr:
+def records_of(ended, name, worker):
+    """The records that a task's process wrote. Raises: Failed, it wrote none."""
+    if ended is None:
         raise Failed(f"{worker}: not started in a clone of the repository. Start it there.")
     try:
-        answer = json.loads(process.stdout.splitlines()[-1])
+        answer = json.loads(ended.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        last = (process.stderr.splitlines() or [f"exit code {process.returncode}"])[-1]
+        last = (ended.stderr.splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise Failed(f"{worker}: {name} ended without a record ({last})") from None
     if "failed" in answer:
         raise Failed(f"{worker}: {answer['failed']}")

@@ -15,7 +15,7 @@ import typing
 import numpy as np
 
 from harness import evaluations, files
-from harness.errors import Failed
+from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
 from study import groups, runs
 
@@ -117,10 +117,10 @@ def train(run, folders, stop, *more_flags):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         said = (line for line in lines if line.startswith("train.py: "))
         message = next(said, "train.py: ended without a message")
-        if "NaN or infinite" in message:
+        if process.returncode == Diverged.exit_code:
             return message
         # An earlier reproduce.py that was killed may have left this run training.
-        if "another process" not in message and not stop.is_set():
+        if process.returncode != InUse.exit_code and not stop.is_set():
             raise Failed(
                 f"{run.study}/{run.name}: {message} Its log is {log}. If that does not help,"
                 f" delete {folder}."

@@ -669,6 +669,42 @@ def test_a_record_that_is_not_of_the_study_is_named(old, new, words, tmp_path):
 # --- Making them again ---
 
 
+def train_as(code, monkeypatch, tmp_path, stop=None):
+    """`records.train` of a run, with Python statements for train.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(f"import pathlib, sys\n{code}")
+    (run, *_) = runs.runs_of("levers")
+    folders = records.Folders(pathlib.Path("runs"), pathlib.Path("records"))
+    return records.train(run, folders, stop or threading.Event())
+
+
+@pytest.mark.parametrize("code, message", [
+    ("sys.exit(0)", None),
+    ("print('train.py: the loss grew.', file=sys.stderr); sys.exit(3)", "train.py: the loss grew."),
+    # The folder is in use at first, by what an earlier reproduce.py left.
+    ("was = pathlib.Path('was'); code = 0 if was.exists() else 4; was.touch(); sys.exit(code)", None),
+])  # fmt: skip
+def test_what_became_of_a_run_is_told_by_its_exit_code(code, message, monkeypatch, tmp_path):
+    assert train_as(code, monkeypatch, tmp_path) == message
+
+
+@pytest.mark.parametrize("code, words", [
+    ("sys.exit('train.py: NaN or infinite, another process')", "train.py: NaN or infinite, another"),
+    ("raise RuntimeError('nobody expects it')", "train.py: ended without a message"),
+    ("import os; os.kill(os.getpid(), 9)", "train.py: ended without a message"),
+])  # fmt: skip
+def test_a_run_that_fails_ends_the_study_with_its_message(code, words, monkeypatch, tmp_path):
+    with pytest.raises(Failed, match=f"levers/1000_.*: {words}.* Its log is "):
+        train_as(code, monkeypatch, tmp_path)
+
+
+def test_a_run_that_is_waited_for_can_be_stopped(monkeypatch, tmp_path):
+    stop = threading.Event()
+    threading.Timer(1, stop.set).start()
+    with pytest.raises(Failed, match="^stopped$"):
+        train_as("sys.exit(4)", monkeypatch, tmp_path, stop)
+
+
 MACHINE = {"processor": "AMD EPYC", "vectors": "avx2", "onednn": "1", "threads": 1}
 
 
