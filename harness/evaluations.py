@@ -4,6 +4,7 @@ A line has the step and what TensorBoard shows at that step, each value under it
 the prefix "summary/". Step 0 has the units' weights before training, if there are units.
 """
 
+import contextlib
 import json
 import os
 import warnings
@@ -16,7 +17,7 @@ NAME = "evaluations.jsonl"  # in the run's folder
 
 
 class Evaluations:
-    """The file of a run that trains.
+    """The file of a run that trains. A context manager.
 
     Args:
       run_dir: the run's folder.
@@ -31,7 +32,7 @@ class Evaluations:
     def __init__(self, run_dir, step, every):
         self._path = run_dir / NAME
         with self._errors():
-            self._file = open(self._path, "ab", buffering=0)
+            self._file = open(self._path, "ab")
             lines = whole_lines(self._path) if step else []
             kept = [(line, size) for line, size in lines if line["step"] <= step]
             self._file.truncate(sum(size for _, size in kept))
@@ -48,14 +49,19 @@ class Evaluations:
         numbers = {name: float(str(np.float32(value))) for name, value in values.items()}
         with self._errors():
             self._file.write(json.dumps({"step": step, **numbers}).encode() + b"\n")
+            self._file.flush()
 
     def sync(self):
         """Returns when all lines are on the disk. Raises: CannotWrite."""
         with self._errors():
             os.fsync(self._file.fileno())
 
-    def close(self):
-        self._file.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):  # of the line that could not be written
+            self._file.close()
 
     def _errors(self):
         return CannotWrite.instead_of_system_errors(self._path)

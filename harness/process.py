@@ -66,18 +66,14 @@ def run(main, check_flags=None):
 
     Args:
       main: takes the program's name and the arguments that are not flags.
-      check_flags: checks what absl does not, and raises flags.Error.
+      check_flags: checks of flags what absl does not, and raises Failed.
     """
 
-    def parse(argv):
+    def parse_or_end(argv):
         try:
-            others = flags.FLAGS(argv)
-            refuse_logging_flags()
-            if check_flags:
-                check_flags()
-        except (flags.Error, Failed) as error:
+            return parse(argv, check_flags)
+        except Failed as error:
             end(argv, error)
-        return others
 
     def main_and_flush(argv):
         try:
@@ -102,9 +98,21 @@ def run(main, check_flags=None):
             warnings.formatwarning = format_warning
             warnings.simplefilter("default", UserWarning)  # whatever PYTHONWARNINGS says
             warnings.filterwarnings("ignore", module="tensorflow")  # deprecations in tf-slim
-            app.run(main_and_flush, flags_parser=parse)
+            app.run(main_and_flush, flags_parser=parse_or_end)
     finally:  # a notebook's process goes on
         warnings.formatwarning = format_before
+
+
+def parse(argv, check_flags=None):
+    """Parses a command line. Returns: what is no flag. Raises: Failed, a flag is wrong."""
+    try:
+        others = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise Failed(str(error)) from error
+    refuse_logging_flags()
+    if check_flags:
+        check_flags()
+    return others
 
 
 def end(argv, message, exit_code=1):

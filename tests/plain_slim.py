@@ -10,7 +10,7 @@ import typing
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from model import slim  # slim, mended for this TensorFlow; no layer of model.py is used
+from harness.slim import slim  # mended for this TensorFlow; no layer of model.py is used
 
 BATCH_NORM = {"decay": 0.9, "scale": True, "updates_collections": None}
 

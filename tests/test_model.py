@@ -11,6 +11,8 @@ import tensorflow.compat.v1 as tf
 from conftest import ROOT, config_of
 
 import model
+from harness.fast import batch_norm_relu_pool
+from harness.slim import slim
 
 TASKS = (("article", 10), ("group", 3), ("third", 5))
 BATCH = 6
@@ -170,11 +172,11 @@ def test_identity_units_leave_logits_bit_identical(unit, small):
 
 def unit_graph(unit, num_tasks, shape, own_weight=1.0, fast=True):
     """One unit on its own. Returns: session, inputs, outputs, alpha, mean weights."""
-    in_form = model.slim.arg_scope([model.linear_combinations], fast=fast)
+    in_form = slim.arg_scope([model.linear_combinations], fast=fast)
     with tf.Graph().as_default() as graph, in_form:
         inputs = [tf.placeholder(tf.float32, [None, *shape]) for _ in range(num_tasks)]
         config = config_of(unit, cross_stitch_init=own_weight)
-        outputs, means = model.cross_stitch(inputs, "cross_stitch_1", config)
+        outputs, means = model.add_unit(inputs, "cross_stitch_1", config)
         (alpha,) = tf.trainable_variables()
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
@@ -600,7 +602,7 @@ def test_values_far_from_zero_that_hardly_vary_are_normalised_without_nan():
     values = 3000 + 0.01 * np.random.RandomState(0).normal(size=[8, 4, 4, 64])
     with tf.Graph().as_default(), tf.Session() as session, tf.variable_scope("layer"):
         y = tf.placeholder(tf.float32, [None, 4, 4, 64])
-        outputs = model.batch_norm_relu_pool(
+        outputs = batch_norm_relu_pool(
             y,
             tf.constant(True),
             decay=0.9,

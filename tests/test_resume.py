@@ -21,7 +21,10 @@ from test_train import SMALL, assert_one_sentence, read_scalars, results_in, run
 
 import data
 import model
-import train
+from harness import checkpoints, evaluations, files, process
+from harness import folder as run_folder
+from harness.errors import Diverged, Failed, InUse
+from harness.progress import Progress
 
 UNITS = {"none": "--cross_stitch=False", "channel": "--cross_stitch_unit=channel"}
 EVERY, STEPS = 10, 40
@@ -61,6 +64,11 @@ def await_checkpoint_after(step, logdir, process):
 def outcome(logdir):
     """All that must not depend on what happened to the run on its way."""
     results, curves = results_in(folder(logdir)), read_scalars(folder(logdir))
+    in_file = evaluations.curves(folder(logdir))
+    for name, (steps, values) in in_file.items():
+        shown = curves[name if name.startswith("tasks/") else f"summary/{name}"]
+        assert list(zip(steps, np.float32(values))) == [(s, np.float32(v)) for s, v in shown], name
+    assert len(in_file) == len(curves)
     curves.pop("summary/images_per_second", None)  # there is none of a life of one step
     for tag, points in curves.items():
         steps = [step for step, _ in points]
@@ -178,14 +186,14 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
     missed = []
     before = signal.signal(number, lambda *_: missed.append(number))
     try:
-        with train.signals_noted() as noted:
+        with process.signals_noted() as noted:
             assert not noted
             os.kill(os.getpid(), number)
             assert noted == [number] and signal.getsignal(number) == signal.SIG_DFL
         os.kill(os.getpid(), number)
         assert missed == [number]  # the handler of before is back
         signal.signal(number, signal.SIG_IGN)
-        with train.signals_noted() as noted:
+        with process.signals_noted() as noted:
             os.kill(os.getpid(), number)
             assert not noted
     finally:
@@ -246,11 +254,14 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
 
 def test_a_second_process_is_refused_and_a_batch_systems_signal_ends_the_first(tmp_path):
     folder(tmp_path).mkdir()
-    (folder(tmp_path) / train.LOCK).write_text("4711 somewhere")  # another program's: no process
+    (folder(tmp_path) / run_folder.LOCK).write_text(
+        "4711 somewhere"
+    )  # another program's: no process
     first = begin(tmp_path, "--num_epochs=1000", OFTEN)
     assert await_checkpoint_after(0, tmp_path, first)
     second = run(tmp_path, "--max_steps=1")
     assert_one_sentence(second, "another process", "--run_name")
+    assert second.returncode == InUse.exit_code == 4
     assert first.poll() is None
     first.send_signal(signal.SIGUSR1)
     _, errors = first.communicate()
@@ -264,9 +275,9 @@ def test_a_file_system_without_locks_is_named_as_such(monkeypatch, tmp_path):
     def flock(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(train.fcntl, "flock", flock)
-    refused = pytest.raises(train.RunError, match="no file locks .*Choose a --logdir")
-    with refused, train.claimed(tmp_path / "run"):
+    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    refused = pytest.raises(Failed, match="no file locks .*Choose a --logdir")
+    with refused, run_folder.claimed(tmp_path / "run"):
         pass
 
 
@@ -287,6 +298,7 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(
     assert afresh.returncode == 0 and "Resuming" not in afresh.stdout, afresh.stderr
     assert all(note.exists() for note in notes) and steps_saved(tmp_path) == [1]
     assert len(list(folder(tmp_path).glob("events*"))) == 1
+    assert evaluations.curves(folder(tmp_path))["loss_total"][0] == [1]
 
 
 @pytest.mark.slow
@@ -383,15 +395,15 @@ def graph_without_units():
 def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, graph_without_units, tmp_path):
     SPOILT[fault](folder(tmp_path) / "model.ckpt-20")
     with graph_without_units.as_default(), pytest.warns(UserWarning, match="ckpt-20: damaged"):
-        newest, _ = train.newest_checkpoint(folder(tmp_path))
+        newest, _ = checkpoints.newest_whole(folder(tmp_path))
     assert newest == str(folder(tmp_path) / "model.ckpt-10")
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(saved_twice):
-    refused = pytest.raises(train.RunError, match="model.ckpt-20: not a checkpoint of this network")
+    refused = pytest.raises(Failed, match="model.ckpt-20: not a checkpoint of this network")
     with graph_of("channel").as_default(), refused:
-        train.newest_checkpoint(folder(saved_twice))
+        checkpoints.newest_whole(folder(saved_twice))
 
 
 @pytest.mark.slow
@@ -437,7 +449,7 @@ def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
 
 
 def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():
-    progress = train.Progress("some", 907, 1000)
+    progress = Progress("some", 907, 1000)
     progress.bar.mininterval = 0
     start = time.perf_counter()
     for _ in range(10):
@@ -452,7 +464,7 @@ def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():
 
 
 def test_speed_leaves_out_the_first_step_and_counts_from_the_last_evaluation():
-    progress = train.Progress("some", 0, 100)
+    progress = Progress("some", 0, 100)
     progress.add_step(1000, 1.5, 60.0)
     assert progress.speed() is None and progress.add_evaluation({}) is None
     progress.add_step(30, 1.5, 0.5)
@@ -477,6 +489,7 @@ def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
     diverged = run(tmp_path, "--learning_rate=1e9", LENGTH, "--save_checkpoint_secs=0.1")
     assert_one_sentence(diverged, "NaN or infinite at step", "--learning_rate")
+    assert diverged.returncode == Diverged.exit_code == 3
     for step in steps_saved(tmp_path):
         reader = tf.train.load_checkpoint(str(folder(tmp_path) / f"model.ckpt-{step}"))
         for name in reader.get_variable_to_shape_map():
@@ -488,6 +501,7 @@ def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
     poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1")
     assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate")
+    assert poisoned.returncode == 3
     assert steps_saved(tmp_path) == []
 
 
@@ -509,7 +523,7 @@ def test_a_damaged_or_missing_record_is_an_empty_one(content, tmp_path):
     """As a power cut may leave it."""
     if content is not None:
         (tmp_path / "settings.json").write_text(content)
-    assert train.read_json(tmp_path / "settings.json") == {}
+    assert files.read_json(tmp_path / "settings.json") == {}
 
 
 def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before(
@@ -531,8 +545,8 @@ def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before
 def test_a_damaged_list_of_checkpoints_hides_none(content, two_checkpoints, tmp_path):
     """TensorFlow's file `checkpoint`, of which a power cut may leave an empty one."""
     (folder(tmp_path) / "checkpoint").write_bytes(content)
-    assert train.steps_saved(folder(tmp_path)) == {10, 20}
-    assert train.results_of_finished(folder(tmp_path))["global_step"] == 20
+    assert checkpoints.steps_saved(folder(tmp_path)) == {10, 20}
+    assert run_folder.results_of_finished(folder(tmp_path))["global_step"] == 20
 
 
 def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpoints, tmp_path):
@@ -546,17 +560,24 @@ def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpo
         assert after[name] == before[name], name
 
 
-def test_without_its_event_files_a_finished_run_still_has_results(two_checkpoints, tmp_path):
+def test_results_need_no_event_files_and_come_even_without_evaluations(two_checkpoints, tmp_path):
     path = folder(tmp_path) / "results.json"
     before = json.loads(path.read_text())
-    path.unlink()
-    for events in folder(tmp_path).glob("events.*"):
-        events.unlink()
-    finished = run(tmp_path, UNITS["none"], "--max_steps=20")
-    assert finished.returncode == 0, finished.stderr
-    after = json.loads(path.read_text())
-    assert after["accuracy_test"] == pytest.approx(before["accuracy_test"])
-    assert after["confusion"] == before["confusion"]
+    for lost in ("events.*", evaluations.NAME):
+        path.unlink()
+        for file in folder(tmp_path).glob(lost):
+            file.unlink()
+        finished = run(tmp_path, UNITS["none"], "--max_steps=20")
+        assert finished.returncode == 0, finished.stderr
+        after = json.loads(path.read_text())
+        assert after["accuracy_test"] == pytest.approx(before["accuracy_test"])
+        assert after["confusion"] == before["confusion"]
+        if lost == "events.*":
+            assert after["accuracy_test_last"] == before["accuracy_test_last"]
+            assert "WARNING" not in finished.stderr
+        else:
+            # As of a run that an earlier version made.
+            assert f"{evaluations.NAME}: lacks 2 evaluations" in " ".join(finished.stderr.split())
 
 
 @pytest.mark.parametrize("lost, words", [

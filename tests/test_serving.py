@@ -10,7 +10,7 @@ from conftest import config_of
 
 import data
 import model
-import train
+from harness.export import Export
 
 COUNT = 200
 TASKS = data.TASKS[:2]
@@ -72,11 +72,9 @@ def export(request, tmp_path_factory):
         trained = {v.op.name for v in tf.trainable_variables()}
     (folder / "empty").mkdir()
     (folder / "served").symlink_to("empty")
-    served = f"--export_dir={folder / 'served'}"
-    train.FLAGS(["train.py", f"--cross_stitch_unit={unit}", served])
-    made = data.Dataset("made", None, None, mean, 1 / deviation)
-    train.export(made, folder, {}, tf.ConfigProto())
-    train.FLAGS.unparse_flags()
+    names = [(task.name, task.classes) for task in TASKS]
+    server = model.build_server(names, config, (size, size, 1))
+    Export(str(folder / "served"), {}, {}).write(server, folder, tf.ConfigProto())
     return folder / "served", raw, predictions, logits, trained
 
 

@@ -24,7 +24,10 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from harness import matrices
+from harness import checkpoints, files, machine, matrices, process
+from harness.errors import Failed
+from harness.events import Events
+from harness.folder import check_path
 
 README = ROOT / "README.md"
 TASK_NAMES = ["article", "group"]
@@ -71,7 +74,7 @@ def read_scalars(run_dir):
 def tensors(run_dir):
     """Name -> bytes of every value in a folder's last checkpoint."""
     # By its name, as the file `checkpoint` of a copy may name the original's.
-    newest = max(run_dir.glob("model.ckpt-*.index"), key=train.step_of)
+    newest = max(run_dir.glob("model.ckpt-*.index"), key=checkpoints.step_of)
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
 
@@ -208,9 +211,9 @@ metadata.version = of_distribution
 
 @pytest.mark.slow
 def test_whatever_surrounds_a_run_ends_it_not_and_changes_no_picture(tmp_path):
-    """A notebook's backend, another package called img, another program's compiler flags, no
+    """A notebook's backend, another package called harness, another program's compiler flags, no
     `git` and no `tail`, odd names, another distribution of TensorFlow, and no UTF-8."""
-    other = tmp_path / "img"
+    other = tmp_path / "harness"
     other.mkdir()
     (other / "__init__.py").write_text("")
     logdir = tmp_path / "logs"
@@ -257,8 +260,8 @@ def test_any_users_clone_has_a_commit_whatever_git_is_told_and_a_copy_has_none(
     for name, value in (("DIR", ".git"), ("WORK_TREE", "."), ("INDEX_FILE", "index")):
         monkeypatch.setenv(f"GIT_{name}", str(other / value))  # as git does for its hooks
     for folder, version in ((clone, head), (copy, "unknown")):
-        monkeypatch.setattr(train.from_img("command_line"), "ROOT", folder)
-        assert train.commit() == version
+        monkeypatch.setattr(files, "ROOT", folder)
+        assert files.commit() == version
 
 
 @pytest.mark.slow
@@ -323,8 +326,8 @@ def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
 
 def test_runs_end_well_and_each_has_a_folder_that_says_what_it_is(runs):
     logdir, processes = runs
-    for process in processes.values():
-        assert process.returncode == 0, process.stderr
+    for finished in processes.values():
+        assert finished.returncode == 0, finished.stderr
     assert run_dirs(logdir) == [CHANNEL, NONE]
 
 
@@ -340,6 +343,27 @@ def test_event_files_hold_the_references_tags_at_each_evaluation(runs):
         # Every test image counted once: a share of 200.
         shares = np.array([v for _, v in scalars["summary/accuracy_test_article"]]) * 200
         np.testing.assert_allclose(shares, np.round(shares), atol=1e-3)
+
+
+def test_evaluations_are_lines_with_what_tensorboard_shows(runs):
+    for run_dir in runs[0].iterdir():
+        lines = [json.loads(line) for line in (run_dir / "evaluations.jsonl").open()]
+        at_start = [0] if run_dir.name == CHANNEL else []  # the units' weights
+        assert [line["step"] for line in lines] == at_start + STEPS
+        in_file = {
+            (name, line["step"]): value
+            for line in lines
+            for name, value in line.items()
+            if name != "step"
+        }
+        shown = {
+            (tag.removeprefix("summary/"), step): value
+            for tag, points in read_scalars(run_dir).items()
+            for step, value in points
+        }
+        assert in_file.keys() == shown.keys()
+        for key, value in in_file.items():
+            assert np.float32(value) == np.float32(shown[key]) and len(str(value)) < 14, key
 
 
 @pytest.mark.parametrize("name, units", [(CHANNEL, 3), (NONE, 0)], ids=["channel", "none"])
@@ -358,9 +382,7 @@ def test_the_graph_page_opens_to_the_scopes_and_no_more(name, units, runs):
 
 
 def test_results_say_what_happened(runs):
-    train.FLAGS(["train.py"])
-    threads = train.cores()
-    train.FLAGS.unparse_flags()
+    threads = machine.cores()
     for stitch, run_dir in zip((True, False), sorted(runs[0].iterdir())):
         results, scalars = results_in(run_dir), read_scalars(run_dir)
         assert results["dataset"] == "synthetic" and results["seed"] == 0
@@ -423,12 +445,12 @@ def test_the_table_shows_the_results(runs):
 
 
 def test_the_terminal_shows_progress_and_no_noise(runs):
-    for process in runs[1].values():
-        shown = process.stderr.split("\r")[-1]
+    for finished in runs[1].values():
+        shown = finished.stderr.split("\r")[-1]
         for part in ("synthetic", "100%", "img/s", "loss", "article 0.", "group 0."):
             assert part in shown
         for noise in ("I0000", "E0000", "W0000", "Warning", "deprecated", "oneDNN", "INFO"):
-            assert noise not in without_compiler(process.stderr) + process.stdout
+            assert noise not in without_compiler(finished.stderr) + finished.stdout
 
 
 def test_the_same_command_again_shows_the_table_and_trains_nothing(runs):
@@ -531,7 +553,7 @@ def test_readmes_unit_is_trained_resumed_exported_and_shown(tmp_path):
     (code,) = re.findall(r"```python\n(def \w+_unit.*?)```", README.read_text(), re.S)
     assert len(code.partition("\n\n\n")[0].splitlines()) <= 10
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "img", copy / "img", ignore=shutil.ignore_patterns("records", "*.png"))
+    shutil.copytree(ROOT / "harness", copy / "harness")
     for name in ("train.py", "model.py", "data.py"):
         shutil.copy(ROOT / name, copy)
     with open(copy / "model.py", "a") as file:
@@ -572,7 +594,7 @@ def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did
         for measure in ("recall", "f1"):
             last = results[f"{measure}_last"][task]
             for index, name in enumerate(results["recall"][task]):
-                tag = f"class/{task}/{index}_{name.replace('/', '-')}/{measure}"
+                tag = f"tasks/{task}/{index}_{name.replace('/', '-')}/{measure}"
                 assert [step for step, _ in scalars[tag]] == [1, 2, 3, 4, 5, 6]
                 mean = np.mean([value for _, value in scalars[tag]][-5:])
                 assert last[name] == pytest.approx(mean, abs=1e-6)
@@ -580,7 +602,7 @@ def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did
     confusion = np.array(results["confusion"]["article"])
     right = np.diag(confusion)
     for index, name in enumerate(data.ARTICLES):
-        tag = f"class/article/{index}_{name.replace('/', '-')}"
+        tag = f"tasks/article/{index}_{name.replace('/', '-')}"
         assert scalars[f"{tag}/recall"][-1][1] == pytest.approx(
             right[index] / confusion[index].sum()
         )
@@ -776,8 +798,8 @@ def test_the_units_picture_writes_three_decimals_of_a_weight(tmp_path):
     """As a float32, 1.002 is 1.00199997…, which would not fit into a cell."""
 
     def picture(weights, folder):
-        with tf.Graph().as_default(), tf.summary.FileWriter(str(folder)) as writer:
-            train.add_unit_picture(writer, {"cross_stitch_1": weights}, TASK_NAMES, 1)
+        with tf.Graph().as_default(), Events(folder) as board:
+            board.add_unit_picture({"cross_stitch_1": weights}, TASK_NAMES, 1)
         (path,) = folder.iterdir()
         images = [v.image for e in tf.train.summary_iterator(str(path)) for v in e.summary.value]
         return images[0].encoded_image_string
@@ -813,14 +835,14 @@ def test_tensorboards_hparams_page_compares_the_runs_by_flag_and_accuracy(tensor
 def refusal_of(*given):
     """The sentence with which train.py refuses a command line."""
     try:
-        with pytest.raises(SystemExit) as refused:
-            train.parse_flags(["train.py", *given])
+        with pytest.raises(Failed) as refused:
+            train.main(process.parse(["train.py", *given], train.check_flags))
     finally:
         train.FLAGS.unparse_flags()
         for name in train.FLAGS:
             train.FLAGS[name].unparse()
-    assert isinstance(refused.value.code, str) and "\n" not in refused.value.code
-    return refused.value.code
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
 
 @pytest.mark.parametrize("argument, word", [
@@ -911,11 +933,9 @@ def test_a_containers_quota_counts_in_whole_cores(quota, threads, tmp_path, monk
     """No quota can be set here: a file takes the place of the system's."""
     if quota:
         (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(train, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    if not train.FLAGS.is_parsed():
-        train.FLAGS(["train.py"])
-    assert train.cores() == threads
+    assert machine.cores() == threads and machine.cores(3) == 3
 
 
 @pytest.mark.slow
@@ -935,9 +955,9 @@ def test_a_folder_that_tensorflow_cannot_use_is_refused_at_once(tmp_path):
     assert_one_sentence(run(tmp_path / "r[1]" / "logs"), "Choose another folder")
     assert list(tmp_path.iterdir()) == []
     for folder in ("/r*/logs", "/r?/logs", "/r\\/logs", "gs://bucket/logs", "~no_such_user/logs"):
-        with pytest.raises(train.RunError, match="Choose another folder"):
-            train.check_path(folder)
-    train.check_path("/a folder/{logs}")
+        with pytest.raises(Failed, match="Choose another folder"):
+            check_path(folder)
+    check_path("/a folder/{logs}")
 
 
 # --- Without data ---
@@ -983,14 +1003,14 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
 ])  # fmt: skip
 def test_a_bad_flag_is_named(flag):
     name = flag[2:].split("=")[0]
-    assert re.search(rf"^train.py: .*{train.ALIASES.get(name, name)}", refusal_of(flag))
+    assert train.ALIASES.get(name, name) in refusal_of(flag)
 
 
 @pytest.mark.parametrize("given, word", [
     (("--hard_sharing", "--cross_stitch=True"), "hard sharing has one tower"),
     (("--share_until=fc_3", "--cross_stitch=True"), "hard sharing has one tower"),
     (("--hard_sharing", "--share_until=pool_1"), "leave out one"),
-    (("--share_until=pool_2", "--cross_stitch_at=pool_1,fc_3"), "name later places"),
+    (("--share_until=pool_2", "--cross_stitch_at=pool_1,fc_3"), "must name layers after"),
     (("--dataset=synthetic", "--data_dir=here"), "leave out one"),
     (("--overwrite", "--eval_only"), "leave out one"),
     (("--device=gpu", "--threads=2"), "leave out one"),

@@ -1,0 +1,180 @@
+"""All that TensorBoard shows of a run. The event files are for TensorBoard only: the program
+reads its evaluations from evaluations.jsonl.
+"""
+
+import contextlib
+import re
+import threading
+import time
+import warnings
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` imports Keras
+from tensorboard.plugins.hparams.summary import session_end_pb
+from tensorboard.summary.v1 import text_pb
+
+from harness import folder
+from harness.errors import CannotWrite, brief
+
+TAG = "summary/"  # prefix of the original's tags
+# TensorBoard sorts groups by name: single classes come after the summary.
+CLASS_TAG = "tasks/"
+
+
+def class_name(task, index, class_, measure):
+    """The name of a class's curve, for example tasks/article/0_T-shirt-top/recall. A slash in a
+    name would begin a part of the tag."""
+    return f"{CLASS_TAG}{task}/{index}_{class_.replace('/', '-')}/{measure}"
+
+
+def tag_of(name):
+    """The tag of a curve: its name in evaluations.jsonl, after "summary/"."""
+    return name if name.startswith(CLASS_TAG) else TAG + name
+
+
+class Events:
+    """The event files of a run that trains. A context manager.
+
+    Args:
+      run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir):
+        keep_event_files_in_order(run_dir)
+        self._run_dir, self._writer = run_dir, tf.summary.FileWriter(str(run_dir))
+        self._cannot_draw = False
+
+    def __enter__(self):
+        # The file's thread ends with a traceback if the disk is full; `flush` reports it.
+        self._excepthook, threading.excepthook = threading.excepthook, lambda _: None
+        return self
+
+    def __exit__(self, *_):
+        # All that a run needs was flushed before its last checkpoint. After a full disk, this
+        # would raise another error over the first.
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        threading.excepthook = self._excepthook
+
+    def add_graph(self, graph, step):
+        """Writes the graph, and that the run starts or resumes after this step."""
+        # Makes TensorBoard drop what a killed process wrote after its last checkpoint.
+        start = tf.SessionLog(status=tf.SessionLog.START)
+        self._writer.add_session_log(start, step + 1 if step else 0)
+        # Without the function library: the page would list its branches of tf.cond, too.
+        graph_def = graph.as_graph_def()
+        graph_def.ClearField("library")
+        event = tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString())
+        self._writer.add_event(event)
+
+    def add(self, summary, step):
+        """Writes a serialised summary. Returns: its scalars, name -> number."""
+        self._writer.add_summary(summary, step)
+        values = tf.Summary.FromString(summary).value
+        scalars = {v.tag: v.simple_value for v in values if v.HasField("simple_value")}
+        return {tag.removeprefix(TAG): value for tag, value in scalars.items()}
+
+    def add_scalars(self, values, step):
+        """Writes numbers. Args: name -> number. Returns: the same, as `add`."""
+        summary = tf.Summary()
+        for name, value in values.items():
+            summary.value.add(tag=tag_of(name), simple_value=value)
+        return self.add(summary.SerializeToString(), step)
+
+    def add_flags(self, flags, compared, first, tasks, run_name):
+        """Writes the run's flags as text and for the HParams page, which compares runs by them.
+
+        Args:
+          flags: name -> value.
+          compared: those that can make a difference, name -> value.
+          first: names of columns of the page that come first.
+          tasks: names of all tasks.
+          run_name: the run's name.
+        """
+        text = "\n\n".join(f"**{name}** {value}" for name, value in flags.items())
+        shown = {name: "" if value is None else value for name, value in compared.items()}
+        # TensorBoard shows the columns of one run for all of them: name every task in each.
+        names = ["accuracy_test", *(f"accuracy_test_{task}" for task in tasks), "loss_total"]
+        columns = hparams.hparams_config_pb(
+            [hparams.HParam(name) for name in shown],
+            [hparams.Metric(TAG + name, display_name=name) for name in names],
+        )
+        # TensorBoard sorts the columns by name, after those that are marked as different.
+        plugin_data = columns.value[0].metadata.plugin_data
+        content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+        for column in content.experiment.hparam_infos:
+            column.differs = column.name in first
+        plugin_data.content = content.SerializeToString()
+        # These are of TensorBoard's own class of the message.
+        for proto in (text_pb("run", text), columns, hparams.hparams_pb(shown, run_name)):
+            self.add(proto.SerializeToString(), 0)
+
+    def add_end(self, step):
+        """Writes for the HParams page that the run has ended."""
+        self.add(session_end_pb(api_pb2.STATUS_SUCCESS).SerializeToString(), step)
+
+    def add_unit_picture(self, mean_weights, tasks, step):
+        """Draws the units' mean weights. Args: scope -> [T, T]; names of the tasks; the step."""
+        limit = max(1.0, *(np.abs(weights).max() for weights in mean_weights.values()))
+        written = np.vectorize("{:.3f}".format)
+        panels = {scope: (weights, written(weights)) for scope, weights in mean_weights.items()}
+        self._add_picture("mean_weights", step, panels, tasks, ("to", "from"), limit, True)
+
+    def add_confusion(self, task, classes, counts, step):
+        """Draws a confusion matrix, [classes, classes]: row = label, column = prediction."""
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes = ("label", "prediction")
+        panels = {task: (shares, counts)}
+        self._add_picture(f"confusion_{task}", step, panels, classes, axes, 1, False)
+
+    def _add_picture(self, name, step, *matrices):
+        """Adds a picture. Where one cannot be drawn, the run goes on without any.
+
+        Args: its name; the step; and what `matrices.draw` takes.
+        """
+        if self._cannot_draw:
+            return
+        try:
+            from harness.matrices import draw  # now: Matplotlib's import takes a second
+
+            png = draw(*matrices)
+        except Exception as error:  # in matplotlib, anything
+            self._cannot_draw = True
+            reason = f"{type(error).__name__}: {brief(error)}"
+            warnings.warn(
+                f"TensorBoard will show no pictures, because drawing one failed: {reason}"
+            )
+            return
+        summary = tf.Summary()
+        image = tf.Summary.Image(encoded_image_string=png)
+        summary.value.add(tag=TAG + name, image=image)
+        self._writer.add_summary(summary, step)
+
+    def flush(self):
+        """Writes all events so far to the disk. Raises: CannotWrite; Failed, there is no folder."""
+        folder.check_exists(self._run_dir)
+        try:
+            self._writer.flush()
+        except Exception as error:  # its class depends on the system's error
+            raise CannotWrite(
+                f"{self._run_dir}: the event file cannot be written ({brief(error)})."
+            ) from error
+
+
+def keep_event_files_in_order(run_dir):
+    """Lets a new event file be the last by name: TensorBoard reads them in that order.
+
+    Names hold the second of their creation, which a clock that is set back repeats.
+    """
+    now = int(time.time())
+    pattern = r"events\.out\.tfevents\.(\d+)(\..+)"
+    found = [re.fullmatch(pattern, path.name) for path in run_dir.glob("events.out.tfevents.*")]
+    names = sorted(match[0] for match in found if match)
+    if not names or int(re.fullmatch(pattern, names[-1])[1]) < now:
+        return
+    for index, name in enumerate(names):
+        rest = re.fullmatch(pattern, name)[2]
+        earlier = f"events.out.tfevents.{now - len(names) + index:010d}{rest}"
+        (run_dir / name).rename(run_dir / earlier)

@@ -1,0 +1,117 @@
+"""Which values train.py's flags may have, alone and together."""
+
+import os
+
+from harness.errors import Failed
+from harness.names import PLACES
+
+ONE_OF_TWO = "leave out one of the two"
+
+
+def check(flags, given, known_tasks):
+    """Checks what absl does not. Of two flags at odds, both are named.
+
+    Args:
+      flags: name -> value.
+      given: names of the flags on the command line.
+      known_tasks: names of tasks, for a message.
+
+    Raises:
+      Failed.
+    """
+    check_alone(flags, known_tasks)
+    check_together(flags, given)
+
+
+def refuse(flags, names, message):
+    values = " ".join(f"--{name}={flags[name]}" for name in names.split())
+    raise Failed(f"{values}: {message}")
+
+
+def check_alone(flags, known_tasks):
+    """Checks each flag's value. Args and raises: as `check`."""
+
+    def refuse_if(wrong, name, message):
+        if wrong:
+            refuse(flags, name, message)
+
+    tasks, places = flags["tasks"].split(","), flags["cross_stitch_at"].split(",")
+    known = ", ".join(known_tasks)
+    refuse_if(
+        not all(tasks) or len(tasks) > len(set(tasks)),
+        "tasks",
+        f"must be some of {known}, or names of label files, each once, with commas between",
+    )
+    refuse_if(
+        not set(places) <= set(PLACES) or len(places) > len(set(places)),
+        "cross_stitch_at",
+        f"must be some of {', '.join(PLACES)}, each once, with commas between",
+    )
+    # Every comparison with nan is false.
+    init = flags["cross_stitch_init"]
+    refuse_if(not -10 <= init <= 10, "cross_stitch_init", "must be between -10 and 10")
+    for name in ("cross_stitch_learning_rate_scale", "learning_rate", "save_checkpoint_secs"):
+        refuse_if(not 0 < flags[name] < float("inf"), name, "must be above 0")
+    refuse_if(not 0 < flags["keep_prob"] <= 1, "keep_prob", "must be above 0 and at most 1")
+    decay = flags["batch_norm_decay"]
+    refuse_if(not 0 <= decay < 1, "batch_norm_decay", "must be at least 0 and below 1")
+    refuse_if(not 0 <= flags["l2_scale"] < float("inf"), "l2_scale", "must be at least 0")
+    for name in ("data_dir", "logdir", "export_dir"):
+        refuse_if(flags[name] == "", name, "must name a folder")
+    is_root = flags["export_dir"] and os.path.abspath(flags["export_dir"]) == "/"
+    refuse_if(is_root, "export_dir", "must name a folder of its own")
+    refuse_if(flags["init_from"] == "", "init_from", "must name the folder of a finished run")
+    name = flags["run_name"]
+    is_path = name is not None and (not name.strip(".") or "/" in name)
+    refuse_if(is_path, "run_name", "must be the name of one folder below --logdir")
+
+
+def check_together(flags, given):
+    """Checks flags against each other. Args and raises: as `check`."""
+
+    def refuse_if(wrong, names, message):
+        if wrong:
+            refuse(flags, names, message)
+
+    one = ONE_OF_TWO
+    refuse_if(
+        flags["dataset"] == "synthetic" and flags["data_dir"],
+        "dataset data_dir",
+        f"synthetic images are drawn, not read from a folder: {one}",
+    )
+    refuse_if(
+        flags["starve"] > 1 and flags["train_examples"],
+        "starve train_examples",
+        f"each of the two chooses the training images: {one}",
+    )
+    refuse_if(
+        flags["device"] == "gpu" and flags["threads"],
+        "device threads",
+        f"--threads are those of the CPU: {one}",
+    )
+    refuse_if(
+        flags["overwrite"] and flags["eval_only"],
+        "overwrite eval_only",
+        f"--overwrite deletes what --eval_only is to evaluate: {one}",
+    )
+    one_tower, shared = PLACES[-1], flags["share_until"]
+    refuse_if(
+        flags["hard_sharing"] and shared not in (None, one_tower),
+        "hard_sharing share_until",
+        f"hard sharing is --share_until={one_tower}: {one}",
+    )
+    asks_for_units = "cross_stitch" in given and flags["cross_stitch"]
+    no_units = f"hard sharing has one tower and so no units: {one}"
+    refuse_if(asks_for_units and flags["hard_sharing"], "hard_sharing cross_stitch", no_units)
+    refuse_if(asks_for_units and shared == one_tower, "share_until cross_stitch", no_units)
+    within = PLACES[: PLACES.index(shared) + 1] if shared else ()
+    refuse_if(
+        "cross_stitch_at" in given and set(flags["cross_stitch_at"].split(",")) & set(within),
+        "share_until cross_stitch_at",
+        "--cross_stitch_at must name layers after --share_until",
+    )
+    refuse_if(
+        flags["cross_stitch_own_only"] and flags["cross_stitch_init"] != 1,
+        "cross_stitch_own_only cross_stitch_init",
+        "units that share nothing need --cross_stitch_init=1",
+    )

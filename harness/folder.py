@@ -1,0 +1,198 @@
+"""A run's folder: its name, one process at a time, one set of settings, starting over."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import warnings
+
+from harness import checkpoints, evaluations
+from harness.errors import Failed, InUse
+from harness.files import read_json, write_json
+
+LOCK, SETTINGS, RESULTS = "lock", "settings.json", "results.json"
+# What a run leaves, apart from its lock and its settings.
+RUN_FILES = ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
+RUN_FILES += (RESULTS, "results.part", evaluations.NAME)
+# The first words of a run's name stand for these flags.
+NAMED_FIRST = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}
+
+
+# --- Its name ---
+
+
+def run_name(wanted, dataset_name, sharing, flags, defaults):
+    """The name of the run's folder, for example fashion_mnist-channel-seed0-learning_rate=0.01.
+
+    Args:
+      wanted: the name that the user wants, or None.
+      dataset_name: name of the data set.
+      sharing: as `names.sharing_of` returns it.
+      flags: all flags that can change the result, name -> value.
+      defaults: flag -> its default. The name has each flag that differs from it.
+    """
+    if wanted:
+        # Nobody may mistake a run on synthetic images for one on Fashion-MNIST.
+        marked = dataset_name != "synthetic" or dataset_name in wanted
+        return wanted if marked else f"{wanted}-{dataset_name}"
+    others = [
+        f"{name}={pathlib.Path(value).name if name == 'init_from' else value}"
+        for name, value in flags.items()
+        if name not in NAMED_FIRST and value != defaults[name]
+    ]
+    return "-".join([dataset_name, sharing, f"seed{flags['seed']}", *others])
+
+
+def check_path(folder):
+    """Raises: Failed, TensorFlow would take the name for something else, or cannot read it."""
+    if re.search(r"^~|[][*?\\]|:/", str(folder)):
+        raise Failed(
+            f"{folder}: cannot be used, because TensorFlow reads * ? [ ] \\ and :/ as more than"
+            " characters, and ~ stands for no known home. Choose another folder."
+        )
+    if re.search(r"[\ud800-\udfff]", str(folder)):
+        raise Failed(f"{folder}: this locale cannot read the name. Set PYTHONUTF8=1, or rename it.")
+
+
+# --- One process ---
+
+
+@contextlib.contextmanager
+def claimed(run_dir):
+    """Creates the folder and keeps other processes out of it.
+
+    Raises: InUse, another process is there; Failed, the folder cannot be locked.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / LOCK, "a") as lock:
+        try:
+            # The system releases the lock when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"{run_dir}: another process is using this run. Wait for it, or choose another"
+                " --run_name."
+            ) from None
+        except OSError as error:
+            raise Failed(
+                f"{run_dir}: its file system has no file locks ({error.strerror}), which keep"
+                " other processes out of a run. Choose a --logdir on another one."
+            ) from error
+        yield
+
+
+def check_exists(run_dir):
+    """Raises: Failed, somebody deleted the folder. Writing to a deleted file raises nothing."""
+    if not (run_dir / LOCK).exists():
+        raise Failed(f"{run_dir}: the folder was deleted, so this run ends.")
+
+
+# --- One set of settings ---
+
+
+def check_settings(run_dir, settings, defaults, may_differ, starts_over):
+    """Refuses to resume what other flags, other data or another program started.
+
+    Args:
+      run_dir: the run's folder.
+      settings: what determines the result of this command, name -> value.
+      defaults: flag -> its default.
+      may_differ: names of flags that are not compared.
+      starts_over: whether all that is there is going to be deleted.
+
+    Raises:
+      Failed.
+    """
+    if starts_over:
+        return
+    record = run_dir / SETTINGS
+    before = read_json(record)
+    if files_of_run(run_dir) and not before:
+        if not record.exists() and not checkpoints.holds_network(run_dir):
+            raise Failed(
+                f"{run_dir}: holds files of something that this program cannot resume. Choose"
+                " another --run_name, or delete them with --overwrite."
+            )
+        warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
+    before = completed(before, settings, defaults) if before else settings
+    differing = [
+        name
+        for name in {**before, **settings}
+        if before.get(name) != settings.get(name) and name not in may_differ
+    ]
+    if differing:
+        started, asked = (
+            " ".join(
+                f"--{n}={of.get(n)}" if n in defaults else f"{n} {of.get(n)}" for n in differing
+            )
+            for of in (before, settings)
+        )
+        raise Failed(
+            f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
+            " former, choose another --run_name, or start over with --overwrite."
+        )
+
+
+def begin(run_dir, settings, starts_over):
+    """Writes the settings of a run that trains; first deletes what an earlier one left, if it
+    `starts_over`. Files of others stay."""
+    for path in files_of_run(run_dir) if starts_over else []:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(run_dir / SETTINGS, settings)
+
+
+def completed(before, now, defaults):
+    """Fills in settings that an earlier version did not record: flags with their defaults,
+    the classes with those of `now`."""
+    known = {name: defaults[name] for name in now if name in defaults}
+    return known | {"classes": now["classes"]} | before
+
+
+def check_lender(folder, wanted, classes, defaults):
+    """Checks the folder --init_from: of a finished run whose towers another one starts with.
+
+    Args:
+      folder: its path.
+      wanted: flag -> the value that the finished run must have.
+      classes: checksum of the classes that it must have.
+      defaults: flag -> its default.
+
+    Raises:
+      Failed: the run is not finished, or has other tasks, classes, units or data.
+    """
+    check_path(folder)
+    if not results_of_finished(folder):
+        raise Failed(f"--init_from={folder}: not the folder of a finished run.")
+    if not any(folder.glob("model.ckpt-*.index")):
+        raise Failed(f"--init_from={folder}: its checkpoints are gone. Train it again.")
+    settings = read_json(folder / SETTINGS)
+    if not settings:
+        raise Failed(f"--init_from={folder}: its {SETTINGS} is missing or damaged. Train it again.")
+    settings = {name: defaults[name] for name in wanted} | settings
+    differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
+    if differing:
+        raise Failed(f"--init_from={folder}: must be a run with {' '.join(differing)}.")
+    if settings.get("classes", classes) != classes:
+        raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
+
+
+# --- What is in it ---
+
+
+def files_of_run(run_dir):
+    """The files that a run left, apart from its lock and its settings. Returns: paths."""
+    return [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
+
+
+def results_of_finished(run_dir):
+    """The results of a run, or None if it is not finished or has gone on with more epochs."""
+    results = read_json(run_dir / RESULTS)
+    newest = max(checkpoints.steps_saved(run_dir), default=0)
+    return results if newest <= results.get("global_step", -1) else None
+
+
+def expanded(name):
+    """The path of a folder that the user named, in which ~ stands for the home."""
+    return pathlib.Path(os.path.expanduser(name))

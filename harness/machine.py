@@ -1,0 +1,145 @@
+"""What a run may use of the machine: cores, memory, device; and what its bits depend on."""
+
+import contextlib
+import os
+import pathlib
+import platform
+import re
+import resource
+import warnings
+
+import tensorflow as tf_v2
+import tensorflow.compat.v1 as tf
+
+from harness.errors import Failed
+
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container
+MEMORY_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
+
+
+# --- What a session may use ---
+
+
+def session_settings(device, threads, num_towers):
+    """Chooses the device and how it is used. Call it before a graph is built: TensorFlow takes
+    all memory of each GPU that it sees, and creates its threads, once for the process.
+
+    Args:
+      device: "cpu" or "gpu".
+      threads: cores to use; 0 for all that the process may use.
+      num_towers: how many towers compute at the same time.
+
+    Returns:
+      A `tf.ConfigProto` for every session.
+
+    Raises:
+      Failed: there is no GPU, or TensorFlow was used before in this process.
+    """
+    if os.environ.pop("XLA_FLAGS", None):  # one of JAX's that is unknown here ends the process
+        warnings.warn("XLA_FLAGS is ignored, because it may change results or end a run.")
+    gpus = tf_v2.config.list_physical_devices("GPU")
+    if device == "gpu" and not gpus:
+        raise Failed(
+            "--device=gpu: TensorFlow finds no GPU. Install its libraries with pip install"
+            " 'tensorflow[and-cuda]', or leave out the flag."
+        )
+    try:
+        if device == "gpu":
+            # A resumed run ends with the same bits on a GPU, too.
+            tf_v2.config.experimental.enable_op_determinism()
+            return tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True))
+        tf_v2.config.set_visible_devices([], "GPU")
+        return thread_settings(cores(threads), num_towers)
+    except RuntimeError:
+        raise Failed(
+            "TensorFlow has already started its threads in this process. Start train.py in a new"
+            " process, or before any other use of TensorFlow."
+        ) from None
+
+
+def thread_settings(num_cores, num_towers):
+    """Gives every tower an equal share of the cores. That is faster than all cores on one
+    tower's op after the other.
+
+    Returns: a `tf.ConfigProto`. Raises: RuntimeError, the threads are there.
+    """
+    num_towers = min(num_towers, num_cores)
+    threads = num_cores // num_towers
+    tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
+    return tf.ConfigProto(
+        device_count={"GPU": 0},
+        intra_op_parallelism_threads=threads,
+        inter_op_parallelism_threads=max(num_towers, 2),  # a tower's two gradients, at least
+    )
+
+
+def cores(threads=0):
+    """How many cores this process may use: `threads`, or what the system allows it."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
+    allowed = len(affinity(0)) if affinity else os.cpu_count()
+    try:  # a container's quota, in microseconds of processor time for each period
+        quota, period = pathlib.Path(CPU_QUOTA).read_text().split()
+        allowed = min(allowed, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max 100000"
+        pass
+    return threads or allowed
+
+
+# --- Memory ---
+
+
+def check_memory(num_weights, advice):
+    """Raises: Failed, so many weights need more memory than this process may use.
+
+    Args:
+      num_weights: number of trained weights.
+      advice: what to choose in place of this network.
+    """
+    needed, allowed = num_weights * BYTES_OF_A_WEIGHT, memory()
+    if needed > allowed:
+        raise Failed(
+            f"the network has {num_weights:,} weights. Training them takes at least"
+            f" {needed / 1e9:,.1f} GB of memory, and this process may use {allowed / 1e9:,.1f} GB."
+            f" Choose {advice}."
+        )
+
+
+def memory():
+    """How much memory this process may use, in bytes: all, or what the system allows it."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    sizes += [soft] if soft != resource.RLIM_INFINITY else []
+    for path in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            sizes.append(int(pathlib.Path(path).read_text()))
+    return min(sizes)
+
+
+# --- What the bits of a result depend on ---
+
+
+def description(threads):
+    """What the order of sums, and so the last bits of a result, may depend on."""
+    try:
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        cpuinfo = ""
+    named = re.search(r"model name\s*:\s*(.+)", cpuinfo)
+    processor = named[1] if named else platform.processor() or platform.machine()
+    # Machines of the same name may differ in this.
+    vectors = [name for name in ("avx512f", "avx2", "avx") if re.search(rf"\b{name}\b", cpuinfo)]
+    return {
+        "processor": processor,
+        "vectors": (vectors or [None])[0],
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "threads": cores(threads),
+    }
+
+
+def device_name(device):
+    """Returns: "cpu", or the name of the GPU."""
+    if device == "cpu":
+        return "cpu"
+    first = tf_v2.config.list_physical_devices("GPU")[0]
+    return tf_v2.config.experimental.get_device_details(first).get("device_name", "gpu")

@@ -1,0 +1,64 @@
+"""What a terminal shows of a run that trains."""
+
+import contextlib
+import sys
+
+import tqdm
+
+
+class Progress:
+    """A bar with the time left, training speed, cross-entropies and test accuracies.
+
+    Speed is that of the training steps, without the first, in which TensorFlow compiles.
+
+    Args:
+      name: what the bar is called.
+      first_step: the step that the run has reached.
+      last_step: the step to train to.
+    """
+
+    def __init__(self, name, first_step, last_step):
+        self.bar = tqdm.tqdm(
+            desc=name,
+            initial=first_step,
+            total=last_step,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            # It fits a terminal of 80 columns.
+            bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
+        )
+        self._images, self._seconds = None, 0.0  # of all steps but the first
+        self._evaluated = 0, 0.0  # images and seconds at the last evaluation
+        self._loss, self._shares = float("nan"), {}
+
+    def add_step(self, num_images, loss, seconds):
+        if self._images is None:
+            self._images = 0
+        else:
+            self._images, self._seconds = self._images + num_images, self._seconds + seconds
+        self._loss = loss
+        self._show()
+        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+            self.bar.update()
+
+    def add_evaluation(self, shares):
+        """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
+        images, seconds = self._images - self._evaluated[0], self._seconds - self._evaluated[1]
+        self._evaluated = self._images, self._seconds
+        self._shares = shares
+        self._show()
+        return images / seconds if images else None
+
+    def speed(self):
+        """Images a second in training; None before the second step."""
+        return self._images / self._seconds if self._images else None
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.bar.close()
+
+    def _show(self):
+        shares = [f"{name} {share:.3f}" for name, share in self._shares.items()]
+        texts = [f"{self.speed() or 0:.0f} img/s", f"loss {self._loss:.3f}", *shares]
+        self.bar.set_postfix_str(" ".join(texts), refresh=False)

@@ -1,0 +1,81 @@
+"""evaluations.jsonl: a run's evaluations, each once, whatever happened to the run."""
+
+import json
+import resource
+import warnings
+
+import pytest
+
+from harness import evaluations
+from harness.errors import CannotWrite
+from harness.evaluations import Evaluations
+
+
+def write(folder, steps, step=0, every=10):
+    """Writes lines as a run does that resumes after `step`. The loss is a hundredth of it."""
+    with Evaluations(folder, step, every) as lines:
+        for at in steps:
+            lines.append(at, {"loss": at / 100})
+        lines.sync()
+
+
+def steps_in(folder):
+    return [json.loads(line)["step"] for line in (folder / evaluations.NAME).open()]
+
+
+def test_a_run_that_resumes_cuts_off_what_it_makes_again(tmp_path):
+    write(tmp_path, [0, 10, 20, 30])
+    write(tmp_path, [30, 40], step=25)
+    assert steps_in(tmp_path) == [0, 10, 20, 30, 40]
+    assert evaluations.curves(tmp_path)["loss"] == (
+        [0, 10, 20, 30, 40],
+        [0.0, 0.1, 0.2, 0.3, 0.4],  # a float32 as people write it
+    )
+
+
+def test_a_run_that_never_saved_begins_anew(tmp_path):
+    write(tmp_path, [0, 10])
+    write(tmp_path, [0, 10])
+    assert steps_in(tmp_path) == [0, 10]
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"step": 30, "lo', '{"step": 30}', '{"loss": 1}\n', "\0\0\0\n", "3\n"]
+)
+def test_a_torn_or_damaged_line_is_dropped(torn, tmp_path):
+    write(tmp_path, [10, 20])
+    with open(tmp_path / evaluations.NAME, "a") as file:
+        file.write(torn)
+    assert evaluations.curves(tmp_path)["loss"][0] == [10, 20]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing before step 20 is missing
+        write(tmp_path, [30], step=20)
+    assert steps_in(tmp_path) == [10, 20, 30]
+
+
+@pytest.mark.parametrize("kept", [[], [10], [10, 30]])
+def test_missing_lines_are_warned_of(kept, tmp_path):
+    """Those of a run that an earlier version started, or of a disk that lost some."""
+    if kept:
+        write(tmp_path, kept)
+    first_missing = 20 if kept else 10
+    with pytest.warns(UserWarning, match=f"lacks .* such as that of step {first_missing}"):
+        write(tmp_path, [40], step=39)
+    assert steps_in(tmp_path) == [*kept, 40]
+
+
+def test_without_the_file_there_are_no_curves(tmp_path):
+    assert evaluations.curves(tmp_path) == {}
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
+    try:
+        with pytest.raises(CannotWrite, match=f"{evaluations.NAME}: cannot be written .*too large"):
+            write(tmp_path, [10, 20, 30])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    write(tmp_path, [20, 30], step=10)
+    assert steps_in(tmp_path) == [10, 20, 30]
