@@ -1,15 +1,19 @@
-"""What the tests share: the program as a user starts it, and the real data where it is."""
+"""What the tests share: the program as a user starts it, the real data, and small files."""
 
+import gzip
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import warm
 
 import data
+from harness import download, idx
 
 # In the background of a script, a process ignores Ctrl-C. The runs that tests start must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -20,7 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS = 600  # after so many, a process hangs: on a slow machine, some take four minutes
 
 # Nothing listens on port 9 of this host, and no test may leave it.
-OFFLINE = "import data; data.MIRRORS = ('http://127.0.0.1:9/',)"
+OFFLINE = "from harness import download; download.MIRRORS = ('http://127.0.0.1:9/',)"
+# A synthetic set that is drawn and trained on in no time.
+SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
 
 
 def config_of(unit, **options):
@@ -83,12 +89,64 @@ def run_train(*arguments, **options):
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
+# --- Data sets ---
+
+IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist():
     """The real data set, from the named folder or the user's cache; never downloaded."""
-    folder = os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()
-    if not all((pathlib.Path(folder) / name).exists() for name in data.FILES):
+    folder = os.environ.get(data.FOLDER_VARIABLE) or download.cache_folder()
+    if not all((pathlib.Path(folder) / name).exists() for name in download.FILES):
         message = f"Fashion-MNIST is not in {folder}: set {data.FOLDER_VARIABLE}"
         # A green CI that never saw the real data would say nothing.
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
     return data.load("fashion_mnist", folder)
+
+
+def make_split(count, seed=0):
+    images = np.random.RandomState(seed).randint(0, 256, [count, 28, 28]).astype(np.uint8)
+    return data.Split(images, {"article": (np.arange(count) % 10).astype(np.uint8)})
+
+
+def idx_bytes(array):
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes(), 1, mtime=0)
+
+
+@pytest.fixture
+def files():
+    """Returns four small files that are not the official ones: name -> content."""
+    contents = {}
+    for seed, (prefix, count) in enumerate((("train", 30), ("t10k", 20))):
+        split = make_split(count, seed)
+        contents[f"{prefix}-images-idx3-ubyte.gz"] = idx_bytes(split.images)
+        contents[f"{prefix}-labels-idx1-ubyte.gz"] = idx_bytes(split.main_labels())
+    return contents
+
+
+@pytest.fixture
+def cache(files, tmp_path, monkeypatch):
+    """Makes the cache empty and the small files official. Returns the cache's folder."""
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(download, "FILES", {name: download.sha256(c) for name, c in files.items()})
+    values = {name: download.sha256(idx.parse(c, name)) for name, c in files.items()}
+    monkeypatch.setattr(download, "VALUES", values)
+    monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
+    return download.cache_folder()
+
+
+def write(folder, contents):
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Makes the synthetic set small, which is drawn in no time."""
+    monkeypatch.setattr(data, "SYNTHETIC_SIZES", (20, 10))

@@ -1,35 +1,17 @@
 """The data: correct labels, correct order, correct statistics, and never the wrong files."""
 
-import contextlib
-import errno
-import functools
-import gzip
-import http.server
-import os
 import pathlib
-import re
-import resource
-import socket
 import struct
-import subprocess
-import sys
-import tempfile
-import threading
-import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import IMAGES, idx_bytes, make_split, write
 
 import data
+from harness import idx
 
 MEMBERS = {"Shoes": {5, 7, 9}, "For Women": {3, 6, 8}, "Other": {0, 1, 2, 4}}  # of the groups
-
-
-def make_split(count, seed=0):
-    images = np.random.RandomState(seed).randint(0, 256, [count, 28, 28]).astype(np.uint8)
-    return data.Split(images, {"article": (np.arange(count) % 10).astype(np.uint8)})
 
 
 def make_dataset(count, **options):
@@ -199,7 +181,7 @@ def test_a_starved_set_is_the_same_on_every_machine():
 @pytest.fixture
 def load_real(fashion_mnist, monkeypatch):
     """`data.load` of Fashion-MNIST with options, without reading the files again."""
-    read = "fashion_mnist", fashion_mnist.train, fashion_mnist.test
+    read = "fashion_mnist", None, fashion_mnist.train, fashion_mnist.test
     monkeypatch.setattr(data, "read", lambda *_: read)
     return data.load
 
@@ -244,45 +226,7 @@ def test_asking_for_more_images_than_there_are_is_an_error(asked, there, load_re
         load_real(**{"holdout": 5000, **asked})
 
 
-# --- Files ---
-
-IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
-
-
-def idx(array):
-    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.tobytes(), 1, mtime=0)
-
-
-@pytest.fixture
-def files():
-    """Returns four small files that are not the official ones: name -> content."""
-    contents = {}
-    for seed, (prefix, count) in enumerate((("train", 30), ("t10k", 20))):
-        split = make_split(count, seed)
-        contents[f"{prefix}-images-idx3-ubyte.gz"] = idx(split.images)
-        contents[f"{prefix}-labels-idx1-ubyte.gz"] = idx(split.main_labels())
-    return contents
-
-
-@pytest.fixture
-def cache(files, tmp_path, monkeypatch):
-    """Makes the cache empty and the small files official. Returns the cache's folder."""
-    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(data, "FILES", {name: data.sha256(c) for name, c in files.items()})
-    values = {name: data.sha256(data.parse_idx(c, name)) for name, c in files.items()}
-    monkeypatch.setattr(data, "VALUES", values)
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
-    return data.cache_folder()
-
-
-def write(folder, contents):
-    for name, content in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
+# --- Which files ---
 
 
 def test_official_files_give_no_warning(fashion_mnist):
@@ -299,7 +243,7 @@ def test_files_that_are_not_official_are_used_with_a_warning(files, tmp_path):
     assert dataset.name == f"{tmp_path.name}-custom"
     assert [(task.name, task.classes) for task in dataset.tasks] == [("label", (*"0123456789",))]
     np.testing.assert_array_equal(dataset.test.labels["label"], np.arange(20) % 10)
-    np.testing.assert_array_equal(idx(dataset.train.images), files[IMAGES])
+    np.testing.assert_array_equal(idx_bytes(dataset.train.images), files[IMAGES])
     with pytest.raises(data.DataError, match="leave out --dataset=fashion_mnist"):
         data.load("fashion_mnist", tmp_path)
     with pytest.raises(data.DataError, match="not Fashion-MNIST and show no articles"):
@@ -310,7 +254,7 @@ def test_files_that_are_not_official_are_used_with_a_warning(files, tmp_path):
 @pytest.mark.parametrize("half", ["train", "t10k"])
 def test_one_half_of_another_data_set_makes_the_set_a_custom_one(half, files, cache, tmp_path):
     folder = write(tmp_path / "my digits", files)
-    write(folder, {name: idx(255 - data.parse_idx(c, name)) for name, c in files.items()
+    write(folder, {name: idx_bytes(255 - idx.parse(c, name)) for name, c in files.items()
                    if name.startswith(half) and "images" in name})  # fmt: skip
     (label,) = data.load("auto", folder).tasks
     assert label.name == "label" and label.classes == tuple("0123456789")
@@ -343,142 +287,6 @@ def test_a_data_set_in_the_root_folder_has_a_name(files, tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "resolve", lambda _: pathlib.Path("/"))
     with pytest.warns(UserWarning, match="not the official"):
         assert data.load("auto", write(tmp_path, files)).name == "root-custom"
-
-
-def packed(header, *values):
-    return gzip.compress(struct.pack(f">{len(header)}I", *header) + bytes(values))
-
-
-DAMAGED = {
-    "missing": (IMAGES, lambda content: None),
-    "truncated": (IMAGES, lambda content: content[:-20]),
-    "one bit flipped": (IMAGES, lambda c: c[:999] + bytes([c[999] ^ 1]) + c[1000:]),
-    "not gzip": (LABELS, lambda content: b"<html>404</html>"),
-    "empty": (LABELS, lambda content: b""),
-    "wrong magic": (IMAGES, lambda content: packed([0xD03, 0, 0, 0])),
-    "header only": (IMAGES, lambda content: packed([0x803, 0, 28, 28])),
-    "wrong dimensions": (IMAGES, lambda content: idx(np.zeros([30, 32, 32], np.uint8))),
-    "fewer labels": (LABELS, lambda content: idx(np.zeros(29, np.uint8))),
-    "more than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c) + b"\0")),
-    "less than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c)[:-1])),
-    "four billion images": (IMAGES, lambda content: packed([0x803, 2**32 - 1, 28, 28])),
-    "no images of endless size": (IMAGES, lambda c: packed([0x803, 0, 2**32 - 1, 2**32 - 1])),
-    "labels for images": (IMAGES, lambda content: idx(np.zeros(30, np.uint8))),
-    "images for labels": (LABELS, lambda content: idx(np.zeros([30, 28, 28], np.uint8))),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*not the official")
-@pytest.mark.parametrize("fault", DAMAGED)
-def test_a_damaged_file_is_named_and_refused(fault, files, tmp_path):
-    name, damage = DAMAGED[fault]
-    files[name] = damage(files[name])
-    write(tmp_path, {name: content for name, content in files.items() if content is not None})
-    # Even with "auto", a damaged file never leads to the synthetic set.
-    with pytest.raises(data.DataError) as caught:
-        data.load("auto", tmp_path)
-    assert name in str(caught.value)
-
-
-@pytest.mark.parametrize("folder", [
-    "taken", "link", "file", "loop", "/", "~nobody-of-this-name", " ", "/dev/null", "a" * 300,
-])  # fmt: skip
-def test_a_file_that_cannot_be_read_is_named_in_a_sentence(folder, files, tmp_path, monkeypatch):
-    # Not made with chmod, because root can read any file.
-    for name in ("taken", "link"):
-        write(tmp_path / name, {name: c for name, c in files.items() if name != IMAGES})
-    (tmp_path / "taken" / IMAGES).mkdir()
-    (tmp_path / "link" / IMAGES).symlink_to(IMAGES)
-    (tmp_path / "file").write_bytes(files[LABELS])
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(data.DataError, match=f"{folder}/*{IMAGES}: cannot be read") as caught:
-        data.load("auto", folder)
-    assert str(caught.value).endswith(data.WHAT_TO_DO) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("other", ["train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"])
-def test_official_files_under_each_others_names_are_refused(other, files, cache, tmp_path):
-    files[IMAGES], files[other] = files[other], files[IMAGES]
-    with pytest.raises(data.DataError, match=f"{IMAGES}: this is the official {other}"):
-        data.load("auto", write(tmp_path / "mine", files))
-
-
-# --- Memory ---
-
-MANY = 2**26
-BOMBS = {  # values that the header announces, and what follows it
-    "more than announced": (10, bytes(MANY)),
-    "more than announced, at the reader's limit": (2**24, bytes(MANY)),
-    "as much as announced": (MANY, bytes(MANY)),
-    "less than announced": (MANY, np.random.RandomState(0).bytes(2**16)),
-}
-
-
-@pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_cannot_make_the_reader_use_much_memory(kind):
-    announced, values = BOMBS[kind]
-    content = gzip.compress(values, 1)
-    header = gzip.compress(struct.pack(">2I", 0x801, announced))  # gzip files may be concatenated
-    tracemalloc.start()
-    try:
-        with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
-            data.parse_idx(header + content, "bomb.gz")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < MANY * 0.9
-
-
-def test_blank_images_that_compress_well_are_read():
-    blank = np.zeros([20_000, 28, 28], np.uint8)
-    assert data.parse_idx(idx(blank), "blank.gz").shape == blank.shape
-
-
-# --- Files as other programs leave them ---
-
-
-def plain(name):
-    return name.removesuffix(".gz")
-
-
-@pytest.mark.parametrize("layout", [
-    "{plain}", "{packed}", "{dot}",
-    "raw/{plain}", "FashionMNIST/raw/{packed}",  # torchvision
-    "{plain}/{plain}", "{packed}/{plain}", "raw/{plain}/{packed}",  # Kaggle
-])  # fmt: skip
-def test_files_as_other_programs_leave_them_are_official(layout, files, cache, tmp_path):
-    for pack in (bytes, gzip.compress):
-        folder = tmp_path / pack.__name__
-        for name, content in files.items():
-            dot = plain(name).replace("-idx", ".idx")
-            path = layout.format(plain=plain(name), packed=name, dot=dot)
-            write(folder, {path: pack(gzip.decompress(content))})
-            for empty in (name, plain(name)):  # an empty folder of its name hides no file
-                with contextlib.suppress(FileExistsError):
-                    (folder / empty).mkdir()
-        dataset = data.load("fashion_mnist", folder)
-        assert dataset.name == "fashion_mnist"
-        np.testing.assert_array_equal(idx(dataset.train.images), files[IMAGES])
-
-
-@pytest.mark.parametrize("path", [plain(LABELS), f"{plain(LABELS)}/{plain(LABELS)}"])
-def test_a_file_that_is_there_twice_must_agree(path, files, cache, tmp_path):
-    content = gzip.decompress(files[LABELS])
-    folder = write(tmp_path / "mine", {**files, path: content})
-    assert len(data.load("fashion_mnist", folder).train.images) == 30
-    write(folder, {path: content[:-1] + b"\0"})
-    with pytest.raises(data.DataError, match=f"{folder / path} differ. Delete the wrong one"):
-        data.load("fashion_mnist", folder)
-
-
-def test_the_files_in_keras_cache_are_used_if_they_are_official(files, cache, tmp_path):
-    folder = write(tmp_path / "keras" / "datasets" / "fashion-mnist", files)
-    assert len(data.load("fashion_mnist").train.images) == 30
-    assert not cache.exists()
-    (folder / LABELS).write_bytes(idx(np.zeros(30, np.uint8)))
-    with pytest.raises(data.DataError, match=f"{LABELS}: missing"):  # and the mirror is dead
-        data.load("fashion_mnist")
 
 
 # --- Label files ---
@@ -633,12 +441,6 @@ def test_a_label_that_no_image_has_is_a_warning(labelled):
 # --- Tasks of one's own ---
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Makes the synthetic set small, which is drawn in no time."""
-    monkeypatch.setattr(data, "SYNTHETIC_SIZES", (20, 10))
-
-
 TWO, TEN = ("two", "other"), (0,) * 10
 
 
@@ -660,274 +462,6 @@ def test_a_wrong_task_is_named(task, words, small, monkeypatch):
     with pytest.raises(data.DataError, match=words) as caught:
         data.load("synthetic", tasks=["article", task[0]])
     assert f"{task[0]!r} in TASKS of data.py" in str(caught.value)
-
-
-# --- Download ---
-
-END = re.escape(f"). {data.WHAT_TO_DO}")  # of the message
-WRONG_FILE = "what it sent is not the official file"
-
-
-class Mirror(http.server.BaseHTTPRequestHandler):
-    """Sends the file of this name from its server's `contents`, with its server's `send`."""
-
-    def do_GET(self):
-        name = self.path.strip("/")
-        self.server.asked.append(name)
-        self.server.send(self, self.server.contents.get(name))
-
-    def log_message(self, *_):
-        pass
-
-    def handle(self):
-        with contextlib.suppress(OSError):  # the client gave up and closed the connection
-            super().handle()
-
-
-def send(answer, content, status=200, **headers):
-    answer.send_response(404 if content is None else status)
-    for name, value in headers.items():
-        answer.send_header(name.replace("_", "-"), value)
-    answer.end_headers()
-    answer.wfile.write(content or b"")
-
-
-def send_whole(answer, content):
-    send(answer, content, Content_Length=str(len(content or b"")))
-
-
-def send_half(answer, content):
-    send(answer, content[: len(content) // 2], Content_Length=str(len(content)))
-
-
-@pytest.fixture
-def mirror(monkeypatch):
-    """Starts mirrors on loopback: mirror(contents) returns the server."""
-    servers, over = [], threading.Event()
-
-    def start(contents, send=send_whole):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-        server.contents, server.send, server.over, server.asked = contents, send, over, []
-        server.address = f"127.0.0.1:{server.server_port}"
-        server.url = f"http://{server.address}/"
-        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-        servers.append(server)
-        return server
-
-    monkeypatch.setattr(data, "MAX_SILENT_SECONDS", 0.3)
-    yield start
-    over.set()
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def use(monkeypatch, *servers):
-    monkeypatch.setattr(data, "MIRRORS", tuple(server.url for server in servers))
-
-
-def contents_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_download_fills_the_cache_once(files, cache, mirror, monkeypatch, capsys):
-    server = mirror(files)
-    use(monkeypatch, server)
-    for _ in range(2):
-        assert len(data.load("fashion_mnist").train.images) == 30
-    assert sorted(server.asked) == sorted(files)
-    assert contents_of(cache) == files
-    shown = capsys.readouterr().err
-    assert all(f"Downloading {name}: 100%" in shown for name in files)
-
-
-def silent(answer, _):
-    answer.server.over.wait(60)
-
-
-FAULTS = {  # how a mirror fails, and the reason that the message gives
-    "403": (lambda answer, _: answer.send_error(403), "HTTP 403"),
-    "404": (lambda answer, _: send(answer, None), "HTTP 404"),
-    "an HTML page": (lambda answer, _: send_whole(answer, b"<html>Log in</html>"), WRONG_FILE),
-    "nothing": (lambda answer, _: send_whole(answer, b""), WRONG_FILE),
-    "hangs up": (lambda answer, _: None, "Remote end closed connection"),
-    "cut half way": (send_half, "IncompleteRead"),
-    "cut half way, of no length": (lambda a, c: send(a, c[: len(c) // 2]), WRONG_FILE),
-    "silent": (silent, "timed out"),
-    "stalls half way": (lambda *args: (send_half(*args), silent(*args)), "timed out"),
-    "redirects to nowhere": (
-        lambda answer, _: send(answer, b"", 302, Location="ftp://elsewhere.invalid/"),
-        "ftp://elsewhere.invalid",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_failing_mirror_leaves_no_file_and_the_next_one_is_used(
-    fault, files, cache, mirror, monkeypatch
-):
-    send, reason = FAULTS[fault]
-    failing, whole = mirror(files, send), mirror(files)
-    look_up = socket.getaddrinfo
-
-    def know_addresses_only(host, *arguments, **options):
-        if host == "nowhere.invalid":
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return look_up(host, *arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", know_addresses_only)
-    mirrors = "http://nowhere.invalid/", "http://127.0.0.1:9/", failing.url
-    monkeypatch.setattr(data, "MIRRORS", mirrors)
-    others = {name: content for name, content in files.items() if name != IMAGES}
-    write(cache, others)
-    words = (
-        f"^{cache / IMAGES}: missing, and no mirror could be used .nowhere.invalid: cannot resolve"
-        f" the name; 127.0.0.1:9: Connection refused; {failing.address}: .*{reason}.*{END}$"
-    )
-    # A wrong file never leads to the synthetic set.
-    kind = data.DataError if reason == WRONG_FILE else data.Unreachable
-    with pytest.raises(data.DataError, match=words) as caught:
-        data.load("fashion_mnist")
-    assert caught.type is kind and contents_of(cache) == others
-    monkeypatch.setattr(data, "MIRRORS", (*mirrors, whole.url))
-    assert len(data.load("fashion_mnist").train.images) == 30
-    assert contents_of(cache) == files
-    assert failing.asked == [IMAGES, IMAGES] and whole.asked == [IMAGES]
-
-
-@pytest.mark.parametrize("headers", [{"Content_Encoding": "gzip"}, {"Content_Length": "unknown"}])
-def test_a_mirror_with_odd_headers_is_used(headers, files, cache, mirror, monkeypatch):
-    use(monkeypatch, mirror(files, functools.partial(send, **headers)))
-    assert len(data.load("fashion_mnist").train.images) == 30
-    assert contents_of(cache) == files
-
-
-def test_two_processes_may_download_at_once(files, cache, mirror):
-    both = threading.Barrier(2)
-
-    def send_to_both(answer, content):
-        both.wait(60)
-        send_whole(answer, content)
-
-    program = (
-        f"import data; data.FILES, data.VALUES = {data.FILES!r}, {data.VALUES!r}\n"
-        f"data.MIRRORS = ({mirror(files, send_to_both).url!r},); data.MAX_SILENT_SECONDS = 60\n"
-        "print(len(data.load('fashion_mnist').train.images))"
-    )
-    command = [sys.executable, "-c", program]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    for process in [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]:
-        output, shown = process.communicate(timeout=120)
-        assert output == "30\n"
-        assert "Downloading" in shown and "http" not in shown  # pooch's log lines name addresses
-    assert contents_of(cache) == files
-
-
-def test_a_full_disk_does_not_lead_to_the_synthetic_set(cache, files, mirror, monkeypatch):
-    use(monkeypatch, mirror({name: bytes(100_000) for name in files}))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores SIGXFSZ, so a write beyond the limit fails as it does on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(data.DataError, match="cannot be saved there"):
-            data.load("auto")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(cache.iterdir()) == []
-
-
-def refuse(**_):
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-@pytest.mark.parametrize("fault, reason", [
-    ("a file", "File exists|Not a directory"), ("a name too long", "File name too long"),
-    ("no permission", "Permission denied"),
-])  # fmt: skip
-def test_a_cache_that_cannot_be_written_is_named_before_a_download(
-    fault, reason, files, cache, mirror, tmp_path, monkeypatch
-):
-    if fault == "a file":
-        cache.write_text("a file where the folder should be")
-    elif fault == "a name too long":
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("long" * 100)))
-    else:  # root may write anywhere
-        monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
-    server = mirror(files)
-    use(monkeypatch, server)
-    words = rf"fashion-mnist: the download cannot be saved there \({reason}"
-    with pytest.raises(data.DataError, match=words) as caught:
-        data.load("auto")
-    assert server.asked == [] and str(caught.value).endswith(data.WHAT_TO_DO)
-
-
-def test_a_damaged_file_in_the_cache_is_downloaded_again(files, cache, mirror, monkeypatch):
-    write(cache, {**files, IMAGES: files[IMAGES][:-1]})
-    with pytest.raises(data.DataError, match=f"{IMAGES}: damaged"):  # never the synthetic set
-        data.load("auto")
-    server = mirror(files)
-    use(monkeypatch, server)
-    assert len(data.load("auto").train.images) == 30
-    assert server.asked == [IMAGES]
-
-
-def test_without_files_and_network_auto_draws_images(cache, small):
-    with pytest.raises(data.DataError, match="missing, and no mirror could be used"):
-        data.load("fashion_mnist")
-    with pytest.warns(UserWarning, match="NOT FASHION-MNIST.*Connection refused"):
-        assert data.load("auto").name == "synthetic"
-
-
-def test_without_a_home_the_cache_is_in_the_systems_temporary_folder(monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    # As os.path.expanduser does for an unknown user without HOME.
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert data.cache_folder() == pathlib.Path(tempfile.gettempdir(), "fashion-mnist")
-
-
-@pytest.fixture
-def no_settings(monkeypatch):
-    """Removes the environment variables of this machine that concern the network."""
-    for name in list(os.environ):
-        if name.lower().endswith(("_proxy", "_ca_bundle")) or name == "SSLKEYLOGFILE":
-            monkeypatch.delenv(name)
-
-
-@pytest.mark.parametrize("variable, value, reason", [
-    ("ALL_PROXY", "socks5://127.0.0.1:9", "refused|SOCKS"), ("ALL_PROXY", "socks9://me", "SOCKS"),
-    ("http_proxy", "http://", "proxy"), ("http_proxy", "http://127.0.0.1:99999", "99999|port"),
-    ("http_proxy", "http://.local:9", "label|resolve"),
-    ("http_proxy", "http://\udcff:9", "udcff|resolve"),
-    ("HTTPS_PROXY", "http://[::1", "::1"), ("HTTPS_PROXY", "http://my proxy:1", "my proxy"),
-    ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "/nowhere/ca.pem"),
-    ("CURL_CA_BUNDLE", "/dev/null", "certificate|X509|PEM"),
-    ("SSLKEYLOGFILE", "/nowhere/keys", "No such file"),
-])  # fmt: skip
-def test_what_another_program_set_is_named_and_auto_falls_back(
-    variable, value, reason, cache, mirror, no_settings, small, monkeypatch
-):
-    look_up = socket.getaddrinfo
-    monkeypatch.setattr(  # the network ends at this machine
-        socket, "getaddrinfo", lambda *a, **k: look_up("127.0.0.1", *a[1:], **k)
-    )
-    monkeypatch.setenv(variable, value)
-    address = mirror({}, lambda answer, _: None).address  # it speaks no TLS, and hangs up
-    scheme = "http" if variable.lower() in ("http_proxy", "all_proxy") else "https"
-    monkeypatch.setattr(data, "MIRRORS", (f"{scheme}://{address}/",))
-    with pytest.warns(UserWarning, match="NOT FASHION-MNIST") as caught:
-        assert data.load("auto").name == "synthetic"
-    message = str(caught[0].message)
-    assert message.partition(address)[2] and re.search(reason, message)
-    assert f"change how it is reached: {variable})" in message and "\n" not in message
-    assert WRONG_FILE not in message and "saved" not in message
-    assert list(data.cache_folder().iterdir()) == []
-
-
-def test_the_password_of_a_proxy_is_not_shown(cache, no_settings, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://me:secret@my proxy:99999")
-    with pytest.raises(data.Unreachable, match="my proxy") as caught:
-        data.load("fashion_mnist")
-    assert "secret" not in str(caught.value)
 
 
 # --- The synthetic set ---

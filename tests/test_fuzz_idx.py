@@ -13,6 +13,7 @@ import struct
 import pytest
 
 import data
+from harness import idx
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install -r tests/requirements.txt")
 st = hypothesis.strategies
@@ -91,11 +92,13 @@ def test_mutated_files_are_refused_or_read_exactly(tmp_path):
         packed = {name: gzip.compress(c, level, mtime=0) for name, c in mutated.items()}
         packed = mutate(packed, changes_of_gzip)
         try:
-            contents = {
-                f"train-{name}-idx{dimensions}-ubyte.gz": (name, data.parse_idx(packed[name], name))
+            files = {
+                f"train-{name}-idx{dimensions}-ubyte.gz": idx.File(
+                    name, idx.parse(packed[name], name)
+                )
                 for name, dimensions in (("images", 3), ("labels", 1))
             }
-            split = data.split_of(contents, "train", "label")
+            split = data.split_of(files, "train", "label")
         except data.DataError as error:
             outcomes["refused"] += 1
             assert str(error).startswith(("images: ", "labels: ")), error

@@ -21,7 +21,7 @@ from test_train import SMALL, assert_one_sentence, read_scalars, results_in, run
 
 import data
 import model
-from harness import checkpoints, evaluations, files, process
+from harness import checkpoints, download, evaluations, files, process
 from harness import folder as run_folder
 from harness.errors import Diverged, Failed, InUse
 from harness.progress import Progress
@@ -307,7 +307,7 @@ def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_pat
         return run_train(f"--logdir={tmp_path}", "--run_name=run", "--batch_size=8",
                          "--holdout=1000", *arguments)  # fmt: skip
 
-    there = os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()
+    there = os.environ.get(data.FOLDER_VARIABLE) or download.cache_folder()
     here = tmp_path / "here"
     shutil.copytree(there, here)
     assert trained("--max_steps=1", "--dataset=fashion_mnist").returncode == 0

@@ -18,20 +18,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import OFFLINE, ROOT, SECONDS, command_of, run_script, run_train
+from conftest import OFFLINE, ROOT, SECONDS, SMALL, command_of, run_script, run_train
 from tensorboard.backend.event_processing import event_accumulator
 
 import data
 import model
 import train
-from harness import checkpoints, files, machine, matrices, process
+from harness import checkpoints, download, files, machine, matrices, process
 from harness.errors import Failed
 from harness.events import Events
 from harness.folder import check_path
 
 README = ROOT / "README.md"
 TASK_NAMES = ["article", "group"]
-SMALL = "import data; data.SYNTHETIC_SIZES = (1200, 200)"
 THIRD_TASK = (
     "import data; data.TASKS += (data.Task('season', ('summer', 'winter', 'any'),"
     " (0, 2, 1, 0, 1, 0, 2, 2, 2, 1)),)"
@@ -525,10 +524,10 @@ def test_units_at_one_place_behind_shared_layers_name_the_run_and_are_exported(t
 @pytest.mark.slow
 def test_labels_beside_fashion_mnists_images_are_a_task(fashion_mnist, tmp_path):
     """Written with README's code, they say whether an article has sleeves."""
-    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or data.cache_folder()).resolve()
+    folder = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or download.cache_folder()).resolve()
     mine = tmp_path / "mine"
     mine.mkdir()
-    for name in data.FILES:
+    for name in download.FILES:
         (mine / name).symlink_to(folder / name)
     sleeves = np.isin(np.arange(10), (0, 2, 3, 4, 6)).astype(int)
     code = re.search(r"```python\n(import numpy.*?)\n\nfor half", README.read_text(), re.S)

@@ -1,0 +1,135 @@
+"""IDX files: damaged, too large, or as other programs leave them."""
+
+import contextlib
+import gzip
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import IMAGES, LABELS, idx_bytes, write
+
+import data
+from harness import idx
+
+# --- Damaged files ---
+
+
+def packed(header, *values):
+    return gzip.compress(struct.pack(f">{len(header)}I", *header) + bytes(values))
+
+
+DAMAGED = {
+    "missing": (IMAGES, lambda content: None),
+    "truncated": (IMAGES, lambda content: content[:-20]),
+    "one bit flipped": (IMAGES, lambda c: c[:999] + bytes([c[999] ^ 1]) + c[1000:]),
+    "not gzip": (LABELS, lambda content: b"<html>404</html>"),
+    "empty": (LABELS, lambda content: b""),
+    "wrong magic": (IMAGES, lambda content: packed([0xD03, 0, 0, 0])),
+    "header only": (IMAGES, lambda content: packed([0x803, 0, 28, 28])),
+    "wrong dimensions": (IMAGES, lambda content: idx_bytes(np.zeros([30, 32, 32], np.uint8))),
+    "fewer labels": (LABELS, lambda content: idx_bytes(np.zeros(29, np.uint8))),
+    "more than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c) + b"\0")),
+    "less than announced": (LABELS, lambda c: gzip.compress(gzip.decompress(c)[:-1])),
+    "four billion images": (IMAGES, lambda content: packed([0x803, 2**32 - 1, 28, 28])),
+    "no images of endless size": (IMAGES, lambda c: packed([0x803, 0, 2**32 - 1, 2**32 - 1])),
+    "labels for images": (IMAGES, lambda content: idx_bytes(np.zeros(30, np.uint8))),
+    "images for labels": (LABELS, lambda content: idx_bytes(np.zeros([30, 28, 28], np.uint8))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_a_damaged_file_is_named_and_refused(fault, files, tmp_path):
+    name, damage = DAMAGED[fault]
+    files[name] = damage(files[name])
+    write(tmp_path, {name: content for name, content in files.items() if content is not None})
+    # Even with "auto", a damaged file never leads to the synthetic set.
+    with pytest.raises(data.DataError) as caught:
+        data.load("auto", tmp_path)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", [
+    "taken", "link", "file", "loop", "/", "~nobody-of-this-name", " ", "/dev/null", "a" * 300,
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named_in_a_sentence(folder, files, tmp_path, monkeypatch):
+    # Not made with chmod, because root can read any file.
+    for name in ("taken", "link"):
+        write(tmp_path / name, {name: c for name, c in files.items() if name != IMAGES})
+    (tmp_path / "taken" / IMAGES).mkdir()
+    (tmp_path / "link" / IMAGES).symlink_to(IMAGES)
+    (tmp_path / "file").write_bytes(files[LABELS])
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(data.DataError, match=f"{folder}/*{IMAGES}: cannot be read") as caught:
+        data.load("auto", folder)
+    assert str(caught.value).endswith(data.WHAT_TO_DO) and "\n" not in str(caught.value)
+
+
+# --- Memory ---
+
+MANY = 2**26
+BOMBS = {  # values that the header announces, and what follows it
+    "more than announced": (10, bytes(MANY)),
+    "more than announced, at the reader's limit": (2**24, bytes(MANY)),
+    "as much as announced": (MANY, bytes(MANY)),
+    "less than announced": (MANY, np.random.RandomState(0).bytes(2**16)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_cannot_make_the_reader_use_much_memory(kind):
+    announced, values = BOMBS[kind]
+    content = gzip.compress(values, 1)
+    header = gzip.compress(struct.pack(">2I", 0x801, announced))  # gzip files may be concatenated
+    tracemalloc.start()
+    try:
+        with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
+            idx.parse(header + content, "bomb.gz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MANY * 0.9
+
+
+def test_blank_images_that_compress_well_are_read():
+    blank = np.zeros([20_000, 28, 28], np.uint8)
+    assert idx.parse(idx_bytes(blank), "blank.gz").shape == blank.shape
+
+
+# --- Files as other programs leave them ---
+
+
+def plain(name):
+    return name.removesuffix(".gz")
+
+
+@pytest.mark.parametrize("layout", [
+    "{plain}", "{packed}", "{dot}",
+    "raw/{plain}", "FashionMNIST/raw/{packed}",  # torchvision
+    "{plain}/{plain}", "{packed}/{plain}", "raw/{plain}/{packed}",  # Kaggle
+])  # fmt: skip
+def test_files_as_other_programs_leave_them_are_official(layout, files, cache, tmp_path):
+    for pack in (bytes, gzip.compress):
+        folder = tmp_path / pack.__name__
+        for name, content in files.items():
+            dot = plain(name).replace("-idx", ".idx")
+            path = layout.format(plain=plain(name), packed=name, dot=dot)
+            write(folder, {path: pack(gzip.decompress(content))})
+            for empty in (name, plain(name)):  # an empty folder of its name hides no file
+                with contextlib.suppress(FileExistsError):
+                    (folder / empty).mkdir()
+        dataset = data.load("fashion_mnist", folder)
+        assert dataset.name == "fashion_mnist"
+        np.testing.assert_array_equal(idx_bytes(dataset.train.images), files[IMAGES])
+
+
+@pytest.mark.parametrize("path", [plain(LABELS), f"{plain(LABELS)}/{plain(LABELS)}"])
+def test_a_file_that_is_there_twice_must_agree(path, files, cache, tmp_path):
+    content = gzip.decompress(files[LABELS])
+    folder = write(tmp_path / "mine", {**files, path: content})
+    assert len(data.load("fashion_mnist", folder).train.images) == 30
+    write(folder, {path: content[:-1] + b"\0"})
+    with pytest.raises(data.DataError, match=f"{folder / path} differ. Delete the wrong one"):
+        data.load("fashion_mnist", folder)
