@@ -15,21 +15,19 @@ written and printed. What makes a run fast and safe is in harness/.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
 import typing
-import warnings
 
 from absl import flags
 
-folder_of_program = os.path.dirname(os.path.abspath(__file__))
-if folder_of_program not in sys.path:  # as with PYTHONSAFEPATH=1
-    sys.path.insert(0, folder_of_program)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH=1 leaves it out
 
-from harness import files, flag_rules, process  # noqa: E402
-from harness.errors import CannotWrite, Diverged, Failed, brief  # noqa: E402
-from harness.names import PLACES, sharing_of  # noqa: E402
+from harness import files, flag_rules, process
+from harness.errors import CannotWrite, Diverged, Failed, brief
+from harness.names import PLACES, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -127,13 +125,6 @@ ALIASES = {
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 
-# Flags that a resumed run may change, as they change its result by rounding at most.
-CHANGEABLE = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
-CHANGEABLE |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
-LENGTH_OF_RUN = {"num_epochs", "max_steps"}  # which may change, too, but have a place in its name
-UNIT_FLAGS = {name for name in FLAGS if name.startswith("cross_stitch_")} - ALIASES.keys()
-COMPARED = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # first on the HParams page
-
 # --- What a command does ---
 
 
@@ -163,65 +154,57 @@ def main(argv):
 
 def run(started):
     """Does what the flags ask. Args: when the program started, in seconds."""
-    name_equal_flags_alike()
+    unify_hard_sharing()
     dataset = load_data()
-    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # the data decide without the flag
-    warn_of_ignored_flags()
-    last_step = FLAGS.num_epochs * data.steps_per_epoch(len(dataset.train.images), FLAGS.batch_size)
-    last_step = min(last_step, FLAGS.max_steps or last_step)
-    sharing = sharing_of(flag_values())
-    name = folder.run_name(FLAGS.run_name, dataset.name, sharing, shaping_flags(), defaults())
-    run_dir = folder.expanded(FLAGS.logdir) / name
-    folder.check_path(run_dir)
+    flag_rules.warn_of_ignored(flag_values(), given_flags())
+    run_dir, last_step = folder_of_run(dataset), last_step_of_run(dataset)
     found = None if FLAGS.overwrite else folder.results_of_finished(run_dir)
     if FLAGS.eval_only and not found:
         raise Failed(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
     is_finished = bool(found) and (FLAGS.eval_only or found["global_step"] == last_step)
-    # Dense units and one tower have a single large product at a time.
-    num_towers = 1 if sharing in ("dense", "hard_sharing") else len(dataset.tasks)
-    session_config = machine.session_settings(FLAGS.device, FLAGS.threads, num_towers)
+    session_config = machine.session_settings(
+        FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing_of(flag_values())
+    )
     # A finished run is only read: it may be on a disk that cannot be written.
     with contextlib.nullcontext() if is_finished else folder.claimed(run_dir):
         settings = settings_of(dataset)
         export = FLAGS.export_dir and Export(FLAGS.export_dir, settings, defaults())
-        if export and is_finished and export.holds(found["global_step"]):
-            export = None
-        if export:
+        exports = export and not (is_finished and export.holds(found["global_step"]))
+        if exports:
             export.prepare()
-        net = None if is_finished else build(dataset)
-        if net:
-            advice = "another --cross_stitch_unit" if sharing == "dense" else "smaller images"
-            machine.check_memory(net.num_weights(), advice)
-        if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run_dir)):
-            lender(dataset, run_dir)  # refused before anything is deleted
-        # Without units, their flags are not recorded. Any device may evaluate.
-        may_differ = UNIT_FLAGS - settings.keys() | ({"device"} if is_finished else set())
-        folder.check_settings(run_dir, settings, defaults(), may_differ, FLAGS.overwrite)
+        net = None
+        if not is_finished:
+            net = build(dataset)
+            check_memory(net)
+        check_folder(run_dir, settings, is_finished)
         if is_finished:
             print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.")
         else:
             folder.begin(run_dir, settings, FLAGS.overwrite)
             print(f"Writing to {run_dir}")
             print(f"Watch it: tensorboard --logdir={FLAGS.logdir}", flush=True)
-            found = train_and_report(net, dataset, run_dir, last_step, session_config, started)
-        if export:  # before anything is printed, as nobody may be there to read it
-            tasks = [(task.name, task.classes) for task in dataset.tasks]
-            server = model.build_server(tasks, config_from_flags(), dataset.image_shape())
-            export.write(server, run_dir, session_config)
+            found = train_and_report(
+                net, dataset, run_dir, last_step, session_config, settings, started
+            )
+        if exports:  # before anything is printed, as nobody may be there to read it
+            export.write(build_server(dataset), run_dir, session_config)
         print("\n" + results.table(found))
         if FLAGS.eval_only:
             print("\n" + evaluation_text(dataset, run_dir, session_config))
-        if FLAGS.export_dir:
+        if export:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
 def load_data():
-    """Loads the data that the flags ask for. Returns: a `data.Dataset`. Raises: data.DataError."""
+    """Loads the data that the flags ask for. Without --tasks, the data choose them.
+
+    Returns: a `data.Dataset`. Raises: data.DataError.
+    """
     dataset = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
         FLAGS.seed,
-        FLAGS.tasks.split(",") if is_given("tasks") else None,
+        FLAGS.tasks.split(",") if "tasks" in given_flags() else None,
         FLAGS.train_examples,
         FLAGS.holdout,
         FLAGS.starve,
@@ -231,7 +214,23 @@ def load_data():
         raise data.DataError(
             f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
         )
+    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
     return dataset
+
+
+def last_step_of_run(dataset):
+    """The global step that the flags ask for."""
+    steps = FLAGS.num_epochs * data.steps_per_epoch(len(dataset.train.images), FLAGS.batch_size)
+    return min(steps, FLAGS.max_steps or steps)
+
+
+def folder_of_run(dataset):
+    """The path of the run's folder, which may not be there yet. Raises: Failed, a bad name."""
+    shaping, sharing = flag_rules.shaping(flag_values()), sharing_of(flag_values())
+    name = folder.run_name(FLAGS.run_name, dataset.name, sharing, shaping, defaults())
+    run_dir = folder.expanded(FLAGS.logdir) / name
+    folder.check_path(run_dir)
+    return run_dir
 
 
 def build(dataset):
@@ -243,17 +242,37 @@ def build(dataset):
     return model.build(tasks, config_from_flags(), statistics, fast, dataset.image_shape())
 
 
-def lender(dataset, run_dir):
-    """The folder of the finished run --init_from. Raises: Failed, its towers do not fit."""
-    path = folder.expanded(FLAGS.init_from)
-    if path.resolve() == run_dir.resolve():
-        raise Failed(f"--init_from={path}: is the run's own folder. Choose another --run_name.")
-    names = ("tasks", "share_until", "hard_sharing", "holdout")
-    wanted = {name: FLAGS[name].value for name in names}
-    wanted |= {"cross_stitch": False} if len(dataset.tasks) > 1 else {}  # one tower has no units
-    wanted["dataset"] = dataset.name
-    folder.check_lender(path, wanted, dataset.fingerprint_of_classes(), defaults())
-    return path
+def build_server(dataset):
+    """Builds the graph from raw images to class names. Returns: a `model.Server`."""
+    tasks = [(task.name, task.classes) for task in dataset.tasks]
+    return model.build_server(tasks, config_from_flags(), dataset.image_shape())
+
+
+def check_memory(net):
+    """Raises: Failed, there is not enough memory to train this `model.Model`."""
+    is_dense = sharing_of(flag_values()) == "dense"
+    advice = "another --cross_stitch_unit" if is_dense else "smaller images"
+    machine.check_memory(net.num_weights(), advice)
+
+
+def check_folder(run_dir, settings, is_finished):
+    """Refuses what other flags or data started, before anything is deleted or written.
+
+    Args:
+      run_dir: the run's folder.
+      settings: as `settings_of` returns them.
+      is_finished: whether the run is only evaluated or exported.
+
+    Raises:
+      Failed.
+    """
+    if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run_dir)):
+        folder.lender(run_dir, settings, defaults())
+    if not FLAGS.overwrite:
+        # Without units, their flags are not recorded. Any device may evaluate.
+        may_differ = flag_rules.of_units(flag_values()) - settings.keys()
+        may_differ |= {"device"} if is_finished else set()
+        folder.check_settings(run_dir, settings, defaults(), may_differ)
 
 
 # --- The training loop ---
@@ -273,7 +292,7 @@ class Trained(typing.NamedTuple):
     units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
 
 
-def train(net, dataset, run_dir, last_step, session_config):
+def train(net, dataset, run_dir, last_step, session_config, find_lender=None):
     """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
 
     Args:
@@ -282,6 +301,7 @@ def train(net, dataset, run_dir, last_step, session_config):
       run_dir: the run's folder.
       last_step: global step to train to.
       session_config: a `tf.ConfigProto`.
+      find_lender: finds the run whose towers a new one starts with, as `find_start` takes it.
 
     Returns:
       A `Trained`.
@@ -296,7 +316,7 @@ def train(net, dataset, run_dir, last_step, session_config):
             FLAGS.keep_checkpoints,
             net.initializer,
             [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],
-            (lambda: lender(dataset, run_dir)) if FLAGS.init_from else None,
+            find_lender,
         )
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
@@ -446,9 +466,9 @@ def write_start(board, lines, session, net, step, dataset_name, run_name):
     if step:
         return
     values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": dataset_name}
-    compared = {name: value for name, value in values.items() if name not in CHANGEABLE}
+    compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
     tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
-    board.add_flags(values, compared, COMPARED, tasks, run_name)
+    board.add_flags(values, compared, tasks, run_name)
     if net.stitches:
         lines.append(0, board.add(session.run(net.unit_summary_op), 0))
 
@@ -478,10 +498,12 @@ def write_end(board, tasks, confusions, step):
     board.flush()
 
 
-def train_and_report(net, dataset, run_dir, last_step, session_config, started):
+def train_and_report(net, dataset, run_dir, last_step, session_config, settings, started):
     """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
     commit = files.commit()  # now: the user may commit while the run trains
-    trained = train(net, dataset, run_dir, last_step, session_config)
+    lender = functools.partial(folder.lender, run_dir, settings, defaults())
+    find_lender = lender if FLAGS.init_from else None
+    trained = train(net, dataset, run_dir, last_step, session_config, find_lender)
     if trained.stopped_by:
         with contextlib.suppress(OSError):  # whoever read stderr may be gone
             print(
@@ -533,7 +555,7 @@ def how_to_resume():
 
 
 def diverged(what, step):
-    faster = has_units() and FLAGS.cross_stitch_learning_rate_scale > 1
+    faster = flag_rules.has_units(flag_values()) and FLAGS.cross_stitch_learning_rate_scale > 1
     rate = "--cross_stitch_learning_rate_scale" if faster else "--learning_rate"
     return (
         f"the {what} became NaN or infinite at step {step:,}, so training stopped there without"
@@ -557,23 +579,15 @@ def defaults():
     return {name: FLAGS[name].default for name in flag_values()}
 
 
-def is_given(name):
-    return FLAGS[name].present > 0
-
-
-def has_units():
-    return sharing_of(flag_values()) not in ("none", "hard_sharing")
-
-
-def shaping_flags():
-    """The flags that can change the run's result: name -> value."""
-    ignored = CHANGEABLE | (set() if has_units() else UNIT_FLAGS)
-    return {name: value for name, value in flag_values().items() if name not in ignored}
+def given_flags():
+    """The names of the flags on the command line."""
+    return {name for name in flag_values() if FLAGS[name].present}
 
 
 def settings_of(dataset):
     """Returns: what determines the result, by flag; the content of settings.json."""
-    settings = {n: value for n, value in shaping_flags().items() if n not in LENGTH_OF_RUN}
+    shaping = flag_rules.shaping(flag_values())
+    settings = {n: value for n, value in shaping.items() if n not in flag_rules.LENGTH_OF_RUN}
     settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
     return settings | {"classes": dataset.fingerprint_of_classes()}
 
@@ -584,23 +598,15 @@ def config_from_flags():
     return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
 
 
-def name_equal_flags_alike():
-    """Hard sharing has two names, but is one run. It has no units."""
+def unify_hard_sharing():
+    """Gives both names of hard sharing, which are one run, the same flags. It has no units."""
     if FLAGS.hard_sharing or FLAGS.share_until == ONE_TOWER:
         FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
 
 
-def warn_of_ignored_flags():
-    ignored = sorted(f"--{name}" for name in UNIT_FLAGS if is_given(name))
-    if ignored and not has_units():
-        names = ", ".join(ignored)
-        warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")
-
-
 def check_flags():
     """Checks what absl does not. Raises: Failed."""
-    given = {name for name in flag_values() if is_given(name)}
-    flag_rules.check(flag_values(), given, TASK_NAMES)
+    flag_rules.check(flag_values(), given_flags(), TASK_NAMES)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from harness.errors import CannotWrite, brief
 TAG = "summary/"  # prefix of the original's tags
 # TensorBoard sorts groups by name: single classes come after the summary.
 CLASS_TAG = "tasks/"
+FIRST_COLUMNS = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # of the HParams page
 
 
 def class_name(task, index, class_, measure):
@@ -83,13 +84,12 @@ class Events:
             summary.value.add(tag=tag_of(name), simple_value=value)
         return self.add(summary.SerializeToString(), step)
 
-    def add_flags(self, flags, compared, first, tasks, run_name):
+    def add_flags(self, flags, compared, tasks, run_name):
         """Writes the run's flags as text and for the HParams page, which compares runs by them.
 
         Args:
           flags: name -> value.
           compared: those that can make a difference, name -> value.
-          first: names of columns of the page that come first.
           tasks: names of all tasks.
           run_name: the run's name.
         """
@@ -105,7 +105,7 @@ class Events:
         plugin_data = columns.value[0].metadata.plugin_data
         content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
         for column in content.experiment.hparam_infos:
-            column.differs = column.name in first
+            column.differs = column.name in FIRST_COLUMNS
         plugin_data.content = content.SerializeToString()
         # These are of TensorBoard's own class of the message.
         for proto in (text_pb("run", text), columns, hparams.hparams_pb(shown, run_name)):

@@ -1,9 +1,46 @@
-"""Which values train.py's flags may have, alone and together."""
+"""What train.py's flags mean for a run: which bear on its result, and which values they may have,
+alone and together.
+
+Everywhere here, `flags` is name -> value, and `given` the names of the flags on the command line.
+"""
 
 import os
+import warnings
 
 from harness.errors import Failed
-from harness.names import PLACES
+from harness.names import PLACES, sharing_of
+
+# --- Which bear on a run's result ---
+
+# Flags that a resumed run may change, as they change its result by rounding at most.
+CHANGEABLE = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
+CHANGEABLE |= {"overwrite", "save_checkpoint_secs", "keep_checkpoints", "threads"}
+LENGTH_OF_RUN = {"num_epochs", "max_steps"}  # which may change, too, but have a place in its name
+
+
+def has_units(flags):
+    return sharing_of(flags) not in ("none", "hard_sharing")
+
+
+def of_units(flags):
+    """The names of those that a network without units makes no use of."""
+    return {name for name in flags if name.startswith("cross_stitch_")}
+
+
+def shaping(flags):
+    """Those that can change the run's result: name -> value."""
+    ignored = CHANGEABLE | (set() if has_units(flags) else of_units(flags))
+    return {name: value for name, value in flags.items() if name not in ignored}
+
+
+def warn_of_ignored(flags, given):
+    ignored = sorted(f"--{name}" for name in of_units(flags) & given)
+    if ignored and not has_units(flags):
+        names = ", ".join(ignored)
+        warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")
+
+
+# --- Which values they may have ---
 
 ONE_OF_TWO = "leave out one of the two"
 
@@ -12,8 +49,7 @@ def check(flags, given, known_tasks):
     """Checks what absl does not. Of two flags at odds, both are named.
 
     Args:
-      flags: name -> value.
-      given: names of the flags on the command line.
+      flags, given: as everywhere here.
       known_tasks: names of tasks, for a message.
 
     Raises:

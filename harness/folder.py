@@ -92,7 +92,7 @@ def check_exists(run_dir):
 # --- One set of settings ---
 
 
-def check_settings(run_dir, settings, defaults, may_differ, starts_over):
+def check_settings(run_dir, settings, defaults, may_differ):
     """Refuses to resume what other flags, other data or another program started.
 
     Args:
@@ -100,13 +100,10 @@ def check_settings(run_dir, settings, defaults, may_differ, starts_over):
       settings: what determines the result of this command, name -> value.
       defaults: flag -> its default.
       may_differ: names of flags that are not compared.
-      starts_over: whether all that is there is going to be deleted.
 
     Raises:
       Failed.
     """
-    if starts_over:
-        return
     record = run_dir / SETTINGS
     before = read_json(record)
     if files_of_run(run_dir) and not before:
@@ -150,32 +147,42 @@ def completed(before, now, defaults):
     return known | {"classes": now["classes"]} | before
 
 
-def check_lender(folder, wanted, classes, defaults):
-    """Checks the folder --init_from: of a finished run whose towers another one starts with.
+def lender(run_dir, settings, defaults):
+    """The folder --init_from, of a finished run whose towers this one starts with.
 
     Args:
-      folder: its path.
-      wanted: flag -> the value that the finished run must have.
-      classes: checksum of the classes that it must have.
+      run_dir: the run's own folder.
+      settings: what determines this run's result, name -> value.
       defaults: flag -> its default.
 
+    Returns:
+      Its path.
+
     Raises:
-      Failed: the run is not finished, or has other tasks, classes, units or data.
+      Failed: that run is not finished, has other tasks, classes, units or data, or is this one.
     """
+    folder = expanded(settings["init_from"])
+    if folder.resolve() == run_dir.resolve():
+        raise Failed(f"--init_from={folder}: is the run's own folder. Choose another --run_name.")
     check_path(folder)
     if not results_of_finished(folder):
         raise Failed(f"--init_from={folder}: not the folder of a finished run.")
     if not any(folder.glob("model.ckpt-*.index")):
         raise Failed(f"--init_from={folder}: its checkpoints are gone. Train it again.")
-    settings = read_json(folder / SETTINGS)
-    if not settings:
+    lent = read_json(folder / SETTINGS)
+    if not lent:
         raise Failed(f"--init_from={folder}: its {SETTINGS} is missing or damaged. Train it again.")
-    settings = {name: defaults[name] for name in wanted} | settings
-    differing = [f"--{name}={v}" for name, v in wanted.items() if settings[name] != v]
+    names = ("tasks", "share_until", "hard_sharing", "holdout", "dataset")
+    wanted = {name: settings[name] for name in names}
+    if "," in settings["tasks"]:  # a single tower has no units
+        wanted["cross_stitch"] = False
+    lent = completed(lent, {**wanted, "classes": settings["classes"]}, defaults)
+    differing = [f"--{name}={value}" for name, value in wanted.items() if lent[name] != value]
     if differing:
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(differing)}.")
-    if settings.get("classes", classes) != classes:
+    if lent["classes"] != settings["classes"]:
         raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
+    return folder
 
 
 # --- What is in it ---

@@ -21,14 +21,15 @@ BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 byte
 # --- What a session may use ---
 
 
-def session_settings(device, threads, num_towers):
+def session_settings(device, threads, num_tasks, sharing):
     """Chooses the device and how it is used. Call it before a graph is built: TensorFlow takes
     all memory of each GPU that it sees, and creates its threads, once for the process.
 
     Args:
       device: "cpu" or "gpu".
       threads: cores to use; 0 for all that the process may use.
-      num_towers: how many towers compute at the same time.
+      num_tasks: number of tasks.
+      sharing: what their towers share, as `names.sharing_of` returns it.
 
     Returns:
       A `tf.ConfigProto` for every session.
@@ -50,7 +51,7 @@ def session_settings(device, threads, num_towers):
             tf_v2.config.experimental.enable_op_determinism()
             return tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True))
         tf_v2.config.set_visible_devices([], "GPU")
-        return thread_settings(cores(threads), num_towers)
+        return thread_settings(cores(threads), num_tasks, sharing)
     except RuntimeError:
         raise Failed(
             "TensorFlow has already started its threads in this process. Start train.py in a new"
@@ -58,13 +59,14 @@ def session_settings(device, threads, num_towers):
         ) from None
 
 
-def thread_settings(num_cores, num_towers):
+def thread_settings(num_cores, num_tasks, sharing):
     """Gives every tower an equal share of the cores. That is faster than all cores on one
-    tower's op after the other.
+    tower's op after the other, except for dense units: their matrix product is larger than
+    both towers.
 
     Returns: a `tf.ConfigProto`. Raises: RuntimeError, the threads are there.
     """
-    num_towers = min(num_towers, num_cores)
+    num_towers = 1 if sharing in ("dense", "hard_sharing") else min(num_tasks, num_cores)
     threads = num_cores // num_towers
     tf_v2.config.threading.set_intra_op_parallelism_threads(threads)
     return tf.ConfigProto(

@@ -74,10 +74,10 @@ def ours(unit, num_tasks=2):
     import tensorflow.compat.v1 as tf
 
     import model
-    import train
+    from harness import machine
 
     tasks = [(f"{TASKS[t % 2][0]}_{t}", TASKS[t % 2][1]) for t in range(num_tasks)]
-    session_config = train.thread_settings(num_tasks, unit)
+    session_config = machine.thread_settings(machine.cores(), num_tasks, unit)
     net = model.build(tasks, config_of(unit))
     session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
@@ -101,9 +101,10 @@ def evaluation(unit):
     import data
     import model
     import train
+    from harness import machine
 
     dataset = data.load("synthetic", None, 0)
-    session_config = train.thread_settings(len(TASKS), unit)
+    session_config = machine.thread_settings(machine.cores(), len(TASKS), unit)
     net = model.build(TASKS, config_of(unit))
     session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
@@ -245,10 +246,6 @@ def work(maker, arguments):
     """A contender's process: a turn for each line that comes in, its seconds going out."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
-    if maker in (ours, evaluation):
-        import train
-
-        train.FLAGS(["train.py"])  # its defaults
     turn = maker(*arguments)
     turn()
     turn()
@@ -379,7 +376,7 @@ FIRST_STEP = """
 import sys, time
 sys.path.insert(0, {root!r})
 import train
-from absl import app
+from harness import process
 train_step = train.train_step
 def first(*args):
     values = train_step(*args)
@@ -388,7 +385,7 @@ def first(*args):
     return values
 train.train_step = first
 sys.argv[0] = "train.py"
-app.run(train.main, flags_parser=train.parse_flags)
+process.run(train.main, train.check_flags)
 """
 
 
@@ -547,10 +544,9 @@ def main():
     def note(text):
         print(text, file=sys.stderr, flush=True)
 
-    import train
+    from harness import files, machine
 
-    train.FLAGS(["train.py"])  # its defaults
-    record = {"machine": train.machine(), "commit": train.commit()}
+    record = {"machine": machine.description(machine.cores()), "commit": files.commit()}
     units = options.units.split(",")
     if options.against:
         record["environment"] = options.environment
