@@ -551,19 +551,13 @@ def test_readmes_unit_is_trained_resumed_exported_and_shown(tmp_path):
     """README's code, word for word, at the end of model.py in a copy of the program."""
     (code,) = re.findall(r"```python\n(def \w+_unit.*?)```", README.read_text(), re.S)
     assert len(code.partition("\n\n\n")[0].splitlines()) <= 10
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "harness", copy / "harness")
-    for name in ("train.py", "model.py", "data.py"):
-        shutil.copy(ROOT / name, copy)
+    copy = copy_of_program(tmp_path)
     with open(copy / "model.py", "a") as file:
         file.write(f"\n\n{code}")
-    program = (f"{SMALL}\nimport runpy, sys; sys.argv[0] = 'train.py'\n"
-               "runpy.run_path('train.py', run_name='__main__')")  # fmt: skip
     given = (f"--logdir={tmp_path / 'logs'}", f"--export_dir={tmp_path / 'served'}",
-             "--dataset=synthetic", "--cross_stitch_unit=factored")  # fmt: skip
+             "--cross_stitch_unit=factored")  # fmt: skip
     for more in (("--max_steps=1",), ("--max_steps=2", "--run_name=synthetic-run")):
-        finished = subprocess.run([sys.executable, "-c", program, *given, *more], cwd=copy,
-                                  capture_output=True, text=True)  # fmt: skip
+        finished = run_copy(copy, *given, *more)
         run_dir, results = only_run(finished, tmp_path / "logs")
         if more == ("--max_steps=1",):
             assert run_dir.name == "synthetic-factored-seed0-max_steps=1"
@@ -577,6 +571,68 @@ def test_readmes_unit_is_trained_resumed_exported_and_shown(tmp_path):
     assert shapes["network/cross_stitch_2/scales"] == [2, 64]
     saved = dict(tf.train.list_variables(str(tmp_path / "served" / "variables" / "variables")))
     assert "network/cross_stitch_3/pairs" in saved
+    # What each of its variables learned: with Adam's rate of 0.001, two steps move a weight by
+    # 0.002 at most.
+    names = [f"cross_stitch_{i}/{name}" for i in (1, 2, 3) for name in ("pairs", "scales")]
+    assert sorted(results["weights"]) == sorted(results["distances"]) == names
+    assert sum(results["weights"]["cross_stitch_2/scales"]) == 2 * 64
+    assert 0 < results["distances"]["cross_stitch_2/scales"] <= 0.0021
+    assert 0 < np.max(results["distances"]["cross_stitch_2/pairs"]) <= 0.0021
+
+
+def copy_of_program(tmp_path):
+    """A copy that a test may change. Returns: its folder."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "harness", copy / "harness")
+    for name in ("train.py", "model.py", "data.py"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def run_copy(copy, *arguments):
+    """A run of such a copy on few drawn images. Returns: the finished process."""
+    program = (f"{SMALL}\nimport runpy, sys; sys.argv[0] = 'train.py'\n"
+               "runpy.run_path('train.py', run_name='__main__')")  # fmt: skip
+    command = [sys.executable, "-c", program, "--dataset=synthetic", *arguments]
+    return subprocess.run(command, cwd=copy, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_another_layer_with_a_unit_is_two_lines(tmp_path):
+    """One in `network`, which its docstring shows, and one in `PLACES`."""
+    copy = copy_of_program(tmp_path)
+
+    def insert(file, before, line):
+        text = (copy / file).read_text()
+        assert text.count(before) == 1
+        (copy / file).write_text(text.replace(before, before + line))
+
+    places = 'PLACES = ("pool_1", "pool_2", "fc_3")\n'
+    insert("harness/names.py", places, 'PLACES += ("fc_4",)\n')
+    (shown,) = re.findall(r'towers = after\("fc_4".*', (copy / "model.py").read_text())
+    # A keyword that is no scope reaches the layer as it is.
+    shown = shown.replace("scope=", "activation_fn=None, scope=")
+    insert("model.py", 'scope="fc_3"))  # [B, 1024]\n', f"        {shown}\n")
+    for number, (name, flag) in enumerate(
+        {"units": "--cross_stitch=True", "one_tower": "--hard_sharing"}.items()
+    ):
+        logdir = tmp_path / name
+        finished = run_copy(copy, flag, "--max_steps=2", f"--logdir={logdir}")
+        run_dir, results = only_run(finished, logdir)
+        units = [] if number else [f"cross_stitch_{i}" for i in (1, 2, 3, 4)]
+        assert list(results["cross_stitch"]) == units
+        shapes = dict(tf.train.list_variables(str(run_dir)))
+        assert shapes["network/fc_4_1/weights"] == [1024, 512]
+        assert ("network/fc_4_2/weights" in shapes) == (not number)  # shared up to the last place
+        graph = event_accumulator.EventAccumulator(str(run_dir)).Reload().Graph()
+        inputs = {node.name: node.input for node in graph.node}
+        # Dropout follows the last place, and the output layer dropout.
+        assert any("dropout_1" in name for name in inputs["network/output_1/MatMul"])
+        assert not any("dropout" in name for name in inputs["network/fc_4_1/MatMul"])
+    two_lines_apart = copy / "harness" / "names.py"
+    two_lines_apart.write_text(two_lines_apart.read_text().replace("fc_4", "fc_5"))
+    failed = run_copy(copy, "--max_steps=2", f"--logdir={tmp_path / 'odd'}")
+    assert failed.returncode and "harness/names.py" in failed.stderr
 
 
 def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did(tmp_path):
