@@ -9,7 +9,8 @@ import typing
 import numpy as np
 import scipy.stats
 
-LAST_EVALUATIONS = 5  # a run's accuracy is their mean, as in train.py
+from harness.names import LAST_EVALUATIONS
+
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
 SEEDS_OF_A_PAGE = 5  # with fewer, a page does not show a setting
 SIGNIFICANCE = 0.05  # of all comparisons that are made together

@@ -4,6 +4,7 @@ import numpy as np
 
 from harness import matrices
 from harness.matrices import figure, matplotlib
+from harness.names import PLACES, unit_scope
 from harness.unit_weights import WEIGHT_BINS
 from study import groups, plot
 from study.groups import find, half_width
@@ -14,7 +15,7 @@ COLOURS |= {"start 0.7": "tab:brown", "rate x1000": "tab:pink"}
 LABELS = {"none": "no units", "channel": "channel units", "layer": "layer units"}
 LABELS |= {"nddr": "nddr units", "dense": "dense units"}
 LABELS |= {"start 0.7": "channel units, start 0.7", "rate x1000": "channel units, rate x1000"}
-LAYERS = {"cross_stitch_1": "pool_1", "cross_stitch_2": "pool_2", "cross_stitch_3": "fc_3"}
+PLACE_OF = {unit_scope(place): place for place in PLACES}
 SMOOTHED_ABOVE = 30  # curves with more points than this are smoothed
 
 PANELS = plot.PANEL | {"figsize": (11, 4.6)}  # side by side
@@ -181,7 +182,7 @@ def draw_weights(group, path):
     for panel, scope in zip(axes, scopes):
         for pair, colour in zip(pairs, matplotlib.colormaps["tab10"].colors):
             draw_band(panel, group, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
-        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="step")
+        panel.set(title=f"{scope}, after {PLACE_OF[scope]}", xlabel="step")
     axes[0].set_ylabel("mean weight")
     units = label_of(group.setting).capitalize()
     picture.suptitle(f"{units}, {group.condition:,} images, {seeds_text(group)}")
@@ -204,7 +205,7 @@ def draw_spread_of_weights(group, path):
                 shares = 100 * of_unit[i, j] / of_unit[i, j].sum()
                 label = f"{to} from {source}"
                 panel.stairs(shares, WEIGHT_BINS, label=label, linewidth=1.5)
-        panel.set(title=f"{scope}, after {LAYERS[scope]}", xlabel="weight at the end")
+        panel.set(title=f"{scope}, after {PLACE_OF[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
     picture.suptitle(f"Channel units, {seeds_text(group)} together")
     picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
@@ -215,12 +216,11 @@ def draw_where(where, full, path):
     """Draws the gain over none of units at one place, and of shared layers, by place."""
     picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
-    layers = list(LAYERS.values())
     rows = [
-        (LABELS[kind], COLOURS[kind], [*(f"{kind} at {place}" for place in layers), kind])
+        (LABELS[kind], COLOURS[kind], [*(f"{kind} at {place}" for place in PLACES), kind])
         for kind in ("channel", "layer")
     ]
-    shared = [f"shared until {place}" for place in layers[:-1]]
+    shared = [f"shared until {place}" for place in PLACES[:-1]]
     rows.append(("layers shared until here", COLOURS["hard sharing"], [*shared, "hard sharing"]))
     none = find(full, "none").of_seeds(groups.seeds_of(where))
     for offset, (label, colour, settings) in enumerate(rows):
@@ -228,7 +228,7 @@ def draw_where(where, full, path):
         places = np.arange(len(settings)) + 0.12 * (offset - 1)
         draw_points(axes, places, columns, colour, label, capsize=3)
     axes.axhline(0, color=COLOURS["none"], linewidth=1)
-    ticks = [*layers, "all places"]
+    ticks = [*PLACES, "all places"]
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set(
         xlim=(-0.4, len(ticks) - 0.6),

@@ -26,17 +26,15 @@ import numpy as np
 import tqdm
 from absl import flags
 
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("replicate.py: PyTorch is not installed: pip install torch")
+
 import data
 from harness import files, process
 from harness.errors import Failed
-from study import records
-
-try:
-    import torch
-
-    from study import torch_network
-except ModuleNotFoundError:
-    sys.exit("replicate.py: PyTorch is not installed: pip install torch")
+from study import records, torch_network
 
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FLAGS

@@ -5,8 +5,9 @@ import scipy.stats
 
 from harness import matrices
 from harness.matrices import figure
+from harness.names import LAST_EVALUATIONS
 from study import groups, pictures, plot, records, tables
-from study.groups import LAST_EVALUATIONS, Group, find, records_of
+from study.groups import Group, find, records_of
 
 NAMES = ("replication_questions", "replication_programs")  # in study/README.md
 NAMES_IN_PROJECT = ("replicated",)  # in README.md

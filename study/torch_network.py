@@ -18,7 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-PLACES = {"conv1": "pool_1", "conv2": "pool_2", "fc_3": "fc_3"}  # layer: place of a unit after it
+from harness.names import PLACES, unit_scope
+
+LAYERS = ("conv1", "conv2", "fc_3")  # each ends at one of PLACES
 EPSILON = 0.001  # of batch norm
 
 
@@ -80,7 +82,7 @@ class Network(nn.Module):
       image_size: height and width.
     """
 
-    def __init__(self, classes, unit=None, places=tuple(PLACES.values()), share_until=None,
+    def __init__(self, classes, unit=None, places=PLACES, share_until=None,
                  keep_prob=0.8, decays=(0.9, 0.999), own_weight=1.0, seed=0, image_size=28):  # fmt: skip
         super().__init__()
         self.classes, self.unit, self.keep_prob = classes, unit, keep_prob
@@ -96,13 +98,13 @@ class Network(nn.Module):
         shapes = {"conv1": [3, 3, 1, 32], "conv2": [3, 3, 32, 64], "fc_3": [64 * pooled, 1024]}
         positions = {"conv1": 4 * pooled, "conv2": pooled, "fc_3": 1}
         num_towers = 1 if share_until else len(classes)
-        for number, (name, place) in enumerate(PLACES.items(), 1):
+        for name, place in zip(LAYERS, PLACES):
             for t in range(1, num_towers + 1):
                 add_layer(f"{name}_{t}", shapes[name])
             if unit and place in places and num_towers > 1:
                 width = shapes[name][-1] * (positions[name] if unit == "dense" else 1)
                 start = start_weights(unit, num_towers, width, own_weight)
-                self.units[f"cross_stitch_{number}"] = nn.Parameter(start)
+                self.units[unit_scope(place)] = nn.Parameter(start)
             if place == share_until:
                 num_towers = len(classes)
         for t, count in enumerate(classes, 1):
@@ -120,13 +122,13 @@ class Network(nn.Module):
           A list of [B, classes].
         """
         towers = [images] * (1 if self.share_until else len(self.classes))
-        for number, (name, place) in enumerate(PLACES.items(), 1):
+        for name, place in zip(LAYERS, PLACES):
             layers = [self.layers[f"{name}_{t}"] for t in range(1, len(towers) + 1)]
             if name == "fc_3":
                 towers = [f.fully_connected(h, which).relu() for f, h in zip(layers, towers)]
             else:
                 towers = [f.conv_pool(h, which) for f, h in zip(layers, towers)]
-            alpha = self.units.get(f"cross_stitch_{number}")
+            alpha = self.units.get(unit_scope(place))
             if alpha is not None:
                 towers = combinations(self.unit, alpha, towers)
             if name == "fc_3" and self.training:
