@@ -11,7 +11,7 @@ from harness.errors import CannotWrite, Failed, brief
 # --- Starting ---
 
 
-def find_start(run_dir, last_step, keep, initializer, towers, find_lender):
+def find_start(run_dir, last_step, keep, initializer, tower_variables, find_lender):
     """Finds what a run starts from, for the default graph.
 
     Args:
@@ -19,7 +19,7 @@ def find_start(run_dir, last_step, keep, initializer, towers, find_lender):
       last_step: the step that the run is to reach.
       keep: how many checkpoints to keep.
       initializer: operation that gives all variables their start values.
-      towers: variables that a new run takes from the newest checkpoint of its lender.
+      tower_variables: those that a new run takes from the newest checkpoint of its lender.
       find_lender: None, or a function that returns the lender's folder or raises Failed.
 
     Returns:
@@ -40,11 +40,11 @@ def find_start(run_dir, last_step, keep, initializer, towers, find_lender):
     borrows = find_lender is not None and not newest
     with tf.name_scope("train/"):  # keeps the graph page tidy
         saver = tf.train.Saver(max_to_keep=keep)
-        tower_saver = tf.train.Saver(towers) if borrows else None
+        tower_saver = tf.train.Saver(tower_variables) if borrows else None
     # The saver deletes from the front of its list: the damaged ones, then the oldest.
     first_whole = paths.index(newest) if newest else 0
     saver.recover_last_checkpoints(paths[:first_whole] + paths[first_whole:][::-1])
-    lent = newest_of_lender(find_lender(), towers) if borrows else None
+    lent = newest_of_lender(find_lender(), tower_variables) if borrows else None
 
     def set_variables(session):
         if newest:
@@ -57,10 +57,10 @@ def find_start(run_dir, last_step, keep, initializer, towers, find_lender):
     return saver, step, set_variables
 
 
-def newest_of_lender(folder, towers):
+def newest_of_lender(folder, tower_variables):
     """The newest whole checkpoint of the run --init_from. Raises: Failed, none fits."""
     try:
-        checkpoint, _ = newest_whole(folder, towers)
+        checkpoint, _ = newest_whole(folder, tower_variables)
     except Failed:  # its advice is for a run's own folder
         checkpoint = None
     if checkpoint is None:

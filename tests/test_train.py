@@ -261,6 +261,11 @@ def test_any_users_clone_has_a_commit_whatever_git_is_told_and_a_copy_has_none(
     for folder, version in ((clone, head), (copy, "unknown")):
         monkeypatch.setattr(files, "ROOT", folder)
         assert files.commit() == version
+    # What bears on a result, and what does not.
+    for file, version in (("README.md", head), ("harness/names.py", f"{head}-dirty")):
+        (clone / file).write_text("changed")
+        monkeypatch.setattr(files, "ROOT", clone)
+        assert files.commit() == version
 
 
 @pytest.mark.slow
