@@ -160,7 +160,7 @@ def steps_per_epoch(num_examples, batch_size):
     return -(-num_examples // batch_size)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)  # all batches of an epoch have it in common
 def epoch_order(num_examples, seed, epoch):
     """Returns the order of the images in one epoch, [N] int; the arguments alone determine it."""
     # RandomState, because its numbers are the same in every numpy release.

@@ -5,6 +5,7 @@ fully connected layer, a cross-stitch unit replaces the activations of every tow
 by a learned linear combination of the activations of all towers (Misra et al.,
 "Cross-stitch Networks for Multi-task Learning", arXiv 1604.03539, section 3).
 
+    import tensorflow as tf
     import model
     net = model.build([("article", 10), ("group", 3)], model.Config(cross_stitch_unit="layer"))
     with tf.compat.v1.Session(graph=net.graph) as session:
@@ -271,7 +272,7 @@ def network(x, classes, is_training, config, fast):
         if place == PLACES[-1]:
             # Before towers part: with hard sharing, all tasks have one mask.
             towers = each(dropout, towers, scope="dropout")
-        return towers * len(classes) if place == config.share_until else towers
+        return [towers[0]] * len(classes) if place == config.share_until else towers
 
     with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config, fast)):
         towers = [x] if config.share_until else [x] * len(classes)  # [B, H, W, C]
@@ -612,8 +613,8 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
       A `Model`.
 
     Raises:
-      ValueError: there is no task, unit or places are unknown, or the height or width of the
-        images is no multiple of 4.
+      ValueError: there is no task, unit or places are unknown, units that share nothing would
+        start with shares, or the height or width of the images is no multiple of 4.
     """
     if not tasks:
         raise ValueError("a network needs at least one task")
@@ -625,6 +626,8 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         unknown = set((getattr(config, name) or "").split(",")) - {"", *PLACES}
         if unknown:
             raise ValueError(f"{name}={unknown.pop()!r}: must be one of {', '.join(PLACES)}")
+    if config.cross_stitch_own_only and config.cross_stitch_init != 1:
+        raise ValueError("units that share nothing need cross_stitch_init=1")
     names = [name for name, _ in tasks]
 
     with new_graph() as graph:
@@ -635,7 +638,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
             x = tf.placeholder(tf.float32, [None, *image_shape], "X")
             labels = {name: tf.placeholder(tf.int32, [None], f"y_{name}") for name in names}
             is_training = tf.placeholder(tf.bool, [], "is_training")
-        standardisation(image_shape, *statistics)
+        standardisation(image_shape, *statistics)  # saved with the weights, for `build_server`
 
         outputs, stitches = network(x, [n for _, n in tasks], is_training, config, fast)
         logits = dict(zip(names, outputs))

@@ -9,14 +9,14 @@ Each run has a folder of its own below --logdir, with event files, checkpoints,
 evaluations.jsonl and results.json. Run the same command again to resume a run that
 stopped: it ends with the same bits. `python train.py --help` lists the flags.
 
-The file reads from top to bottom: flags, what a command does, the training loop, what is
-written and printed. What makes a run fast and safe is in harness/.
+The file reads from top to bottom: flags, what a command does, the training loop, what a run
+writes and says, what the flags say. What makes a run fast and safe is in harness/.
 """
 
 import contextlib
 import dataclasses
-import functools
 import os
+import pathlib
 import sys
 import time
 import typing
@@ -35,15 +35,14 @@ with process.quiet_import(__name__ == "__main__"):
 
     import data
     import model
-    from harness import checkpoints, evaluations, folder, machine, results
-    from harness.evaluations import Evaluations
+    from harness import checkpoints, evaluation_log, folder, machine, results
+    from harness.evaluation_log import EvaluationLog
     from harness.events import Events
     from harness.export import Export
     from harness.progress import Progress
 
 FLAGS = flags.FLAGS
-for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
-    delattr(FLAGS, flag.name)  # of an earlier run in the same process, as in a notebook
+process.forget_flags(__name__)  # of an earlier run in the same process, as in a notebook
 
 # --- Flags ---
 
@@ -82,7 +81,7 @@ flags.DEFINE_integer(
     "train_examples", 0, "Train on this many images, balanced by label; 0 for all.", lower_bound=0
 )
 flags.DEFINE_integer(
-    "starve", 1, "Train on few images of some articles: the rarest keeps 1/R. 1 for all.", 1
+    "starve", 1, "R: the rarest article keeps 1/R of its images. 1 for all.", lower_bound=1
 )
 flags.DEFINE_integer(
     "holdout", 0, "Evaluate on this many training images, not on the test set.", lower_bound=0
@@ -92,9 +91,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where to train; a GPU trains the plain graph.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.", lower_bound=1)
-flags.DEFINE_integer(
-    "seed", 0, "Start weights, choice and order of images, dropout.", 0, upper_bound=2**32 - 1
-)
+flags.DEFINE_integer("seed", 0, "Start weights, choice and order of images, dropout.", 0, 2**32 - 1)
 
 # Files
 flags.DEFINE_enum(
@@ -128,17 +125,27 @@ for alias, name in ALIASES.items():
 # --- What a command does ---
 
 
+class Run(typing.NamedTuple):
+    """What the flags ask for."""
+
+    dataset: data.Dataset
+    folder: pathlib.Path  # which may not be there yet
+    settings: dict  # what determines the result, name -> value; the content of settings.json
+    last_step: int  # global step to train to
+    session_config: tf.ConfigProto  # for every session
+
+
 def main(argv):
     """Trains or resumes a run, evaluates it, exports it, as the flags ask."""
+    program_started = time.perf_counter()
     if len(argv) > 1:
         raise Failed(
             f"{argv[1]}: not a flag. Write every flag as --name=value, for example"
             " --cross_stitch=False."
         )
-    started = time.perf_counter()
     try:
         with process.interrupts_end_it():
-            run(started)
+            run_command(program_started)
     except CannotWrite as error:
         raise Failed(f"{error} Once it can, {how_to_resume()} from the last checkpoint.") from error
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
@@ -152,127 +159,177 @@ def main(argv):
         ) from error
 
 
-def run(started):
+def run_command(program_started):
     """Does what the flags ask. Args: when the program started, in seconds."""
-    unify_hard_sharing()
-    dataset = load_data()
-    flag_rules.warn_of_ignored(flag_values(), given_flags())
-    run_dir, last_step = folder_of_run(dataset), last_step_of_run(dataset)
-    found = None if FLAGS.overwrite else folder.results_of_finished(run_dir)
-    if FLAGS.eval_only and not found:
-        raise Failed(f"{run_dir}: not a finished run. Train it first, without --eval_only.")
-    is_finished = bool(found) and (FLAGS.eval_only or found["global_step"] == last_step)
-    session_config = machine.session_settings(
-        FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing_of(flag_values())
-    )
+    run = run_from_flags()
+    finished = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
+    if FLAGS.eval_only and not finished:
+        raise Failed(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
+    trains = not finished or (finished["global_step"] != run.last_step and not FLAGS.eval_only)
     # A finished run is only read: it may be on a disk that cannot be written.
-    with contextlib.nullcontext() if is_finished else folder.claimed(run_dir):
-        settings = settings_of(dataset)
-        export = FLAGS.export_dir and Export(FLAGS.export_dir, settings, defaults())
-        exports = export and not (is_finished and export.holds(found["global_step"]))
-        if exports:
+    with folder.claimed(run.folder) if trains else contextlib.nullcontext():
+        export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())
+        must_export = export and (trains or not export.holds(finished["global_step"]))
+        if must_export:
             export.prepare()
-        net = None
-        if not is_finished:
-            net = build(dataset)
-            check_memory(net)
-        check_folder(run_dir, settings, is_finished)
-        if is_finished:
-            print(f"{run_dir}: this run is finished. Choose another --run_name for a new one.")
-        else:
-            folder.begin(run_dir, settings, FLAGS.overwrite)
-            print(f"Writing to {run_dir}")
+        net = build(run.dataset) if trains else None
+        check_folder(run, net)
+        if trains:
+            folder.begin(run.folder, run.settings, FLAGS.overwrite)
+            print(f"Writing to {run.folder}")
             print(f"Watch it: tensorboard --logdir={FLAGS.logdir}", flush=True)
-            found = train_and_report(
-                net, dataset, run_dir, last_step, session_config, settings, started
-            )
-        if exports:  # before anything is printed, as nobody may be there to read it
-            export.write(build_server(dataset), run_dir, session_config)
-        print("\n" + results.table(found))
+            finished = train_and_report(net, run, program_started)
+        else:
+            print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
+        if must_export:  # before anything is printed, as nobody may be there to read it
+            tasks = [(task.name, task.classes) for task in run.dataset.tasks]
+            server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
+            export.write(server, run.folder, run.session_config)
+        print("\n" + results.table(finished))
         if FLAGS.eval_only:
-            print("\n" + evaluation_text(dataset, run_dir, session_config))
+            print("\n" + evaluation_text(run))
         if export:
             print(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
-def load_data():
-    """Loads the data that the flags ask for. Without --tasks, the data choose them.
+def train_and_report(net, run, program_started):
+    """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
+    commit = files.commit()  # now: the user may commit while the run trains
+    trained = train(net, run)
+    if trained.stopped_by:
+        advice = how_to_resume()
+        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+            print(
+                f"Stopped after step {trained.step:,} of {run.last_step:,} and saved."
+                f" {advice[0].upper()}{advice[1:]}.",
+                file=sys.stderr,
+            )
+        sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
+    ranks = dict(zip(data.ARTICLES, data.ranks_of_articles(FLAGS.seed)))
+    speed = trained.images_per_second
+    content = {
+        "dataset": run.dataset.name,
+        "seed": FLAGS.seed,
+        "flags": flag_values(),
+        "versions": results.versions(),
+        "numerics": NUMERICS,
+        "machine": machine.description(FLAGS.threads),
+        "device": machine.device_name(FLAGS.device),
+        "global_step": trained.step,
+        # All evaluations, as a resumed run goes on with its file.
+        **results.of_run(evaluation_log.curves(run.folder), run.dataset.tasks, trained.confusions),
+        **trained.units,
+        "train_images": run.dataset.images_by_class(),
+        "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
+        # Of the last process, which resumed after this step.
+        "resumed_after": trained.resumed_after,
+        "commit": commit,
+        "images_per_second": speed and round(speed, 1),
+        "wall_seconds": round(time.perf_counter() - program_started, 1),
+    }
+    files.write_json(run.folder / folder.RESULTS, content)
+    return content
 
-    Returns: a `data.Dataset`. Raises: data.DataError.
+
+def evaluation_text(run):
+    """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
+    net = build(run.dataset)
+    with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
+        accuracies, confusions = evaluate(session, net, run.dataset)
+    shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
+    tables = [results.confusion_table(task, confusions[task.name]) for task in run.dataset.tasks]
+    return "\n\n".join([f"Evaluated: {shown}", *tables])
+
+
+def run_from_flags():
+    """Reads the data and decides what to do with it, as the flags ask.
+
+    Returns: a `Run`. Raises: Failed, the data cannot be used, or the flags do not fit them.
     """
+    unify_hard_sharing()
+    tasks = FLAGS.tasks.split(",") if "tasks" in given_flags() else None
     dataset = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
         FLAGS.seed,
-        FLAGS.tasks.split(",") if "tasks" in given_flags() else None,
-        FLAGS.train_examples,
-        FLAGS.holdout,
-        FLAGS.starve,
+        tasks,
+        train_examples=FLAGS.train_examples,
+        holdout=FLAGS.holdout,
+        starve=FLAGS.starve,
     )
+    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
+    flag_rules.warn_of_ignored(flag_values(), given_flags())
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
-        raise data.DataError(
+        raise Failed(
             f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
         )
-    FLAGS.tasks = ",".join(task.name for task in dataset.tasks)
-    return dataset
+    steps = FLAGS.num_epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
+    sharing = sharing_of(flag_values())
+    return Run(
+        dataset,
+        folder_of_run(dataset, sharing),
+        settings_of(dataset),
+        min(steps, FLAGS.max_steps or steps),
+        machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
+    )
 
 
-def last_step_of_run(dataset):
-    """The global step that the flags ask for."""
-    steps = FLAGS.num_epochs * data.steps_per_epoch(len(dataset.train.images), FLAGS.batch_size)
-    return min(steps, FLAGS.max_steps or steps)
-
-
-def folder_of_run(dataset):
-    """The path of the run's folder, which may not be there yet. Raises: Failed, a bad name."""
-    shaping, sharing = flag_rules.shaping(flag_values()), sharing_of(flag_values())
+def folder_of_run(dataset, sharing):
+    """The path of the run's folder. Raises: Failed, its name cannot be used."""
+    shaping = flag_rules.shaping(flag_values())
     name = folder.run_name(FLAGS.run_name, dataset.name, sharing, shaping, defaults())
-    run_dir = folder.expanded(FLAGS.logdir) / name
-    folder.check_path(run_dir)
-    return run_dir
+    path = folder.expanded(FLAGS.logdir) / name
+    folder.check_path(path)
+    return path
+
+
+def settings_of(dataset):
+    """Returns: what determines the result, name -> value."""
+    shaping = flag_rules.shaping(flag_values())
+    settings = {n: value for n, value in shaping.items() if n not in flag_rules.LENGTH_OF_RUN}
+    settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
+    return settings | {"classes": dataset.fingerprint_of_classes()}
 
 
 def build(dataset):
     """Builds the graph that the flags ask for. Returns: a `model.Model`."""
-    tasks = [(task.name, len(task.classes)) for task in dataset.tasks]
-    # The fast forms are for CPUs: some would be compiled, which a GPU needs more packages for.
-    fast = FLAGS.device == "cpu"
-    statistics = dataset.mean, dataset.scale
-    return model.build(tasks, config_from_flags(), statistics, fast, dataset.image_shape())
+    return model.build(
+        [(task.name, len(task.classes)) for task in dataset.tasks],
+        config_from_flags(),
+        statistics=(dataset.mean, dataset.scale),
+        # The fast forms are for CPUs: some are compiled, which a GPU needs more packages for.
+        fast=FLAGS.device == "cpu",
+        image_shape=dataset.image_shape(),
+    )
 
 
-def build_server(dataset):
-    """Builds the graph from raw images to class names. Returns: a `model.Server`."""
-    tasks = [(task.name, task.classes) for task in dataset.tasks]
-    return model.build_server(tasks, config_from_flags(), dataset.image_shape())
-
-
-def check_memory(net):
-    """Raises: Failed, there is not enough memory to train this `model.Model`."""
-    is_dense = sharing_of(flag_values()) == "dense"
-    advice = "another --cross_stitch_unit" if is_dense else "smaller images"
-    machine.check_memory(net.num_weights(), advice)
-
-
-def check_folder(run_dir, settings, is_finished):
-    """Refuses what other flags or data started, before anything is deleted or written.
+def check_folder(run, net):
+    """Refuses what other flags or data started, before a file of the run is deleted or written.
 
     Args:
-      run_dir: the run's folder.
-      settings: as `settings_of` returns them.
-      is_finished: whether the run is only evaluated or exported.
+      run: a `Run`.
+      net: the `model.Model` to train; None if the run is only evaluated or exported.
 
     Raises:
-      Failed.
+      Failed: that, or there is not enough memory to train.
     """
-    if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run_dir)):
-        folder.lender(run_dir, settings, defaults())
+    if net:
+        is_dense = sharing_of(flag_values()) == "dense"
+        advice = "another --cross_stitch_unit" if is_dense else "smaller images"
+        machine.check_memory(net.num_weights(), advice)
+    if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
+        find_towers(run)
     if not FLAGS.overwrite:
         # Without units, their flags are not recorded. Any device may evaluate.
-        may_differ = flag_rules.of_units(flag_values()) - settings.keys()
-        may_differ |= {"device"} if is_finished else set()
-        folder.check_settings(run_dir, settings, defaults(), may_differ)
+        may_differ = flag_rules.of_units(flag_values()) - run.settings.keys()
+        may_differ |= set() if net else {"device"}
+        folder.check_settings(run.folder, run.settings, defaults(), may_differ)
+
+
+def find_towers(run):
+    """The folder --init_from. Raises: Failed, its towers do not fit."""
+    return folder.init_folder(run.folder, run.settings, defaults())
 
 
 # --- The training loop ---
@@ -292,16 +349,12 @@ class Trained(typing.NamedTuple):
     units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
 
 
-def train(net, dataset, run_dir, last_step, session_config, find_lender=None):
-    """Trains up to `last_step`, from the folder's newest checkpoint if there is one.
+def train(net, run):
+    """Trains up to the run's last step, from the newest checkpoint in its folder if there is one.
 
     Args:
       net: a `model.Model`.
-      dataset: a `data.Dataset`.
-      run_dir: the run's folder.
-      last_step: global step to train to.
-      session_config: a `tf.ConfigProto`.
-      find_lender: finds the run whose towers a new one starts with, as `find_start` takes it.
+      run: a `Run`.
 
     Returns:
       A `Trained`.
@@ -309,27 +362,28 @@ def train(net, dataset, run_dir, last_step, session_config, find_lender=None):
     Raises:
       Failed: the run cannot be resumed, has diverged, or cannot be saved.
     """
+    dataset, last_step = run.dataset, run.last_step
     with net.graph.as_default(), process.signals_noted() as signals:
         saver, first_step, set_variables = checkpoints.find_start(
-            run_dir,
+            run.folder,
             last_step,
             FLAGS.keep_checkpoints,
             net.initializer,
             [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],
-            find_lender,
+            (lambda: find_towers(run)) if FLAGS.init_from else None,
         )
         if first_step:
             print(f"Resuming after step {first_step:,}.", flush=True)
         net.graph.finalize()
         with (
             contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
-            Evaluations(run_dir, first_step, FLAGS.eval_every) as lines,
-            Events(run_dir) as board,
-            tf.Session(config=session_config) as session,
+            EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
+            Events(run.folder) as tensorboard,
+            tf.Session(config=run.session_config) as session,
         ):
             set_variables(session)
-            write_start(board, lines, session, net, first_step, dataset.name, run_dir.name)
-            step, confusions, saved_at = first_step, None, time.monotonic()
+            write_start(tensorboard, log, session, net, run, first_step)
+            step, confusions, saved_at = first_step, None, time.perf_counter()
 
             for step in range(first_step + 1, last_step + 1):
                 is_due = step % FLAGS.eval_every == 0 or step == last_step
@@ -338,25 +392,24 @@ def train(net, dataset, run_dir, last_step, session_config, find_lender=None):
                 # resumed run continues with the same ones.
                 batch = dataset.train_batch(step - 1, FLAGS.batch_size, FLAGS.seed)
                 losses, summary = train_step(session, net, step, batch, is_due)
-                progress.add_step(
-                    len(batch[0]), sum(losses.values()), time.perf_counter() - started
-                )
+                seconds = time.perf_counter() - started
+                progress.add_step(len(batch[0]), sum(losses.values()), seconds)
                 if is_due:
                     check_weights(session, net, step)
-                    shares, confusions = evaluate(session, net, dataset)
-                    tests = results.of_evaluation(dataset.tasks, shares, confusions)
-                    speed = progress.add_evaluation({task: shares[task] for task in net.labels})
-                    tests |= {"images_per_second": speed} if speed else {}
-                    write_evaluation(board, lines, session, net, step, summary, tests)
+                    accuracies, confusions = evaluate(session, net, dataset)
+                    measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
+                    speed = progress.add_evaluation({t: accuracies[t] for t in net.labels})
+                    measured |= {"images_per_second": speed} if speed else {}
+                    write_evaluation(tensorboard, log, session, net, step, summary, measured)
                 stopping = bool(signals)  # read once: a later signal waits for the next step
-                seconds = time.monotonic() - saved_at
-                if step == last_step or stopping or seconds >= FLAGS.save_checkpoint_secs:
+                is_time = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
+                if step == last_step or stopping or is_time:
                     check_weights(session, net, step)
                     # First: a resumed run does not write again what is before its checkpoint.
-                    board.flush()
-                    lines.sync()
-                    checkpoints.save(session, saver, run_dir, step)
-                    saved_at = time.monotonic()
+                    tensorboard.flush()
+                    log.sync()
+                    checkpoints.save(session, saver, run.folder, step)
+                    saved_at = time.perf_counter()
                 if stopping:
                     break
 
@@ -364,8 +417,8 @@ def train(net, dataset, run_dir, last_step, session_config, find_lender=None):
             if step == last_step:
                 if confusions is None:  # killed after the last checkpoint, before the results
                     _, confusions = evaluate(session, net, dataset)
-                write_end(board, dataset.tasks, confusions, step)
-                units = describe_units(session, net, session_config)
+                write_end(tensorboard, dataset.tasks, confusions, step)
+                units = describe_units(session, net, run.session_config)
     stopped_by = signals[0] if signals and step < last_step else None
     return Trained(first_step, step, stopped_by, progress.speed(), confusions, units)
 
@@ -408,28 +461,35 @@ def evaluate(session, net, dataset):
     """Predicts the whole test set.
 
     Returns:
-      task -> share of the images that is predicted correctly. If a task's labels follow
-      from the article, "<task>_by_article" is the accuracy of what the article's
+      task -> accuracy: the share of the images that is predicted correctly. If a task's labels
+      follow from the article, "<task>_by_article" is the accuracy of what the article's
       prediction implies.
       task -> confusion matrix, [classes, classes]: row = label, column = prediction.
     """
     confusions = {
-        name: np.zeros([logits.shape[-1]] * 2, int) for name, logits in net.logits.items()
+        task: np.zeros([logits.shape[-1]] * 2, int) for task, logits in net.logits.items()
     }
-    correct_by_article = {}
-    height, width, _ = dataset.image_shape()  # larger images, fewer at a time
-    at_once = min(EVALUATION_BATCH_SIZE, max(1, EVALUATION_BATCH_SIZE * 28**2 // (height * width)))
-    for batch in dataset.test_batches(at_once):
-        predictions = session.run(net.predictions, feed(net, batch, training=False))
+    by_article = {}  # how many are predicted correctly
+    for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
+        batch = feed(net, (images, labels), training=False)
+        predictions = session.run(net.predictions, batch)
         implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
-        for task, labels in batch[1].items():
-            np.add.at(confusions[task], (labels, predictions[task]), 1)
+        for task in labels:
+            np.add.at(confusions[task], (labels[task], predictions[task]), 1)
             if task in implied:
-                name, correct = f"{task}_by_article", int(np.sum(implied[task] == labels))
-                correct_by_article[name] = correct_by_article.get(name, 0) + correct
-    correct = {task: int(np.trace(matrix)) for task, matrix in confusions.items()}
-    correct |= correct_by_article
-    return {name: count / len(dataset.test.images) for name, count in correct.items()}, confusions
+                name, correct = f"{task}_by_article", int(np.sum(implied[task] == labels[task]))
+                by_article[name] = by_article.get(name, 0) + correct
+    correct = {task: int(np.trace(matrix)) for task, matrix in confusions.items()} | by_article
+    count = len(dataset.test.images)
+    return {name: number / count for name, number in correct.items()}, confusions
+
+
+def images_at_once(image_shape):
+    """How many images an evaluation predicts at a time: as many pixels as 250 of Fashion-MNIST."""
+    height, width, _ = image_shape
+    usual_height, usual_width, _ = model.IMAGE_SHAPE
+    pixels = EVALUATION_BATCH_SIZE * usual_height * usual_width
+    return min(EVALUATION_BATCH_SIZE, max(1, pixels // (height * width)))
 
 
 def check_weights(session, net, step):
@@ -440,7 +500,7 @@ def check_weights(session, net, step):
 
 def describe_units(session, net, session_config):
     """What the units learned, as `results.of_units` returns it."""
-    # In another session, start weights that are drawn at random are drawn as they were.
+    # A new session repeats the seeded draws, which gives the start weights again.
     with tf.Session(config=session_config) as other_session:
         variables = (
             (v.op.name, session.run(v), other_session.run(v.initial_value))
@@ -449,112 +509,63 @@ def describe_units(session, net, session_config):
         return results.of_units(session.run(net.stitches), variables, len(net.labels))
 
 
-# --- What a run leaves ---
+# --- What a run writes and says ---
 
 
-def write_start(board, lines, session, net, step, dataset_name, run_name):
+def write_start(tensorboard, log, session, net, run, step):
     """Writes the run's graph; at step 0 also its flags and the units' weights.
 
     Args:
-      board: an `events.Events`.
-      lines: an `evaluations.Evaluations`.
+      tensorboard: an `events.Events`.
+      log: an `EvaluationLog`.
       session, net: as in `train_step`.
+      run: a `Run`.
       step: the step that the run resumes after, or 0.
-      dataset_name, run_name: names of the data set and of the run.
     """
-    board.add_graph(net.graph, step)
+    tensorboard.add_graph(net.graph, step)
     if step:
         return
-    values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": dataset_name}
+    values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
     compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
     tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
-    board.add_flags(values, compared, tasks, run_name)
+    tensorboard.add_flags(values, compared, tasks, run.folder.name)
     if net.stitches:
-        lines.append(0, board.add(session.run(net.unit_summary_op), 0))
+        log.append(0, tensorboard.add(session.run(net.unit_summary_op), 0))
 
 
-def write_evaluation(board, lines, session, net, step, summary_of_batch, tests):
+def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, measured):
     """Writes a step's losses, accuracies and units, for TensorBoard and evaluations.jsonl.
 
     Args:
-      board, lines, session, net, step: as in `write_start`.
+      tensorboard, log, session, net, step: as in `write_start`.
       summary_of_batch: of the training batch, serialised.
-      tests: what the evaluation found, name -> number.
+      measured: what was measured on the test set, name -> number.
     """
-    values = board.add(summary_of_batch, step) | board.add_scalars(tests, step)
+    values = tensorboard.add(summary_of_batch, step) | tensorboard.add_scalars(measured, step)
     if net.stitches:
         units, stitches = session.run([net.unit_summary_op, net.stitches])
-        values |= board.add(units, step)
-        board.add_unit_picture(stitches, list(net.labels), step)
-    lines.append(step, values)
-    board.flush()  # TensorBoard shows it at once
+        values |= tensorboard.add(units, step)
+        tensorboard.add_unit_picture(stitches, list(net.labels), step)
+    log.append(step, values)
+    tensorboard.flush()  # so that it is shown at once
 
 
-def write_end(board, tasks, confusions, step):
+def write_end(tensorboard, tasks, confusions, step):
     """Writes the confusion matrices and that the run has ended."""
     for task in tasks:
-        board.add_confusion(task.name, task.classes, confusions[task.name], step)
-    board.add_end(step)
-    board.flush()
-
-
-def train_and_report(net, dataset, run_dir, last_step, session_config, settings, started):
-    """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
-    commit = files.commit()  # now: the user may commit while the run trains
-    lender = functools.partial(folder.lender, run_dir, settings, defaults())
-    find_lender = lender if FLAGS.init_from else None
-    trained = train(net, dataset, run_dir, last_step, session_config, find_lender)
-    if trained.stopped_by:
-        with contextlib.suppress(OSError):  # whoever read stderr may be gone
-            print(
-                f"Stopped after step {trained.step:,} of {last_step:,} and saved."
-                f" {how_to_resume().capitalize()}.",
-                file=sys.stderr,
-            )
-        sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
-    # Of evaluations.jsonl, which a resumed run continues; times and commit are those of the last
-    # process, since `resumed_after`.
-    curves = evaluations.curves(run_dir)
-    ranks = dict(zip(data.ARTICLES, data.ranks_of_articles(FLAGS.seed)))
-    speed = trained.images_per_second
-    content = {
-        "dataset": dataset.name,
-        "seed": FLAGS.seed,
-        "flags": flag_values(),
-        "versions": results.versions(),
-        "numerics": NUMERICS,
-        "machine": machine.description(FLAGS.threads),
-        "device": machine.device_name(FLAGS.device),
-        "commit": commit,
-        "global_step": trained.step,
-        **results.of_evaluations(curves, dataset.tasks, trained.confusions),
-        **trained.units,
-        "train_images": dataset.images_by_class(),
-        "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
-        "resumed_after": trained.resumed_after,
-        "images_per_second": speed and round(speed, 1),
-        "wall_seconds": round(time.perf_counter() - started, 1),
-    }
-    files.write_json(run_dir / folder.RESULTS, content)
-    return content
-
-
-def evaluation_text(dataset, run_dir, session_config):
-    """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
-    net = build(dataset)
-    with checkpoints.restored(net.graph, run_dir, session_config) as (session, _):
-        shares, confusions = evaluate(session, net, dataset)
-    accuracies = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
-    tables = [results.confusion_table(task, confusions[task.name]) for task in dataset.tasks]
-    return "\n\n".join([f"Evaluated: {accuracies}", *tables])
+        tensorboard.add_confusion(task.name, task.classes, confusions[task.name], step)
+    tensorboard.add_end(step)
+    tensorboard.flush()
 
 
 def how_to_resume():
+    """What to do, in the middle of a sentence."""
     without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
     return f"run the same command{without} to resume"
 
 
 def diverged(what, step):
+    """The sentence for a loss, or weights, that are no numbers after this step."""
     faster = flag_rules.has_units(flag_values()) and FLAGS.cross_stitch_learning_rate_scale > 1
     rate = "--cross_stitch_learning_rate_scale" if faster else "--learning_rate"
     return (
@@ -582,14 +593,6 @@ def defaults():
 def given_flags():
     """The names of the flags on the command line."""
     return {name for name in flag_values() if FLAGS[name].present}
-
-
-def settings_of(dataset):
-    """Returns: what determines the result, by flag; the content of settings.json."""
-    shaping = flag_rules.shaping(flag_values())
-    settings = {n: value for n, value in shaping.items() if n not in flag_rules.LENGTH_OF_RUN}
-    settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
-    return settings | {"classes": dataset.fingerprint_of_classes()}
 
 
 def config_from_flags():

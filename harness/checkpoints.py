@@ -11,7 +11,7 @@ from harness.errors import CannotWrite, Failed, brief
 # --- Starting ---
 
 
-def find_start(run_dir, last_step, keep, initializer, tower_variables, find_lender):
+def find_start(run_dir, last_step, keep, initializer, tower_variables, find_towers):
     """Finds what a run starts from, for the default graph.
 
     Args:
@@ -19,15 +19,15 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, find_lend
       last_step: the step that the run is to reach.
       keep: how many checkpoints to keep.
       initializer: operation that gives all variables their start values.
-      tower_variables: those that a new run takes from the newest checkpoint of its lender.
-      find_lender: None, or a function that returns the lender's folder or raises Failed.
+      tower_variables: those that a new run takes from another run, if it starts from one.
+      find_towers: None, or a function that returns that run's folder or raises Failed.
 
     Returns:
       A `tf.train.Saver` for the run's checkpoints; the step that the run has reached, 0
       for a new run; and a function of a session that gives all variables their values.
 
     Raises:
-      Failed: the run cannot be resumed, or its lender cannot be used.
+      Failed: the run cannot be resumed, or the other run cannot be used.
     """
     delete_incomplete(run_dir)
     newest, paths = newest_whole(run_dir)
@@ -37,27 +37,27 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, find_lend
             f"{run_dir}: has {step:,} steps, more than the {last_step:,} of this command. Choose"
             " another --run_name, or start over with --overwrite."
         )
-    borrows = find_lender is not None and not newest
+    starts_from_other = find_towers is not None and not newest
     with tf.name_scope("train/"):  # keeps the graph page tidy
         saver = tf.train.Saver(max_to_keep=keep)
-        tower_saver = tf.train.Saver(tower_variables) if borrows else None
+        tower_saver = tf.train.Saver(tower_variables) if starts_from_other else None
     # The saver deletes from the front of its list: the damaged ones, then the oldest.
     first_whole = paths.index(newest) if newest else 0
     saver.recover_last_checkpoints(paths[:first_whole] + paths[first_whole:][::-1])
-    lent = newest_of_lender(find_lender(), tower_variables) if borrows else None
+    towers = newest_of_other(find_towers(), tower_variables) if starts_from_other else None
 
     def set_variables(session):
         if newest:
             saver.restore(session, newest)
             return
         session.run(initializer)
-        if borrows:
-            tower_saver.restore(session, lent)
+        if starts_from_other:
+            tower_saver.restore(session, towers)
 
     return saver, step, set_variables
 
 
-def newest_of_lender(folder, tower_variables):
+def newest_of_other(folder, tower_variables):
     """The newest whole checkpoint of the run --init_from. Raises: Failed, none fits."""
     try:
         checkpoint, _ = newest_whole(folder, tower_variables)

@@ -17,21 +17,15 @@ from tensorboard.summary.v1 import text_pb
 
 from harness import folder
 from harness.errors import CannotWrite, brief
+from harness.names import CLASS_TAG
 
 TAG = "summary/"  # prefix of the original's tags
-# TensorBoard sorts groups by name: single classes come after the summary.
-CLASS_TAG = "tasks/"
 FIRST_COLUMNS = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # of the HParams page
 
 
-def class_name(task, index, class_, measure):
-    """The name of a class's curve, for example tasks/article/0_T-shirt-top/recall. A slash in a
-    name would begin a part of the tag."""
-    return f"{CLASS_TAG}{task}/{index}_{class_.replace('/', '-')}/{measure}"
-
-
 def tag_of(name):
-    """The tag of a curve: its name in evaluations.jsonl, after "summary/"."""
+    """The tag of a curve: its name in evaluations.jsonl, after "summary/". Those of single classes
+    are a group of their own. TensorBoard sorts groups by name: it comes after the summary."""
     return name if name.startswith(CLASS_TAG) else TAG + name
 
 
@@ -63,16 +57,18 @@ class Events:
         """Writes the graph, and that the run starts or resumes after this step."""
         # Makes TensorBoard drop what a killed process wrote after its last checkpoint.
         start = tf.SessionLog(status=tf.SessionLog.START)
-        self._writer.add_session_log(start, step + 1 if step else 0)
         # Without the function library: the page would list its branches of tf.cond, too.
         graph_def = graph.as_graph_def()
         graph_def.ClearField("library")
         event = tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString())
-        self._writer.add_event(event)
+        with self._errors():
+            self._writer.add_session_log(start, step + 1 if step else 0)
+            self._writer.add_event(event)
 
     def add(self, summary, step):
         """Writes a serialised summary. Returns: its scalars, name -> number."""
-        self._writer.add_summary(summary, step)
+        with self._errors():
+            self._writer.add_summary(summary, step)
         values = tf.Summary.FromString(summary).value
         scalars = {v.tag: v.simple_value for v in values if v.HasField("simple_value")}
         return {tag.removeprefix(TAG): value for tag, value in scalars.items()}
@@ -120,16 +116,27 @@ class Events:
         limit = max(1.0, *(np.abs(weights).max() for weights in mean_weights.values()))
         written = np.vectorize("{:.3f}".format)
         panels = {scope: (weights, written(weights)) for scope, weights in mean_weights.items()}
-        self._add_picture("mean_weights", step, panels, tasks, ("to", "from"), limit, True)
+        axes = ("to", "from")
+        self._add_picture(
+            "mean_weights", step, panels=panels, names=tasks, axes=axes, limit=limit, signed=True
+        )
 
     def add_confusion(self, task, classes, counts, step):
         """Draws a confusion matrix, [classes, classes]: row = label, column = prediction."""
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes = ("label", "prediction")
         panels = {task: (shares, counts)}
-        self._add_picture(f"confusion_{task}", step, panels, classes, axes, 1, False)
+        self._add_picture(
+            f"confusion_{task}",
+            step,
+            panels=panels,
+            names=classes,
+            axes=axes,
+            limit=1,
+            signed=False,
+        )
 
-    def _add_picture(self, name, step, *matrices):
+    def _add_picture(self, name, step, **matrices):
         """Adds a picture. Where one cannot be drawn, the run goes on without any.
 
         Args: its name; the step; and what `matrices.draw` takes.
@@ -139,7 +146,7 @@ class Events:
         try:
             from harness.matrices import draw  # now: Matplotlib's import takes a second
 
-            png = draw(*matrices)
+            png = draw(**matrices)
         except Exception as error:  # in matplotlib, anything
             self._cannot_draw = True
             reason = f"{type(error).__name__}: {brief(error)}"
@@ -150,13 +157,20 @@ class Events:
         summary = tf.Summary()
         image = tf.Summary.Image(encoded_image_string=png)
         summary.value.add(tag=TAG + name, image=image)
-        self._writer.add_summary(summary, step)
+        self.add(summary.SerializeToString(), step)
 
     def flush(self):
         """Writes all events so far to the disk. Raises: CannotWrite; Failed, there is no folder."""
         folder.check_exists(self._run_dir)
-        try:
+        with self._errors():
             self._writer.flush()
+
+    @contextlib.contextmanager
+    def _errors(self):
+        """Raises CannotWrite for any error within. TensorFlow writes in a thread of its own, so
+        any call may be the one that reports a full disk."""
+        try:
+            yield
         except Exception as error:  # its class depends on the system's error
             raise CannotWrite(
                 f"{self._run_dir}: the event file cannot be written ({brief(error)})."

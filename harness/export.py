@@ -66,7 +66,8 @@ class Export:
           session_config: a `tf.ConfigProto`.
 
         Raises:
-          Failed: there is no checkpoint, or the folder cannot be written.
+          Failed: there is no checkpoint, or the network cannot be written.
+          OSError: another file cannot be written.
         """
         with checkpoints.restored(server.graph, run_dir, session_config) as (session, step):
             images = {"images": server.images}

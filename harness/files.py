@@ -67,7 +67,7 @@ def git(*command):
         return None
 
 
-# What bears on a run's result.
+# What can change a run's result.
 PROGRAM = ("train.py", "model.py", "data.py", "harness")
 
 

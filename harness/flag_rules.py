@@ -1,16 +1,17 @@
-"""What train.py's flags mean for a run: which bear on its result, and which values they may have,
-alone and together.
+"""What train.py's flags mean for a run: which can change its result, and which values they may
+have, alone and together.
 
 Everywhere here, `flags` is name -> value, and `given` the names of the flags on the command line.
 """
 
+import functools
 import os
 import warnings
 
 from harness.errors import Failed
 from harness.names import PLACES, sharing_of
 
-# --- Which bear on a run's result ---
+# --- Which can change a run's result ---
 
 # Flags that a resumed run may change, as they change its result by rounding at most.
 CHANGEABLE = {"data_dir", "logdir", "run_name", "export_dir", "eval_only"}
@@ -19,6 +20,7 @@ LENGTH_OF_RUN = {"num_epochs", "max_steps"}  # which may change, too, but have a
 
 
 def has_units(flags):
+    """Whether the network has cross-stitch units."""
     return sharing_of(flags) not in ("none", "hard_sharing")
 
 
@@ -34,6 +36,7 @@ def shaping(flags):
 
 
 def warn_of_ignored(flags, given):
+    """Warns of flags of units if the network has none."""
     ignored = sorted(f"--{name}" for name in of_units(flags) & given)
     if ignored and not has_units(flags):
         names = ", ".join(ignored)
@@ -59,18 +62,16 @@ def check(flags, given, known_tasks):
     check_together(flags, given)
 
 
-def refuse(flags, names, message):
-    values = " ".join(f"--{name}={flags[name]}" for name in names.split())
-    raise Failed(f"{values}: {message}")
+def refuse(flags, is_wrong, names, message):
+    """Raises: Failed, if something is wrong: the flags of these names, and why."""
+    if is_wrong:
+        values = " ".join(f"--{name}={flags[name]}" for name in names.split())
+        raise Failed(f"{values}: {message}")
 
 
 def check_alone(flags, known_tasks):
     """Checks each flag's value. Args and raises: as `check`."""
-
-    def refuse_if(wrong, name, message):
-        if wrong:
-            refuse(flags, name, message)
-
+    refuse_if = functools.partial(refuse, flags)
     tasks, places = flags["tasks"].split(","), flags["cross_stitch_at"].split(",")
     known = ", ".join(known_tasks)
     refuse_if(
@@ -104,11 +105,7 @@ def check_alone(flags, known_tasks):
 
 def check_together(flags, given):
     """Checks flags against each other. Args and raises: as `check`."""
-
-    def refuse_if(wrong, names, message):
-        if wrong:
-            refuse(flags, names, message)
-
+    refuse_if = functools.partial(refuse, flags)
     one = ONE_OF_TWO
     refuse_if(
         flags["dataset"] == "synthetic" and flags["data_dir"],

@@ -8,14 +8,15 @@ import re
 import shutil
 import warnings
 
-from harness import checkpoints, evaluations
+from harness import checkpoints, evaluation_log
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
 
 LOCK, SETTINGS, RESULTS = "lock", "settings.json", "results.json"
 # What a run leaves, apart from its lock and its settings.
-RUN_FILES = ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
-RUN_FILES += (RESULTS, "results.part", evaluations.NAME)
+# Results first: without them, a run is not finished.
+RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
+RUN_FILES += ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
 # The first words of a run's name stand for these flags.
 NAMED_FIRST = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}
 
@@ -134,7 +135,12 @@ def check_settings(run_dir, settings, defaults, may_differ):
 
 def begin(run_dir, settings, starts_over):
     """Writes the settings of a run that trains; first deletes what an earlier one left, if it
-    `starts_over`. Files of others stay."""
+    `starts_over`. Files of others stay.
+
+    Raises: Failed, the run was finished, but its checkpoints are gone.
+    """
+    if not starts_over and (run_dir / RESULTS).exists() and not checkpoints.steps_saved(run_dir):
+        raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(run_dir / SETTINGS, settings)
@@ -147,7 +153,7 @@ def completed(before, now, defaults):
     return known | {"classes": now["classes"]} | before
 
 
-def lender(run_dir, settings, defaults):
+def init_folder(run_dir, settings, defaults):
     """The folder --init_from, of a finished run whose towers this one starts with.
 
     Args:
@@ -169,18 +175,18 @@ def lender(run_dir, settings, defaults):
         raise Failed(f"--init_from={folder}: not the folder of a finished run.")
     if not any(folder.glob("model.ckpt-*.index")):
         raise Failed(f"--init_from={folder}: its checkpoints are gone. Train it again.")
-    lent = read_json(folder / SETTINGS)
-    if not lent:
+    found = read_json(folder / SETTINGS)
+    if not found:
         raise Failed(f"--init_from={folder}: its {SETTINGS} is missing or damaged. Train it again.")
     names = ("tasks", "share_until", "hard_sharing", "holdout", "dataset")
     wanted = {name: settings[name] for name in names}
     if "," in settings["tasks"]:  # a single tower has no units
         wanted["cross_stitch"] = False
-    lent = completed(lent, {**wanted, "classes": settings["classes"]}, defaults)
-    differing = [f"--{name}={value}" for name, value in wanted.items() if lent[name] != value]
+    found = completed(found, {**wanted, "classes": settings["classes"]}, defaults)
+    differing = [f"--{name}={value}" for name, value in wanted.items() if found[name] != value]
     if differing:
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(differing)}.")
-    if lent["classes"] != settings["classes"]:
+    if found["classes"] != settings["classes"]:
         raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
     return folder
 
@@ -196,6 +202,7 @@ def files_of_run(run_dir):
 def results_of_finished(run_dir):
     """The results of a run, or None if it is not finished or has gone on with more epochs."""
     results = read_json(run_dir / RESULTS)
+    # Older checkpoints, or none: the study deletes those of runs that have a record.
     newest = max(checkpoints.steps_saved(run_dir), default=0)
     return results if newest <= results.get("global_step", -1) else None
 

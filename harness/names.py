@@ -5,6 +5,7 @@ TensorFlow.
 # Layers that a cross-stitch unit may follow, or after which towers may begin, in their order.
 # Dropout follows the last, and with hard sharing all tasks share the layers up to the last.
 PLACES = ("pool_1", "pool_2", "fc_3")
+CLASS_TAG = "tasks/"  # begins the curves of single classes
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
 
 
@@ -18,6 +19,12 @@ def sharing_of(flags):
         return "hard_sharing"
     shares = flags["cross_stitch"] and "," in flags["tasks"]
     return flags["cross_stitch_unit"] if shares else "none"
+
+
+def curve_of_class(task, index, class_, measure):
+    """The name of a class's curve, for example tasks/article/0_T-shirt-top/recall. A slash in a
+    name would begin a part of the tag."""
+    return f"{CLASS_TAG}{task}/{index}_{class_.replace('/', '-')}/{measure}"
 
 
 def unit_scope(place):

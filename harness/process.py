@@ -115,6 +115,12 @@ def parse(argv, check_flags=None):
     return others
 
 
+def forget_flags(module_name):
+    """Undoes a module's definitions of flags, so that the same process can load it again."""
+    for flag in flags.FLAGS.get_flags_for_module(sys.modules[module_name]):
+        delattr(flags.FLAGS, flag.name)
+
+
 def end(argv, message, exit_code=1):
     """Prints one sentence and ends the program."""
     with contextlib.suppress(OSError):  # whoever read stderr may be gone

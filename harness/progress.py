@@ -30,7 +30,7 @@ class Progress:
         )
         self._images, self._seconds = None, 0.0  # of all steps but the first
         self._evaluated = 0, 0.0  # images and seconds at the last evaluation
-        self._loss, self._shares = float("nan"), {}
+        self._loss, self._accuracies = float("nan"), {}
 
     def add_step(self, num_images, loss, seconds):
         if self._images is None:
@@ -42,11 +42,11 @@ class Progress:
         with contextlib.suppress(OSError):  # whoever read stderr may be gone
             self.bar.update()
 
-    def add_evaluation(self, shares):
+    def add_evaluation(self, accuracies):
         """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
         images, seconds = self._images - self._evaluated[0], self._seconds - self._evaluated[1]
         self._evaluated = self._images, self._seconds
-        self._shares = shares
+        self._accuracies = accuracies
         self._show()
         return images / seconds if images else None
 
@@ -59,6 +59,6 @@ class Progress:
             self.bar.close()
 
     def _show(self):
-        shares = [f"{name} {share:.3f}" for name, share in self._shares.items()]
-        texts = [f"{self.speed() or 0:.0f} img/s", f"loss {self._loss:.3f}", *shares]
+        shown = [f"{name} {accuracy:.3f}" for name, accuracy in self._accuracies.items()]
+        texts = [f"{self.speed() or 0:.0f} img/s", f"loss {self._loss:.3f}", *shown]
         self.bar.set_postfix_str(" ".join(texts), refresh=False)

@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf_v2
 
 from harness import unit_weights
-from harness.events import class_name
-from harness.names import LAST_EVALUATIONS
+from harness.names import LAST_EVALUATIONS, curve_of_class, sharing_of
 
 # --- Measures of a confusion matrix, [classes, classes]: row = label, column = prediction ---
 
@@ -30,35 +29,35 @@ def f1_scores(confusion):
 MEASURES = {"recall": recalls, "f1": f1_scores}
 
 
-def of_evaluation(tasks, shares, confusions):
+def of_evaluation(tasks, accuracies, confusions):
     """What TensorBoard and evaluations.jsonl show of an evaluation.
 
     Args:
       tasks: the tasks, each with a name and classes.
-      shares: name -> accuracy, of the tasks and of others.
+      accuracies: name -> accuracy, of the tasks and of others.
       confusions: task -> confusion matrix.
 
     Returns:
       Name of a curve -> number.
     """
-    values = {f"accuracy_test_{name}": share for name, share in shares.items()}
-    values["accuracy_test"] = np.mean([shares[task.name] for task in tasks])
+    values = {f"accuracy_test_{name}": accuracy for name, accuracy in accuracies.items()}
+    values["accuracy_test"] = np.mean([accuracies[task.name] for task in tasks])
     for task in tasks:
         for measure, of in MEASURES.items():
             for index, value in enumerate(of(confusions[task.name])):
                 if value is not None:
-                    values[class_name(task.name, index, task.classes[index], measure)] = value
+                    values[curve_of_class(task.name, index, task.classes[index], measure)] = value
     return values
 
 
 # --- results.json ---
 
 
-def of_evaluations(curves, tasks, confusions):
-    """What the evaluations come to.
+def of_run(curves, tasks, confusions):
+    """What all evaluations of a run come to.
 
     Args:
-      curves: name -> (steps, values), as `evaluations.curves` returns them.
+      curves: name -> (steps, values), as `evaluation_log.curves` returns them.
       tasks: the tasks, each with a name and classes.
       confusions: task -> confusion matrix of the last evaluation.
 
@@ -76,7 +75,7 @@ def of_evaluations(curves, tasks, confusions):
     def last_of_classes(measure):
         return {
             task.name: {
-                name: last_mean(values.get(class_name(task.name, index, name, measure)))
+                name: last_mean(values.get(curve_of_class(task.name, index, name, measure)))
                 for index, name in enumerate(task.classes)
             }
             for task in tasks
@@ -136,12 +135,11 @@ def versions():
 
 def table(results):
     """The results as text."""
-    names = list(results["accuracy_test"])
+    names = list(results["accuracy_test"])  # of the tasks, then "mean"
     width = max(map(len, names)) + 3
     minutes, seconds = divmod(round(results["wall_seconds"]), 60)
     speed = results["images_per_second"]
-    sharing = results["flags"]["cross_stitch_unit"] if results["cross_stitch"] else "none"
-    sharing = "hard sharing" if results["flags"].get("hard_sharing") else sharing
+    sharing = sharing_of(results["flags"]).replace("_", " ")
     steps = f"{results['global_step']:,} steps"
     if results.get("resumed_after"):
         steps += f", the last {results['global_step'] - results['resumed_after']:,} of them"

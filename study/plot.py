@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from absl import flags
 
-from harness import evaluations, files, matrices, names, process
+from harness import evaluation_log, files, matrices, names, process
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 
@@ -36,7 +36,7 @@ def folders_of_runs(logdir):
     """Finds folders with a run's files as TensorBoard does, through links, but into no loop."""
     for folder, below, found in os.walk(logdir, followlinks=True):
         folder = pathlib.Path(folder)
-        if any(name in (evaluations.NAME, SETTINGS) or "tfevents" in name for name in found):
+        if evaluation_log.NAME in found or any("tfevents" in name for name in found):
             yield folder
         above = {path.resolve() for path in (folder, *folder.parents)}
         below[:] = [name for name in below if (folder / name).resolve() not in above]
@@ -49,21 +49,21 @@ def read_run(folder):
       folder: the run's folder.
 
     Returns:
-      Whether the run has units, and its curves, as `evaluations.curves` returns them.
+      Whether the run has units, and its curves, as `evaluation_log.curves` returns them.
 
     Raises:
       Failed: a file is missing.
     """
-    if not (folder / evaluations.NAME).exists():
+    if not (folder / evaluation_log.NAME).exists():
         raise Failed(
-            f"{folder}: cannot be drawn, because it has no {evaluations.NAME}. Earlier versions of"
+            f"{folder}: cannot be drawn, because it has no {evaluation_log.NAME}. Earlier versions of"
             " train.py did not write one."
         )
     settings = files.read_json(folder / SETTINGS)
     if not settings:
         raise Failed(f"{folder}: cannot be drawn, because {SETTINGS} is missing or damaged.")
     has_units = names.sharing_of(settings) not in ("none", "hard_sharing")
-    return has_units, evaluations.curves(folder)
+    return has_units, evaluation_log.curves(folder)
 
 
 def smooth(values, weight):

@@ -14,7 +14,7 @@ import typing
 
 import numpy as np
 
-from harness import evaluations, files
+from harness import evaluation_log, files
 from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
 from study import groups, runs
@@ -141,7 +141,7 @@ def curves_of(folder):
     """A run's evaluations, without speed and single classes. Returns: name -> [steps, values]."""
     return {
         name: list(points)
-        for name, points in evaluations.curves(folder).items()
+        for name, points in evaluation_log.curves(folder).items()
         if "per_second" not in name and not name.startswith("tasks/")
     }
 

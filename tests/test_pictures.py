@@ -16,7 +16,7 @@ from conftest import ROOT, SECONDS, run_script, with_variables
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from harness import evaluations, matrices
+from harness import evaluation_log, matrices
 from study import plot
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets
@@ -33,7 +33,7 @@ def made_run(folder, **settings):
     """The files of a run that study/plot.py reads."""
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps({**SETTINGS, **settings}))
-    file = evaluations.Evaluations(folder, step=0, every=1)
+    file = evaluation_log.EvaluationLog(folder, step=0, every=1)
     for step in range(1, 4):
         file.append(step, {"accuracy_test": 0.8 + step / 100, "loss_total": 0.5 + step / 100})
     file.close()

@@ -21,7 +21,7 @@ from test_train import SMALL, assert_one_sentence, read_scalars, results_in, run
 
 import data
 import model
-from harness import checkpoints, download, evaluations, files, process
+from harness import checkpoints, download, evaluation_log, files, process
 from harness import folder as run_folder
 from harness.errors import Diverged, Failed, InUse
 from harness.progress import Progress
@@ -64,7 +64,7 @@ def await_checkpoint_after(step, logdir, process):
 def outcome(logdir):
     """All that must not depend on what happened to the run on its way."""
     results, curves = results_in(folder(logdir)), read_scalars(folder(logdir))
-    in_file = evaluations.curves(folder(logdir))
+    in_file = evaluation_log.curves(folder(logdir))
     for name, (steps, values) in in_file.items():
         shown = curves[name if name.startswith("tasks/") else f"summary/{name}"]
         assert list(zip(steps, np.float32(values))) == [(s, np.float32(v)) for s, v in shown], name
@@ -298,7 +298,7 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(
     assert afresh.returncode == 0 and "Resuming" not in afresh.stdout, afresh.stderr
     assert all(note.exists() for note in notes) and steps_saved(tmp_path) == [1]
     assert len(list(folder(tmp_path).glob("events*"))) == 1
-    assert evaluations.curves(folder(tmp_path))["loss_total"][0] == [1]
+    assert evaluation_log.curves(folder(tmp_path))["loss_total"][0] == [1]
 
 
 @pytest.mark.slow
@@ -563,7 +563,7 @@ def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpo
 def test_results_need_no_event_files_and_come_even_without_evaluations(two_checkpoints, tmp_path):
     path = folder(tmp_path) / "results.json"
     before = json.loads(path.read_text())
-    for lost in ("events.*", evaluations.NAME):
+    for lost in ("events.*", evaluation_log.NAME):
         path.unlink()
         for file in folder(tmp_path).glob(lost):
             file.unlink()
@@ -577,11 +577,14 @@ def test_results_need_no_event_files_and_come_even_without_evaluations(two_check
             assert "WARNING" not in finished.stderr
         else:
             # As of a run that an earlier version made.
-            assert f"{evaluations.NAME}: lacks 2 evaluations" in " ".join(finished.stderr.split())
+            assert f"{evaluation_log.NAME}: lacks 2 evaluations" in " ".join(
+                finished.stderr.split()
+            )
 
 
 @pytest.mark.parametrize("lost, words", [
     ("*.index", "no checkpoint of this run can be read"), ("model.ckpt-*", "its checkpoints are gone"),
+    ("*c*kp*", "its checkpoints are gone"),  # and the list of them
 ])  # fmt: skip
 def test_a_copy_without_its_checkpoints_is_not_trained_anew(lost, words, two_checkpoints, tmp_path):
     for path in folder(tmp_path).glob(lost):

@@ -29,6 +29,7 @@ _FORKS.set_forkserver_preload(
         "tensorboard.plugins.hparams.summary_v2",
         "tensorboard.summary.v1",
         "tqdm",
+        "harness.process",
         "data",
         "model",
         "matplotlib.backends.backend_agg",

@@ -16,7 +16,7 @@ from harness.errors import CannotWrite
 NAME = "evaluations.jsonl"  # in the run's folder
 
 
-class Evaluations:
+class EvaluationLog:
     """The file of a run that trains. A context manager.
 
     Args:
@@ -81,10 +81,10 @@ def whole_lines(path):
     for line in content.splitlines(keepends=True):
         try:
             values = json.loads(line)
-            values["step"] + 0
+            is_whole = isinstance(values["step"], int) and line.endswith(b"\n")
         except (ValueError, TypeError, KeyError):
             break
-        if not line.endswith(b"\n"):
+        if not is_whole:
             break
         lines.append((values, len(line)))
     return lines

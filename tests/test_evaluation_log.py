@@ -6,28 +6,28 @@ import warnings
 
 import pytest
 
-from harness import evaluations
+from harness import evaluation_log
 from harness.errors import CannotWrite
-from harness.evaluations import Evaluations
+from harness.evaluation_log import EvaluationLog
 
 
 def write(folder, steps, step=0, every=10):
     """Writes lines as a run does that resumes after `step`. The loss is a hundredth of it."""
-    with Evaluations(folder, step, every) as lines:
+    with EvaluationLog(folder, step, every) as lines:
         for at in steps:
             lines.append(at, {"loss": at / 100})
         lines.sync()
 
 
 def steps_in(folder):
-    return [json.loads(line)["step"] for line in (folder / evaluations.NAME).open()]
+    return [json.loads(line)["step"] for line in (folder / evaluation_log.NAME).open()]
 
 
 def test_a_run_that_resumes_cuts_off_what_it_makes_again(tmp_path):
     write(tmp_path, [0, 10, 20, 30])
     write(tmp_path, [30, 40], step=25)
     assert steps_in(tmp_path) == [0, 10, 20, 30, 40]
-    assert evaluations.curves(tmp_path)["loss"] == (
+    assert evaluation_log.curves(tmp_path)["loss"] == (
         [0, 10, 20, 30, 40],
         [0.0, 0.1, 0.2, 0.3, 0.4],  # a float32 as people write it
     )
@@ -44,9 +44,9 @@ def test_a_run_that_never_saved_begins_anew(tmp_path):
 )
 def test_a_torn_or_damaged_line_is_dropped(torn, tmp_path):
     write(tmp_path, [10, 20])
-    with open(tmp_path / evaluations.NAME, "a") as file:
+    with open(tmp_path / evaluation_log.NAME, "a") as file:
         file.write(torn)
-    assert evaluations.curves(tmp_path)["loss"][0] == [10, 20]
+    assert evaluation_log.curves(tmp_path)["loss"][0] == [10, 20]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing before step 20 is missing
         write(tmp_path, [30], step=20)
@@ -65,7 +65,7 @@ def test_missing_lines_are_warned_of(kept, tmp_path):
 
 
 def test_without_the_file_there_are_no_curves(tmp_path):
-    assert evaluations.curves(tmp_path) == {}
+    assert evaluation_log.curves(tmp_path) == {}
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
@@ -73,7 +73,9 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
     try:
-        with pytest.raises(CannotWrite, match=f"{evaluations.NAME}: cannot be written .*too large"):
+        with pytest.raises(
+            CannotWrite, match=f"{evaluation_log.NAME}: cannot be written .*too large"
+        ):
             write(tmp_path, [10, 20, 30])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
