@@ -323,8 +323,6 @@ def main(argv):
         if FLAGS.quick:
             dataset = dataset._replace(test=dataset.test.take(slice(0, 500)))
         train_all(Images(dataset, device), epochs, steps)
-    except data.DataError as error:
-        raise Failed(str(error)) from None
     except torch.cuda.OutOfMemoryError:
         raise Failed("the GPU's memory is full. Train fewer seeds at a time: --at_once=1") from None
     except KeyboardInterrupt:
