@@ -16,9 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
-import urllib.request
 
 from absl import flags
 from selenium import webdriver
@@ -28,24 +26,24 @@ from selenium.webdriver.support.wait import WebDriverWait
 from harness import files, process
 from harness.errors import Failed
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", str(files.ROOT / "img"), "Folder for the pictures.")
-flags.DEFINE_string("browser", shutil.which("chromium") or "", "Path of Chromium.")
-flags.DEFINE_string("driver", shutil.which("chromedriver") or "", "Path of its driver.")
-
-TIMEOUT = 60  # seconds to wait for a page
-RUN_NAMES = ("cross_stitch=False", "cross_stitch=True")  # TensorBoard draws them orange, blue
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")  # or None
+TIMEOUT = 240  # seconds to wait for a page: on a loaded machine, it may take minutes
+RUN_NAMES = ("cross_stitch=False", "cross_stitch=True")
 BROWSER_ARGUMENTS = """
     --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
     --disable-background-networking --disable-component-update --disable-sync
+    --disable-dev-shm-usage
 """.split()
 
-# Each script below runs in the page. TensorBoard's elements are in shadow trees, which
-# selectors do not reach.
-ELEMENTS = """
+# These functions precede each script below. A script runs in the page, and is repeated until it
+# returns something. TensorBoard's elements are in shadow trees, which selectors do not reach.
+FUNCTIONS = """
 function elements(root = document) {
   return [...root.querySelectorAll('*')].flatMap(
       (e) => e.shadowRoot ? [e, ...elements(e.shadowRoot)] : [e]);
+}
+function named(name) {
+  return elements().filter((e) => e.localName == name);
 }
 function nodes() {
   return elements().filter((e) => e.matches('g.node') && e.getClientRects().length);
@@ -53,8 +51,18 @@ function nodes() {
 function node(name) {
   return nodes().find((e) => e.getAttribute('data-name') == name);
 }
+function click(element) {
+  element.dispatchEvent(new MouseEvent('click', {bubbles: true, composed: true}));
+}
+const place = (e) => e.getBoundingClientRect();
+function atRest(seen) {  // whether a script saw the same each of the last times
+  const now = JSON.stringify(seen);
+  window.unchanged = window.last == now ? window.unchanged + 1 : 0;
+  window.last = now;
+  return window.unchanged >= 4;
+}
 function box(found, margin) {
-  const boxes = found.map((e) => e.getBoundingClientRect());
+  const boxes = found.map(place);
   const left = Math.min(...boxes.map((b) => b.left)) - margin;
   const top = Math.min(...boxes.map((b) => b.top)) - margin;
   return {x: left, y: top,
@@ -62,50 +70,48 @@ function box(found, margin) {
           height: Math.max(...boxes.map((b) => b.bottom)) + margin - top};
 }
 """
-# The rectangle to take, or null while it still moves.
-AT_REST = """
-const place = JSON.stringify(box(found, margin));
-window.unchanged = window.last == place ? window.unchanged + 1 : 0;
-window.last = place;
-return window.unchanged < 4 ? null : JSON.parse(place);
-"""
-NETWORK = "const found = [node('network')].filter((e) => e), margin = 8;"
-OPENED = f"""
-{NETWORK}
-if (!node('network/conv1_1') || !node('network/output_2')) return null;
-// Opening a node also selects it, which draws a red frame and a table over it.
-if (nodes().some((e) => e.matches('.selected'))) {{
-  const scene = elements().find((e) => e.localName == 'svg' && e.contains(node('network')));
-  scene.dispatchEvent(new MouseEvent('click', {{bubbles: true, composed: true}}));
+# The graph of the run that is the argument, with `network` opened.
+NETWORK = """
+const [run] = arguments;
+const [loader] = named('tf-graph-dashboard-loader');
+if (!loader || !loader.progress || loader.progress.value < 100) return null;
+if (loader.selection.run != run) {  // TensorBoard ignores the run in the address
+  named('paper-item').find((e) => e.textContent.trim() == run)?.click();
   return null;
-}}
-if (!window.fitted) {{
+}
+const network = node('network');
+if (!network) return null;
+if (!node('network/conv1_1') || !node('network/output_2')) {
+  const plus = network.querySelector('.buttoncontainer > *');
+  if (plus && !network.matches('.expanded')) click(plus);
+  return null;
+}
+// Opening a node also selects it, which draws a red frame and a table over it.
+if (nodes().some((e) => e.matches('.selected'))) {
+  click(named('svg').find((e) => e.contains(network)));
+  return null;
+}
+if (!window.fitted) {
   window.fitted = elements().find((e) => e.textContent.trim() == 'Fit to screen');
   window.fitted.click();
   return null;
-}}
-{AT_REST}
+}
+return atRest(nodes().map(place)) && box([network], 8);
 """
-OPEN = """
-const plus = node('network') && node('network').querySelector('.buttoncontainer > *');
-if (plus) plus.dispatchEvent(new MouseEvent('click', {bubbles: true, composed: true}));
-return Boolean(plus);
+CHARTS = """
+const cards = named('tf-scalar-card').slice(0, 2);
+const lines = cards.map(
+    (card) => elements(card.shadowRoot).filter((e) => e.matches('path.line[d]')));
+if (lines.length < 2 || lines.some((of_card) => !of_card.length)) return null;
+const found = [...cards, ...named('app-header'), ...named('tf-runs-selector')];
+return atRest([...found, ...lines.flat()].map(place)) && box(found, 0);
 """
-CHARTS = f"""
-const lines = elements().filter((e) => e.matches('path.line') || e.localName == 'canvas');
-const found = elements().filter((e) => e.localName == 'tf-scalar-card').slice(0, 2);
-if (found.length < 2 || !lines.length) return null;
-found.push(document.querySelector('app-header'));
-found.push(elements().find((e) => e.localName == 'tf-runs-selector'));
-const margin = 0;
-{AT_REST}
-"""
-IMAGES = f"""
-const images = elements().filter((e) => e.localName == 'img' && e.closest('#main-image-container'));
-const found = elements().filter((e) => e.localName == 'tf-image-loader');
-if (!images.length || images.some((e) => !e.complete || !e.naturalWidth)) return null;
-const margin = 8;
-{AT_REST}
+IMAGES = """
+const cards = named('tf-image-loader');
+const images = named('img').filter((e) => e.closest('#main-image-container'));
+if (!images.length || images.length < cards.length) return null;
+if (images.some((e) => !e.complete || !e.naturalWidth)) return null;
+return atRest(images.map(place)) && box(cards, 8);
 """
 
 
@@ -117,7 +123,7 @@ def served(**runs):
       runs: name in TensorBoard -> the run's folder.
 
     Yields:
-      TensorBoard's address.
+      TensorBoard's address. It has read the runs.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, run in runs.items():
@@ -125,65 +131,60 @@ def served(**runs):
             for path in pathlib.Path(run).glob("events.out.tfevents.*"):
                 shutil.copy(path, pathlib.Path(folder) / "logs" / name)
         command = [sys.executable, "-m", "tensorboard.main", "--logdir=logs", "--port=0"]
+        # Without these, it serves its pages before it has read the runs.
+        command += ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]
         as_text = {"encoding": "utf-8", "errors": "replace"}
-        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, **as_text) as process:
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, **as_text) as server:
             try:
-                address = next((line for line in process.stderr if "http://" in line), None)
+                address = next((line for line in server.stderr if "http://" in line), None)
                 if not address:
                     raise Failed("TensorBoard does not start. Start it by hand to see why.")
-                address = "http:" + address.partition("http:")[2].split()[0]
-                # TensorBoard serves its pages before it has read the runs.
-                last, deadline = list(runs)[-1].encode(), time.monotonic() + TIMEOUT
-                while last not in urllib.request.urlopen(f"{address}data/runs").read():
-                    if time.monotonic() > deadline:
-                        raise Failed("TensorBoard does not find the runs")
-                    time.sleep(0.2)
-                yield address
+                yield "http:" + address.partition("http:")[2].split()[0]
             finally:
-                process.terminate()
+                server.terminate()
 
 
 @contextlib.contextmanager
-def browser(width, height):
-    """Opens a browser with a window of this size in pixels. Yields: its driver."""
+def browser(chromium, chromedriver):
+    """Opens a browser. Args: the paths of its program and of its driver's. Yields: its driver."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
-        options.binary_location = FLAGS.browser
-        for argument in (
-            *BROWSER_ARGUMENTS,
-            f"--window-size={width},{height}",
-            f"--user-data-dir={profile}",
-        ):
+        options.binary_location = chromium
+        for argument in (*BROWSER_ARGUMENTS, f"--user-data-dir={profile}"):
             options.add_argument(argument)
-        driver = webdriver.Chrome(options, webdriver.ChromeService(FLAGS.driver))
+        driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
         try:
             yield driver
         finally:
             driver.quit()
 
 
-def take(driver, address, page, script, path, first=None):
-    """Takes a picture of a part of a page.
+def look(driver, page, size, script, *arguments):
+    """Opens a page and runs a script in it until it returns something.
 
     Args:
       driver: the browser's driver.
-      address: TensorBoard's address.
-      page: the part of the address that follows it.
-      script: JavaScript that returns the rectangle to take, or null until it is there.
-      path: the file to write.
-      first: JavaScript to repeat before that until it returns true.
+      page: the page's address.
+      size: width and height of the browser's window in pixels.
+      script: JavaScript that may use `FUNCTIONS`.
+      arguments: the script's.
+
+    Returns:
+      What the script returns.
     """
-
-    def wait_for(code):
-        return WebDriverWait(driver, TIMEOUT, 0.5).until(
-            lambda _: driver.execute_script(ELEMENTS + code), f"{page}: did not appear"
-        )
-
+    driver.set_window_size(*size)
     driver.get("about:blank")  # without it, a change after the # would load nothing
-    driver.get(address + page)
-    if first:
-        wait_for(first)
-    clip = {**wait_for(script), "scale": 1}
+    driver.get(page)
+    # A script also times out while the page computes.
+    wait = WebDriverWait(driver, TIMEOUT, 0.3, [exceptions.TimeoutException])
+    return wait.until(
+        lambda _: driver.execute_script(FUNCTIONS + script, *arguments), f"{page}: did not appear"
+    )
+
+
+def take(path, driver, *looked_for):
+    """Takes a picture. Args: the file to write; those of `look`, whose script returns a rectangle."""
+    clip = {**look(driver, *looked_for), "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
     files.write(path, base64.b64decode(shot["data"]))
     print(path)
@@ -195,25 +196,28 @@ def main(argv):
             "name three folders of runs: without units, with units, and the one whose matrices are"
             " shown"
         )
-    if not (FLAGS.browser and FLAGS.driver):
+    given = flags.FLAGS
+    if not (given.browser and given.driver):
         raise Failed("install Chromium and its driver, or pass --browser and --driver")
     *runs, matrices = argv[1:]
-    out = pathlib.Path(FLAGS.out)
+    out = pathlib.Path(given.out)
+    tags = urllib.parse.quote("accuracy_test$|loss_total")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, run in zip(("without", "with"), runs):
-            with served(run=run) as address, browser(1900, 1900) as driver:
-                take(driver, address, "#graphs", OPENED, out / f"network_{name}.png", OPEN)
-        with served(run=matrices) as address, browser(1600, 1200) as driver:
-            take(driver, address, "#images", IMAGES, out / "matrices.png")
-        with served(**dict(zip(RUN_NAMES, runs))) as address:
-            tags = urllib.parse.quote("accuracy_test$|loss_total")
-            page = f"#scalars&tagFilter={tags}&_smoothingWeight=0.6"
-            with browser(1100, 800) as driver:
-                take(driver, address, page, CHARTS, out / "scalars.png")
+        with browser(given.browser, given.driver) as driver:
+            with served(**dict(zip(RUN_NAMES, runs))) as address:
+                for run, file in zip(RUN_NAMES, ("network_without.png", "network_with.png")):
+                    take(out / file, driver, f"{address}#graphs", (1900, 1900), NETWORK, run)
+                page = f"{address}#scalars&tagFilter={tags}&_smoothingWeight=0.6"
+                take(out / "scalars.png", driver, page, (1100, 800), CHARTS)
+            with served(run=matrices) as address:
+                take(out / "matrices.png", driver, f"{address}#images", (1600, 1200), IMAGES)
     except exceptions.WebDriverException as error:
         raise Failed(error.msg) from None
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a test imports this file, and has no use for its flags
+    flags.DEFINE_string("out", str(files.ROOT / "img"), "Folder for the pictures.")
+    flags.DEFINE_string("browser", CHROMIUM, "Path of Chromium.")
+    flags.DEFINE_string("driver", CHROMEDRIVER, "Path of its driver.")
     process.run(main)
