@@ -89,6 +89,28 @@ def run_train(*arguments, **options):
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
+# --- Two short runs ---
+
+GIVEN = ("--max_steps=5", "--eval_every=2", "--batch_norm_decay=0.8")
+STEPS = [2, 4, 5]  # of their evaluations
+CHANNEL = "synthetic-channel-seed0-batch_norm_decay=0.8-max_steps=5-eval_every=2"
+NONE = CHANNEL.replace("channel", "none")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Two short runs, with units and without. Returns: log folder, name -> process.
+
+    Tests only read them.
+    """
+    logdir = tmp_path_factory.mktemp("logs")
+    given = (f"--logdir={logdir}", "--dataset=synthetic", *GIVEN)
+    return logdir, {  # the first as a user starts it, in a process of its own
+        True: run_script("train.py", *given, "--cross_stitch=True", prelude=SMALL),
+        False: run_train(*given, "--cross_stitch=False", prelude=SMALL),
+    }
+
+
 # --- Data sets ---
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"

@@ -53,9 +53,7 @@ RUN_ELSEWHERE = {
     "python -m study.reproduce --only=NAME": "test_a_study_that_is_killed_resumes",
     "python -m study.reproduce --only=NAME --quick": "test_a_study_that_is_killed_resumes",
     "python -m study.replicate": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",
-    "python -m study.screenshots WITHOUT WITH MATRICES": (
-        "test_screenshots_are_of_three_runs_as_the_page_says"
-    ),
+    "python -m study.screenshots WITHOUT WITH MATRICES": "test_the_studys_screenshots_show_the_pages",
     "dask scheduler": "test_a_study_survives_its_workers_and_its_coordinator",
     "dask worker tcp://HOST:8786 --nthreads=2": (
         "test_a_study_survives_its_workers_and_its_coordinator"

@@ -18,7 +18,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import OFFLINE, ROOT, SECONDS, SMALL, command_of, run_script, run_train
+from conftest import (
+    CHANNEL,
+    GIVEN,
+    NONE,
+    OFFLINE,
+    ROOT,
+    SECONDS,
+    SMALL,
+    STEPS,
+    command_of,
+    run_script,
+    run_train,
+)
 from tensorboard.backend.event_processing import event_accumulator
 
 import data
@@ -90,25 +102,6 @@ def without_compiler(text):
     """The text without two lines that TensorFlow 2.15 writes whatever the log level says."""
     text = re.sub("WARNING: All log messages before absl.*\n", "", text)
     return re.sub(r"I0000 .*Compiled cluster using XLA!.*\n", "", text)
-
-
-GIVEN = ("--max_steps=5", "--eval_every=2", "--batch_norm_decay=0.8")
-STEPS = [2, 4, 5]  # of their evaluations
-CHANNEL = "synthetic-channel-seed0-batch_norm_decay=0.8-max_steps=5-eval_every=2"
-NONE = CHANNEL.replace("channel", "none")
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """Two short runs, with units and without. Returns: log folder, name -> process.
-
-    Tests only read them.
-    """
-    logdir = tmp_path_factory.mktemp("logs")
-    return logdir, {
-        True: run_afresh(logdir, *GIVEN, "--cross_stitch=True"),
-        False: run(logdir, *GIVEN, "--cross_stitch=False"),
-    }
 
 
 def run_dirs(logdir):
