@@ -114,7 +114,7 @@ class Events:
     def add_unit_picture(self, mean_weights, tasks, step):
         """Draws the units' mean weights. Args: scope -> [T, T]; names of the tasks; the step."""
         limit = max(1.0, *(np.abs(weights).max() for weights in mean_weights.values()))
-        written = np.vectorize("{:.3f}".format)
+        written = np.vectorize(lambda weight: f"{round(weight, 3) + 0.0:.3f}")  # never -0.000
         panels = {scope: (weights, written(weights)) for scope, weights in mean_weights.items()}
         axes = ("to", "from")
         self._add_picture(
