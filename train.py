@@ -176,8 +176,8 @@ def run_command(program_started):
         check_folder(run, net)
         if trains:
             folder.begin(run.folder, run.settings, FLAGS.overwrite)
-            print(f"Writing to {run.folder}")
-            print(f"Watch it: tensorboard --logdir={FLAGS.logdir}", flush=True)
+            process.say(f"Writing to {run.folder}")
+            process.say(f"Watch it: tensorboard --logdir={FLAGS.logdir}")
             finished = train_and_report(net, run, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
@@ -185,11 +185,13 @@ def run_command(program_started):
             tasks = [(task.name, task.classes) for task in run.dataset.tasks]
             server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
             export.write(server, run.folder, run.session_config)
-        print("\n" + results.table(finished))
+        # What a run that trained could not print is in its folder.
+        say = process.say if trains else print
+        say("\n" + results.table(finished))
         if FLAGS.eval_only:
-            print("\n" + evaluation_text(run))
+            say("\n" + evaluation_text(run))
         if export:
-            print(f"\n{FLAGS.export_dir}: holds this run's network.")
+            say(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
 def train_and_report(net, run, program_started):
@@ -373,7 +375,7 @@ def train(net, run):
             (lambda: find_towers(run)) if FLAGS.init_from else None,
         )
         if first_step:
-            print(f"Resuming after step {first_step:,}.", flush=True)
+            process.say(f"Resuming after step {first_step:,}.")
         net.graph.finalize()
         with (
             contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
@@ -404,7 +406,8 @@ def train(net, run):
                 stopping = bool(signals)  # read once: a later signal waits for the next step
                 is_time = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
                 if step == last_step or stopping or is_time:
-                    check_weights(session, net, step)
+                    if not is_due:
+                        check_weights(session, net, step)
                     # First: a resumed run does not write again what is before its checkpoint.
                     tensorboard.flush()
                     log.sync()

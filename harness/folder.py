@@ -118,7 +118,7 @@ def check_settings(run_dir, settings, defaults, may_differ):
     differing = [
         name
         for name in {**before, **settings}
-        if before.get(name) != settings.get(name) and name not in may_differ
+        if not is_same(name, before.get(name), settings.get(name)) and name not in may_differ
     ]
     if differing:
         started, asked = (
@@ -131,6 +131,13 @@ def check_settings(run_dir, settings, defaults, may_differ):
             f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
             " former, choose another --run_name, or start over with --overwrite."
         )
+
+
+def is_same(name, before, now):
+    """Whether a setting has the same value. Two paths of one folder are the same."""
+    if name == "init_from" and before and now:
+        before, now = (os.path.realpath(expanded(path)) for path in (before, now))
+    return before == now
 
 
 def begin(run_dir, settings, starts_over):

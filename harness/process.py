@@ -82,8 +82,7 @@ def run(main, check_flags=None):
         except Failed as error:
             end(argv, error, error.exit_code)
         except OSError as error:
-            if sys.stdout:  # what it still holds may be what cannot be written
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()  # what it still holds may be what cannot be written
             place = f"{error.filename}: " if error.filename else ""
             end(argv, f"{place}{error.strerror or error}")
 
@@ -113,6 +112,20 @@ def parse(argv, check_flags=None):
     if check_flags:
         check_flags()
     return others
+
+
+def say(text):
+    """Prints a text, if anybody is there to read it."""
+    try:
+        print(text, flush=True)
+    except OSError:  # a closed pipe, or a full disk
+        drop_output()
+
+
+def drop_output():
+    """Throws away what is printed from now on, and what is not written yet."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def forget_flags(module_name):

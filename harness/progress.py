@@ -25,9 +25,12 @@ class Progress:
             dynamic_ncols=True,
             smoothing=0.05,
             mininterval=0.5 if sys.stderr.isatty() else 30,
+            delay=1e-6,  # seconds: it is first shown below, where an error does no harm
             # It fits a terminal of 80 columns.
             bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
         )
+        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+            self.bar.refresh()
         self._images, self._seconds = None, 0.0  # of all steps but the first
         self._evaluated = 0, 0.0  # images and seconds at the last evaluation
         self._loss, self._accuracies = float("nan"), {}
@@ -39,7 +42,7 @@ class Progress:
             self._images, self._seconds = self._images + num_images, self._seconds + seconds
         self._loss = loss
         self._show()
-        with contextlib.suppress(OSError):  # whoever read stderr may be gone
+        with contextlib.suppress(OSError):
             self.bar.update()
 
     def add_evaluation(self, accuracies):

@@ -199,7 +199,7 @@ def draw(study, out):
         label += f" ({len(gained[0])} seeds)"
         axes.plot(ends, middle, style, color=colour, label=label)
         axes.fill_between(ends, middle - half, middle + half, color=colour, alpha=0.15, lw=0)
-        low = min(low, middle[ends >= 10].min())
+        low = min(low, middle[ends >= min(10, ends[-1])].min())
     axes.axhline(0, color=pictures.COLOURS["none"], linewidth=1)
     axes.set(
         xlabel="epoch (mean of five evaluations)",

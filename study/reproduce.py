@@ -142,6 +142,8 @@ def act(chosen, folders, out):
     studies, _, texts = read_all(folders.records, fewest_seeds=1)
     records.check(chosen, folders)
     if FLAGS.show:
+        if not FLAGS["only"].using_default_value:
+            texts = {name: text for name, text in texts.items() if name in FLAGS.only}
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
     if not (FLAGS.quick or FLAGS.verify):
         for page, names in PAGES.items():

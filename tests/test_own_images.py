@@ -53,6 +53,14 @@ def load(folder, tasks=("label", "kind"), **options):
 # --- Reading ---
 
 
+@pytest.mark.parametrize("value", [256, -1])
+def test_readmes_code_refuses_a_value_that_a_byte_cannot_hold(value, tmp_path):
+    images, labels, kinds = made((8, 8))
+    labels[3] = value
+    with pytest.raises(AssertionError, match="train-labels-idx1-ubyte: values outside 0 to 255"):
+        written(tmp_path / "mine", (images, labels, kinds))
+
+
 @pytest.mark.parametrize(
     "shape", [(8, 8), (12, 20), (64, 64), (8, 8, 1), (32, 32, 2), (32, 32, 3), (16, 8, 4)], ids=str
 )

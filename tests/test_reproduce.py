@@ -562,6 +562,16 @@ def test_there_is_no_picture_of_the_replication_without_units_to_draw(tmp_path):
     )
 
 
+def test_a_replication_of_few_epochs_is_drawn(tmp_path):
+    def made_group(setting, accuracy):
+        curves = {"accuracy_test": [[1, 2, 3, 4, 5, 6], [accuracy] * 6]}
+        made = {seed: made_record(seed, 0.8, 0.8) | {"curves": curves} for seed in range(3)}
+        return Group(0.9, setting, made)
+
+    (path,) = replication.draw([made_group("none", 0.8), made_group("channel", 0.81)], tmp_path)
+    assert path.stat().st_size > 10000
+
+
 def test_no_legend_is_wider_than_its_picture(drawn):
     for path, picture in drawn.items():
         legends = [*picture.legends, *(panel.get_legend() for panel in picture.axes)]

@@ -336,12 +336,29 @@ def limited(number_of_bytes):
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({number_of_bytes},) * 2)"
 
 
+# TensorFlow's thread writes by itself, every two minutes: here after each event. The next one
+# then raises its error.
+WRITES_AT_ONCE = """
+import time
+import tensorflow.compat.v1 as tf
+make = tf.summary.FileWriter
+def at_once(folder):
+    writer = make(folder, flush_secs=0)
+    add = writer.add_summary
+    writer.add_summary = lambda *args: (add(*args), time.sleep(0.2))
+    return writer
+tf.summary.FileWriter = at_once
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["checkpoint", "events"])
+@pytest.mark.parametrize("fault", ["checkpoint", "events", "events between evaluations"])
 def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints, tmp_path):
     before = tensors(folder(tmp_path))
     # A checkpoint has 78 MB, the graph in an event file a few hundred thousand bytes.
     limit = limited(20_000_000 if fault == "checkpoint" else 10_000)
+    if fault == "events between evaluations":
+        limit += f"\n{WRITES_AT_ONCE}"
     failed = run(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
     assert_one_sentence(failed, str(folder(tmp_path)), "File too large", "same command")
     assert tensors(folder(tmp_path)) == before and steps_saved(tmp_path) == [10, 20]
@@ -410,6 +427,8 @@ def test_a_checkpoint_of_another_network_is_refused(saved_twice):
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     two_checkpoints, undisturbed, tmp_path
 ):
+    # Somebody's copy of an event file is not TensorBoard's, and not the program's.
+    (folder(tmp_path) / "events.out.tfevents.bak").touch()
     SPOILT["truncated"](folder(tmp_path) / "model.ckpt-20")
     finished = run(tmp_path, UNITS["none"], LENGTH, "--keep_checkpoints=2")
     assert finished.returncode == 0, finished.stderr

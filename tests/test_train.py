@@ -285,6 +285,38 @@ def test_a_run_ends_well_when_whoever_read_its_messages_is_gone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("output, reason", [
+    ("a closed pipe", "Broken pipe"), ("/dev/full", "No space left on device"),
+])  # fmt: skip
+def test_a_run_trains_even_if_its_messages_cannot_be_written(output, reason, tmp_path):
+    """What it would have printed is in its folder. A finished run has only that to do."""
+
+    def started():
+        if output == "/dev/full":
+            if not os.path.exists(output):
+                pytest.skip("needs Linux")
+            stdout = os.open(output, os.O_WRONLY)
+        else:
+            end, stdout = os.pipe()
+            os.close(end)
+        given = (f"--logdir={tmp_path}", "--dataset=synthetic", "--max_steps=2")
+        command = command_of("train.py", *given, prelude=SMALL)
+        try:
+            return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        finally:
+            os.close(stdout)
+
+    trained = started()
+    assert trained.returncode == 0, trained.stderr
+    (run_dir,) = tmp_path.iterdir()
+    assert results_in(run_dir)["global_step"] == 2
+    shown = started()
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[-1] == f"train.py: {reason}"
+    assert "Traceback" not in shown.stderr and "Exception ignored" not in shown.stderr
+
+
+@pytest.mark.slow
 def test_too_little_memory_is_said_in_a_sentence(tmp_path):
     prelude = """
 import model, resource, tensorflow
@@ -673,8 +705,9 @@ def test_towers_start_from_a_finished_run_and_go_their_own_way(runs, tmp_path):
     assert still.returncode == 0, still.stderr
     (run_dir,) = tmp_path.glob("*init_from=synthetic-alone*")
     assert results_in(run_dir)["accuracy_test"] == results_in(source)["accuracy_test"]
-    # A run that goes on needs its source no more.
+    # A run that goes on needs its source no more. Another path to it is the same.
     shutil.rmtree(source)
+    given = (f"--init_from={source.parent / 'other' / '..' / source.name}/", *given[1:])
     longer = run(tmp_path, *given, "--max_steps=2", f"--run_name={run_dir.name}")
     assert longer.returncode == 0 and "Resuming after step 1." in longer.stdout, longer.stderr
 
