@@ -25,10 +25,11 @@ class Progress:
             dynamic_ncols=True,
             smoothing=0.05,
             mininterval=0.5 if sys.stderr.isatty() else 30,
-            delay=1e-6,  # seconds: it is first shown below, where an error does no harm
+            delay=1,  # it is first shown below, where an error does no harm
             # It fits a terminal of 80 columns.
             bar_format="{desc} {percentage:.0f}%|{bar}|ETA {remaining}{postfix}",
         )
+        self.bar.delay = 0
         with contextlib.suppress(OSError):  # whoever read stderr may be gone
             self.bar.refresh()
         self._images, self._seconds = None, 0.0  # of all steps but the first

@@ -302,10 +302,9 @@ def test_runs_are_found_through_links(tmp_path):
 
 
 def test_a_run_without_evaluations_is_named_whether_or_not_there_is_another_to_draw(tmp_path):
-    for name in ("events", "settings", "damaged"):
+    for name in ("events", "damaged"):
         (tmp_path / name).mkdir()
     (tmp_path / "events" / "events.out.tfevents.1").touch()
-    (tmp_path / "settings" / "settings.json").write_text("{}")
     (tmp_path / "damaged" / "evaluations.jsonl").write_text('{"step": 1, "loss_total": 0.5}\n')
     refused = run_script("study.plot", tmp_path)
     assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, refused.stderr
@@ -313,16 +312,15 @@ def test_a_run_without_evaluations_is_named_whether_or_not_there_is_another_to_d
     drawn = run_script("study.plot", tmp_path)
     assert drawn.returncode == 0 and (tmp_path / "acc_test.png").exists(), drawn.stderr
     for said in (refused.stderr, " ".join(drawn.stderr.split())):
-        for name in ("events", "settings"):
-            assert (
-                f"{tmp_path / name}: cannot be drawn, because it has no evaluations.jsonl" in said
-            )
+        lacking = tmp_path / "events"
+        assert f"{lacking}: cannot be drawn, because it has no evaluations.jsonl" in said
         assert f"{tmp_path / 'damaged'}: cannot be drawn, because settings.json is" in said
 
 
 def test_a_run_that_has_just_begun_is_not_drawn(tmp_path):
     begun = made_run(tmp_path / "begun") / "evaluations.jsonl"
     begun.write_text('{"step": 0, "cross_stitch_1/article_from_group": 0.0}\n{"step": 100, "lo')
+    (made_run(tmp_path / "just now") / "evaluations.jsonl").unlink()
     refused = run_script("study.plot", tmp_path)
     assert_one_sentence(refused, "plot.py", tmp_path, "no run of train.py with an evaluation")
     made_run(tmp_path / "run")
@@ -331,7 +329,7 @@ def test_a_run_that_has_just_begun_is_not_drawn(tmp_path):
 
 
 def test_screenshots_are_of_three_runs_as_the_page_says(tmp_path):
-    """Two of the study, and for the matrices the one of `python train.py --num_epochs=2`."""
+    """Without units, with units, and the one whose matrices are shown."""
     pytest.importorskip("selenium", reason="selenium is not installed")
     runs = [made_run(tmp_path / name) for name in ("without", "with", "matrices")]
     for run in runs:
