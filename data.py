@@ -6,8 +6,8 @@
     labels["article"], labels["group"]             # [128] int32 each
 
 All arrays are numpy arrays; this file does not use TensorFlow. It reads from top to bottom:
-tasks, the data set and its batches, choosing training images, `load`. harness/ has what stands
-behind `load`: file formats, the download, the drawn images.
+tasks, the data set and its batches, choosing training images, `load`, finding tasks by name.
+harness/ has what stands behind `load`: file formats, the download, the drawn images.
 """
 
 import functools
@@ -254,7 +254,7 @@ def ranks_of_articles(seed):
 
 DATASETS = ("auto", "fashion_mnist", "synthetic")
 SYNTHETIC_SIZES = 12000, 2000  # training images, test images
-HALVES = ("train", "t10k")  # how files' names begin: those of the training and the test split
+PREFIXES = ("train", "t10k")  # of files' names: the training and the test split
 FOLDER_VARIABLE = "FASHION_MNIST_DIR"
 WHAT_TO_DO = (  # if a file cannot be read or downloaded
     f"Name a folder that holds the four files with --data_dir or {FOLDER_VARIABLE},"
@@ -266,10 +266,11 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
     """Finds, reads and checks a data set.
 
     Args:
-      dataset: "fashion_mnist"; "synthetic"; or "auto", which is Fashion-MNIST, or the synthetic
-        set if no folder is named, the cache lacks a file and no mirror can be reached.
-      data_dir: folder with the four files; by default the one that FASHION_MNIST_DIR names, or
-        else the user's cache, into which missing files are downloaded.
+      dataset: "auto": the files in the named folder, whatever they show; without a folder,
+        Fashion-MNIST, or synthetic images, with a warning, if it is in no cache and no mirror
+        can be reached. "fashion_mnist": other files are an error. "synthetic": drawn images.
+      data_dir: folder with the four files; by default the one that FASHION_MNIST_DIR names. With
+        neither, the files are in the user's cache or Keras's; missing ones are downloaded.
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or label if the files in the folder are not Fashion-MNIST.
@@ -313,7 +314,7 @@ def read(dataset, data_dir, seed):
         return synthetic(seed)
     name = name_of(files, folder, dataset)
     labels = "article" if name == "fashion_mnist" else "label"
-    train, test = (split_of(files, half, labels) for half in HALVES)
+    train, test = (split_of(files, prefix, labels) for prefix in PREFIXES)
     if train.images.shape[1:] != test.images.shape[1:]:
         paths = " and ".join(str(file.path) for file in files.values() if file.values.ndim > 1)
         raise DataError(f"{paths}: their images differ in height, width or channels")
@@ -336,10 +337,10 @@ def name_of(files, folder, dataset):
     return name
 
 
-def split_of(files, half, name):
+def split_of(files, prefix, name):
     """Makes a `Split` of two files, with labels of this name. Raises: DataError."""
-    images = files[f"{half}-images-idx3-ubyte.gz"]
-    labels = files[f"{half}-labels-idx1-ubyte.gz"]
+    images = files[f"{prefix}-images-idx3-ubyte.gz"]
+    labels = files[f"{prefix}-labels-idx1-ubyte.gz"]
     images, labels = idx.images_and_labels(images, labels)
     return Split(images, {name: labels})
 
@@ -411,8 +412,8 @@ def add_labels(task, folder, train, test):
     unknown = f"tasks: {task!r} is not in TASKS of data.py, and"
     if not folder:
         raise DataError(f"{unknown} drawn images have no labels")
-    for half, split in zip(HALVES, (train, test)):
-        name, count = f"{half}-{task}-labels-idx1-ubyte.gz", len(split.images)
+    for prefix, split in zip(PREFIXES, (train, test)):
+        name, count = f"{prefix}-{task}-labels-idx1-ubyte.gz", len(split.images)
         path = idx.paths_in(folder, name)[0]
         if not os.path.exists(path):
             raise DataError(f"{unknown} {path} is missing")

@@ -581,7 +581,7 @@ class Model(typing.NamedTuple):
     loss: tf.Tensor  # [] cross-entropies and L2 loss added up
     accuracies: dict  # task -> [] share of the batch that is predicted correctly
     accuracy: tf.Tensor  # [] mean of the tasks' accuracies
-    stitches: dict  # unit scope -> [T, T] mean weights, row = to, column = from
+    mean_weights: dict  # unit scope -> [T, T], row = to, column = from
     unit_variables: list  # the variables of all units
     train_op: tf.Operation  # one Adam step; increments global_step
     finite: tf.Tensor  # [] bool: no variable holds a NaN or an infinity
@@ -640,7 +640,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
             is_training = tf.placeholder(tf.bool, [], "is_training")
         standardisation(image_shape, *statistics)  # saved with the weights, for `build_server`
 
-        outputs, stitches = network(x, [n for _, n in tasks], is_training, config, fast)
+        outputs, mean_weights = network(x, [n for _, n in tasks], is_training, config, fast)
         logits = dict(zip(names, outputs))
 
         with tf.name_scope("loss"):
@@ -665,7 +665,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
 
         with tf.name_scope("summary"):
             summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)
-            unit_summary_op = unit_summary(stitches, names)
+            unit_summary_op = unit_summary(mean_weights, names)
             unit_variables = [v for v in tf.trainable_variables() if unit_of(v.op.name)]
 
         with tf.name_scope("train/"):
@@ -685,7 +685,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         loss=loss,
         accuracies=accuracies,
         accuracy=accuracy,
-        stitches=stitches,
+        mean_weights=mean_weights,
         unit_variables=unit_variables,
         train_op=train_op,
         finite=finite,

@@ -98,7 +98,7 @@ flags.DEFINE_enum(
     "dataset",
     "auto",
     data.DATASETS,
-    "auto: your folder's files, else Fashion-MNIST, else synthetic.",
+    "auto: your folder's files; without one, Fashion-MNIST, or synthetic images offline.",
 )
 flags.DEFINE_string("data_dir", None, f"Data folder; by default {data.FOLDER_VARIABLE} or a cache.")
 flags.DEFINE_string("logdir", "logs", "Folder below which each run has its own.")
@@ -162,14 +162,14 @@ def main(argv):
 def run_command(program_started):
     """Does what the flags ask. Args: when the program started, in seconds."""
     run = run_from_flags()
-    finished = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
-    if FLAGS.eval_only and not finished:
+    outcome = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
+    if FLAGS.eval_only and not outcome:
         raise Failed(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
-    trains = not finished or (finished["global_step"] != run.last_step and not FLAGS.eval_only)
+    trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
     # A finished run is only read: it may be on a disk that cannot be written.
     with folder.claimed(run.folder) if trains else contextlib.nullcontext():
         export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())
-        must_export = export and (trains or not export.holds(finished["global_step"]))
+        must_export = export and (trains or not export.holds(outcome["global_step"]))
         if must_export:
             export.prepare()
         net = build(run.dataset) if trains else None
@@ -178,16 +178,16 @@ def run_command(program_started):
             folder.begin(run.folder, run.settings, FLAGS.overwrite)
             process.say(f"Writing to {run.folder}")
             process.say(f"Watch it: tensorboard --logdir={FLAGS.logdir}")
-            finished = train_and_report(net, run, program_started)
+            outcome = train_and_report(net, run, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
-        if must_export:  # before anything is printed, as nobody may be there to read it
+        if must_export:  # before the results are printed, as nobody may be there to read them
             tasks = [(task.name, task.classes) for task in run.dataset.tasks]
             server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
             export.write(server, run.folder, run.session_config)
-        # What a run that trained could not print is in its folder.
+        # The results of a run that trained are in its folder, whether they can be printed or not.
         say = process.say if trains else print
-        say("\n" + results.table(finished))
+        say("\n" + results.table(outcome))
         if FLAGS.eval_only:
             say("\n" + evaluation_text(run))
         if export:
@@ -321,16 +321,18 @@ def check_folder(run, net):
         advice = "another --cross_stitch_unit" if is_dense else "smaller images"
         machine.check_memory(net.num_weights(), advice)
     if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
-        find_towers(run)
+        init_folder(run)  # raises if it does not fit
     if not FLAGS.overwrite:
-        # Without units, their flags are not recorded. Any device may evaluate.
+        # A network without units records none of their flags, so they are not compared. A
+        # finished run may be evaluated on any device.
         may_differ = flag_rules.of_units(flag_values()) - run.settings.keys()
         may_differ |= set() if net else {"device"}
         folder.check_settings(run.folder, run.settings, defaults(), may_differ)
 
 
-def find_towers(run):
-    """The folder --init_from. Raises: Failed, its towers do not fit."""
+def init_folder(run):
+    """The folder --init_from, of a run whose towers to start with. Raises: Failed, they do not
+    fit."""
     return folder.init_folder(run.folder, run.settings, defaults())
 
 
@@ -372,7 +374,7 @@ def train(net, run):
             FLAGS.keep_checkpoints,
             net.initializer,
             [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],
-            (lambda: find_towers(run)) if FLAGS.init_from else None,
+            (lambda: init_folder(run)) if FLAGS.init_from else None,
         )
         if first_step:
             process.say(f"Resuming after step {first_step:,}.")
@@ -388,15 +390,15 @@ def train(net, run):
             step, confusions, saved_at = first_step, None, time.perf_counter()
 
             for step in range(first_step + 1, last_step + 1):
-                is_due = step % FLAGS.eval_every == 0 or step == last_step
+                evaluates = step % FLAGS.eval_every == 0 or step == last_step
                 started = time.perf_counter()
                 # Step and seed decide which images come, and in `model.dropout` which mask: a
                 # resumed run continues with the same ones.
                 batch = dataset.train_batch(step - 1, FLAGS.batch_size, FLAGS.seed)
-                losses, summary = train_step(session, net, step, batch, is_due)
+                losses, summary = train_step(session, net, step, batch, evaluates)
                 seconds = time.perf_counter() - started
                 progress.add_step(len(batch[0]), sum(losses.values()), seconds)
-                if is_due:
+                if evaluates:
                     check_weights(session, net, step)
                     accuracies, confusions = evaluate(session, net, dataset)
                     measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
@@ -404,9 +406,9 @@ def train(net, run):
                     measured |= {"images_per_second": speed} if speed else {}
                     write_evaluation(tensorboard, log, session, net, step, summary, measured)
                 stopping = bool(signals)  # read once: a later signal waits for the next step
-                is_time = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
-                if step == last_step or stopping or is_time:
-                    if not is_due:
+                is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
+                if step == last_step or stopping or is_old:
+                    if not evaluates:
                         check_weights(session, net, step)
                     # First: a resumed run does not write again what is before its checkpoint.
                     tensorboard.flush()
@@ -426,7 +428,7 @@ def train(net, run):
     return Trained(first_step, step, stopped_by, progress.speed(), confusions, units)
 
 
-def train_step(session, net, step, batch, is_due):
+def train_step(session, net, step, batch, with_summary):
     """Trains on one batch; returns the losses of the weights before the step.
 
     Args:
@@ -434,7 +436,7 @@ def train_step(session, net, step, batch, is_due):
       net: a `model.Model`.
       step: the global step after this one.
       batch: images and labels, as `data.Dataset.train_batch` returns them.
-      is_due: whether to compute the batch's summary.
+      with_summary: whether to compute the batch's summary, too.
 
     Returns:
       task -> cross-entropy, and the serialised summary or None.
@@ -445,7 +447,7 @@ def train_step(session, net, step, batch, is_due):
     # In a single run: a second one would update batch norm again, with other weights and
     # another dropout mask.
     fetches = {"train_op": net.train_op, "losses": net.losses}
-    if is_due:
+    if with_summary:
         fetches["summary"] = net.summary_op
     values = session.run(fetches, feed(net, batch, training=True))
     if not np.all(np.isfinite(list(values["losses"].values()))):
@@ -509,7 +511,7 @@ def describe_units(session, net, session_config):
             (v.op.name, session.run(v), other_session.run(v.initial_value))
             for v in net.unit_variables
         )
-        return results.of_units(session.run(net.stitches), variables, len(net.labels))
+        return results.of_units(session.run(net.mean_weights), variables, len(net.labels))
 
 
 # --- What a run writes and says ---
@@ -525,14 +527,14 @@ def write_start(tensorboard, log, session, net, run, step):
       run: a `Run`.
       step: the step that the run resumes after, or 0.
     """
-    tensorboard.add_graph(net.graph, step)
+    tensorboard.add_start(net.graph, step)
     if step:
         return
     values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
     compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
     tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
     tensorboard.add_flags(values, compared, tasks, run.folder.name)
-    if net.stitches:
+    if net.mean_weights:
         log.append(0, tensorboard.add(session.run(net.unit_summary_op), 0))
 
 
@@ -545,10 +547,10 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
       measured: what was measured on the test set, name -> number.
     """
     values = tensorboard.add(summary_of_batch, step) | tensorboard.add_scalars(measured, step)
-    if net.stitches:
-        units, stitches = session.run([net.unit_summary_op, net.stitches])
+    if net.mean_weights:
+        units, mean_weights = session.run([net.unit_summary_op, net.mean_weights])
         values |= tensorboard.add(units, step)
-        tensorboard.add_unit_picture(stitches, list(net.labels), step)
+        tensorboard.add_unit_picture(mean_weights, list(net.labels), step)
     log.append(step, values)
     tensorboard.flush()  # so that it is shown at once
 

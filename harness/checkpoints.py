@@ -11,8 +11,9 @@ from harness.errors import CannotWrite, Failed, brief
 # --- Starting ---
 
 
-def find_start(run_dir, last_step, keep, initializer, tower_variables, find_towers):
-    """Finds what a run starts from, for the default graph.
+def find_start(run_dir, last_step, keep, initializer, tower_variables, init_folder):
+    """Deletes checkpoints that are half written, and finds what the run of the default graph
+    starts from.
 
     Args:
       run_dir: the run's folder.
@@ -20,7 +21,7 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, find_towe
       keep: how many checkpoints to keep.
       initializer: operation that gives all variables their start values.
       tower_variables: those that a new run takes from another run, if it starts from one.
-      find_towers: None, or a function that returns that run's folder or raises Failed.
+      init_folder: None, or a function that returns that run's folder or raises Failed.
 
     Returns:
       A `tf.train.Saver` for the run's checkpoints; the step that the run has reached, 0
@@ -37,14 +38,14 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, find_towe
             f"{run_dir}: has {step:,} steps, more than the {last_step:,} of this command. Choose"
             " another --run_name, or start over with --overwrite."
         )
-    starts_from_other = find_towers is not None and not newest
+    starts_from_other = init_folder is not None and not newest
     with tf.name_scope("train/"):  # keeps the graph page tidy
         saver = tf.train.Saver(max_to_keep=keep)
         tower_saver = tf.train.Saver(tower_variables) if starts_from_other else None
     # The saver deletes from the front of its list: the damaged ones, then the oldest.
     first_whole = paths.index(newest) if newest else 0
     saver.recover_last_checkpoints(paths[:first_whole] + paths[first_whole:][::-1])
-    towers = newest_of_other(find_towers(), tower_variables) if starts_from_other else None
+    init_checkpoint = newest_of_other(init_folder(), tower_variables) if starts_from_other else None
 
     def set_variables(session):
         if newest:
@@ -52,7 +53,7 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, find_towe
             return
         session.run(initializer)
         if starts_from_other:
-            tower_saver.restore(session, towers)
+            tower_saver.restore(session, init_checkpoint)
 
     return saver, step, set_variables
 

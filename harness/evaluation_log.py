@@ -39,7 +39,7 @@ class EvaluationLog:
         missing = set(range(every, step + 1, every)) - {line["step"] for line, _ in kept}
         if missing:
             warnings.warn(
-                f"{self._path}: lacks {len(missing):,} evaluations before step {step:,}, such as"
+                f"{self._path}: lacks {len(missing):,} evaluations up to step {step:,}, such as"
                 f" that of step {min(missing):,}. Results and curves will be without them."
             )
 

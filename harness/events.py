@@ -24,8 +24,9 @@ FIRST_COLUMNS = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # of the
 
 
 def tag_of(name):
-    """The tag of a curve: its name in evaluations.jsonl, after "summary/". Those of single classes
-    are a group of their own. TensorBoard sorts groups by name: it comes after the summary."""
+    """The tag of a name in evaluations.jsonl. Curves of single classes already begin with
+    "tasks/"; all others get the prefix "summary/". TensorBoard sorts groups by name, so that
+    the summary comes first."""
     return name if name.startswith(CLASS_TAG) else TAG + name
 
 
@@ -53,9 +54,9 @@ class Events:
             self._writer.close()
         threading.excepthook = self._excepthook
 
-    def add_graph(self, graph, step):
-        """Writes the graph, and that the run starts or resumes after this step."""
-        # Makes TensorBoard drop what a killed process wrote after its last checkpoint.
+    def add_start(self, graph, step):
+        """Writes the graph, and lets TensorBoard drop events after this step, if there are any:
+        the run makes them again."""
         start = tf.SessionLog(status=tf.SessionLog.START)
         # Without the function library: the page would list its branches of tf.cond, too.
         graph_def = graph.as_graph_def()
@@ -103,7 +104,7 @@ class Events:
         for column in content.experiment.hparam_infos:
             column.differs = column.name in FIRST_COLUMNS
         plugin_data.content = content.SerializeToString()
-        # These are of TensorBoard's own class of the message.
+        # Serialised, because TensorBoard's class of the message is not TensorFlow's.
         for proto in (text_pb("run", text), columns, hparams.hparams_pb(shown, run_name)):
             self.add(proto.SerializeToString(), 0)
 
@@ -188,7 +189,9 @@ def keep_event_files_in_order(run_dir):
     names = sorted(match[0] for match in found if match)
     if not names or int(re.fullmatch(pattern, names[-1])[1]) < now:
         return
+    # Before all that are there: files of one machine differ in nothing but the second.
+    first = min(now, int(re.fullmatch(pattern, names[0])[1])) - len(names)
     for index, name in enumerate(names):
         rest = re.fullmatch(pattern, name)[2]
-        earlier = f"events.out.tfevents.{now - len(names) + index:010d}{rest}"
+        earlier = f"events.out.tfevents.{first + index:010d}{rest}"
         (run_dir / name).rename(run_dir / earlier)

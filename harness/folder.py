@@ -90,7 +90,7 @@ def check_exists(run_dir):
         raise Failed(f"{run_dir}: the folder was deleted, so this run ends.")
 
 
-# --- One set of settings ---
+# --- One set of settings, and starting from another run ---
 
 
 def check_settings(run_dir, settings, defaults, may_differ):
@@ -122,15 +122,19 @@ def check_settings(run_dir, settings, defaults, may_differ):
     ]
     if differing:
         started, asked = (
-            " ".join(
-                f"--{n}={of.get(n)}" if n in defaults else f"{n} {of.get(n)}" for n in differing
-            )
+            " ".join(shown(name, of.get(name), defaults) for name in differing)
             for of in (before, settings)
         )
         raise Failed(
             f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
             " former, choose another --run_name, or start over with --overwrite."
         )
+
+
+def shown(name, value, defaults):
+    """A setting as text. The name of a data set is no value of the flag --dataset."""
+    is_flag = name in defaults and name != "dataset"
+    return f"--{name}={value}" if is_flag else f"{name} {value}"
 
 
 def is_same(name, before, now):
@@ -190,7 +194,7 @@ def init_folder(run_dir, settings, defaults):
     if "," in settings["tasks"]:  # a single tower has no units
         wanted["cross_stitch"] = False
     found = completed(found, {**wanted, "classes": settings["classes"]}, defaults)
-    differing = [f"--{name}={value}" for name, value in wanted.items() if found[name] != value]
+    differing = [shown(n, value, defaults) for n, value in wanted.items() if found[n] != value]
     if differing:
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(differing)}.")
     if found["classes"] != settings["classes"]:

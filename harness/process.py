@@ -21,7 +21,8 @@ from harness.errors import Failed
 
 @contextlib.contextmanager
 def quiet_import(is_program=True):
-    """Within it, TensorFlow is imported, which would write to stderr, whatever the log level.
+    """Holds back what TensorFlow's import, within it, writes to stderr whatever the log level. It
+    is shown if the import ends the process. Sets `tensorflow_defaults` before.
 
     Args:
       is_program: whether this process is the program's own. If not, nothing is changed.
@@ -34,13 +35,7 @@ def quiet_import(is_program=True):
         pass
     os.close(null)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    if platform.machine() in ("x86_64", "AMD64"):
-        # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
-        # it makes training a quarter faster.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    tensorflow_defaults()
     # `tail` holds the text back: it prints it if this process dies, and is killed otherwise.
     terminal, tail = os.dup(2), None
     with contextlib.suppress(OSError):  # such as a container without `tail`
@@ -56,6 +51,20 @@ def quiet_import(is_program=True):
             tail.kill()
             tail.wait()
             tail.stdin.close()
+
+
+def tensorflow_defaults():
+    """Sets variables that TensorFlow reads when it is imported, unless the user has set them.
+
+    oneDNN changes the rounding of results, so results.json records whether it was used.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if platform.machine() in ("x86_64", "AMD64"):
+        # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
+        # it makes training a quarter faster.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 # --- From the command line to the exit code ---
@@ -124,8 +133,10 @@ def say(text):
 
 def drop_output():
     """Throws away what is printed from now on, and what is not written yet."""
-    if sys.stdout:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # not a file, or closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def forget_flags(module_name):
@@ -178,14 +189,19 @@ def signals_noted():
 
     SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they
     stop a job. A signal that was ignored from the start, as `nohup` arranges, stays ignored.
+    The system repeats SIGXCPU each second of processor time until the process ends, so that
+    its repetitions mean nothing.
 
     Yields: a list that is empty until a signal arrives, and then holds its number.
     """
     noted = []
 
     def note(number, _):
+        if number == signal.SIGXCPU and number in noted:
+            return
         noted.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGXCPU:
+            signal.signal(number, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # the terminal may be lost
             os.write(2, b"\nStopping after this step. Once more: at once, without saving.\n")
 

@@ -141,8 +141,9 @@ def table(results):
     speed = results["images_per_second"]
     sharing = sharing_of(results["flags"]).replace("_", " ")
     steps = f"{results['global_step']:,} steps"
-    if results.get("resumed_after"):
-        steps += f", the last {results['global_step'] - results['resumed_after']:,} of them"
+    of_last_process = results["global_step"] - results.get("resumed_after", 0)
+    if 0 < of_last_process < results["global_step"]:
+        steps += f", the last {of_last_process:,} of them"
     evaluated = "held-out" if results["flags"].get("holdout") else "test"
 
     def row(title, cells):

@@ -398,7 +398,7 @@ def test_layers_up_to_the_split_are_there_once_and_those_after_it_for_every_task
     assert layers == {"conv1_1", "cross_stitch_3"} | {
         f"{layer}_{t}" for layer in ("conv2", "fc_3", "output") for t in (1, 2, 3)
     }
-    assert set(net.stitches) == {"cross_stitch_3"}
+    assert set(net.mean_weights) == {"cross_stitch_3"}
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ def test_with_the_others_fixed_a_unit_scales_and_shares_nothing(unit, small):
     with initialised(net) as session:
         for _ in range(3):
             session.run(net.train_op, feed(net, small, training=True))
-        for scope, means in session.run(net.stitches).items():
+        for scope, means in session.run(net.mean_weights).items():
             alpha = session.run(network_variables(net)[f"network/{scope}/alpha"])
             size = len(alpha) // 3
             start = np.eye(size).reshape([size, size] + [1] * (alpha.ndim - 2))

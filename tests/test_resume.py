@@ -189,7 +189,12 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
         with process.signals_noted() as noted:
             assert not noted
             os.kill(os.getpid(), number)
-            assert noted == [number] and signal.getsignal(number) == signal.SIG_DFL
+            assert noted == [number]
+            if number == signal.SIGXCPU:  # the system repeats it
+                os.kill(os.getpid(), number)
+                assert noted == [number]
+            else:
+                assert signal.getsignal(number) == signal.SIG_DFL
         os.kill(os.getpid(), number)
         assert missed == [number]  # the handler of before is back
         signal.signal(number, signal.SIG_IGN)
@@ -322,7 +327,7 @@ def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_pat
     other = trained("--max_steps=3", f"--data_dir={here}")
     assert other.returncode == 1 and "Traceback" not in other.stderr
     official, other_data = (
-        f"--tasks={tasks} --dataset={name} .*data [0-9a-f]{{16}}"
+        f"--tasks={tasks} dataset {name} .*data [0-9a-f]{{16}}"
         for tasks, name in (("article,group", "fashion_mnist"), ("label", "here-custom"))
     )
     assert re.search(f"started with {official}, not {other_data}", other.stderr), other.stderr

@@ -448,7 +448,7 @@ def test_the_checkpoint_is_the_network_that_the_results_describe(runs, monkeypat
         assert session.run(net.global_step) == 5
         images, labels = test.batch(test.test, slice(None))
         right = session.run(net.predictions, {net.x: images, net.is_training: False})
-        stitches = session.run(net.stitches)
+        stitches = session.run(net.mean_weights)
     results = results_in(runs[0] / CHANNEL)
     for name in right:
         assert np.mean(right[name] == labels[name]) == pytest.approx(results["accuracy_test"][name])
