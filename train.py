@@ -380,9 +380,9 @@ def train(net, run):
             process.say(f"Resuming after step {first_step:,}.")
         net.graph.finalize()
         with (
-            contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
             EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
             Events(run.folder) as tensorboard,
+            contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
             tf.Session(config=run.session_config) as session,
         ):
             set_variables(session)
