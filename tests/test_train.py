@@ -148,8 +148,9 @@ def test_without_the_flag_no_session_sees_a_gpu_and_a_run_stays_on_its_device(tm
     finished = on_gpu_machine(logdir, "--max_steps=1", f"--export_dir={tmp_path / 'served'}")
     assert finished.returncode == 0, finished.stderr
     assert results_in(logdir / "synthetic-run")["device"] == "cpu"
-    of_training_and_export = ["0 [True] False"] * 2
-    assert (tmp_path / "sessions").read_text().splitlines() == of_training_and_export
+    of_training_start_weights_and_export = ["0 [True] False"] * 3
+    shown = (tmp_path / "sessions").read_text().splitlines()
+    assert shown == of_training_start_weights_and_export
     refused = on_gpu_machine(logdir, "--max_steps=4", "--device=gpu")
     assert_one_sentence(refused, "--device=cpu, not --device=gpu")
     # A finished one is evaluated on any.
@@ -321,9 +322,9 @@ def test_too_little_memory_is_said_in_a_sentence(tmp_path):
     prelude = """
 import model, resource, tensorflow
 build = model.build
-def build_in_little_memory(*args):
+def build_in_little_memory(*args, **kwargs):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    net = build(*args)
+    net = build(*args, **kwargs)
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)
     import numpy
     numpy.ones(2**30)
