@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from harness import files, flag_rules, process
 from harness.errors import CannotWrite, Diverged, Failed, brief
-from harness.names import PLACES, sharing_of
+from harness.names import PLACES, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -229,7 +229,7 @@ def train_and_report(net, run, program_started):
         "images_per_second": speed and round(speed, 1),
         "wall_seconds": round(time.perf_counter() - program_started, 1),
     }
-    files.write_json(run.folder / folder.RESULTS, content)
+    files.write_json(run.folder / RESULTS, content)
     return content
 
 

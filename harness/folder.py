@@ -11,8 +11,9 @@ import warnings
 from harness import checkpoints, evaluation_log
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
+from harness.names import RESULTS, SETTINGS
 
-LOCK, SETTINGS, RESULTS = "lock", "settings.json", "results.json"
+LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
 # Results first: without them, a run is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)

@@ -5,6 +5,7 @@ TensorFlow.
 # Layers that a cross-stitch unit may follow, or after which towers may begin, in their order.
 # Dropout follows the last, and with hard sharing all tasks share the layers up to the last.
 PLACES = ("pool_1", "pool_2", "fc_3")
+SETTINGS, RESULTS = "settings.json", "results.json"  # in a run's folder
 CLASS_TAG = "tasks/"  # begins the curves of single classes
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
 

@@ -20,7 +20,6 @@ from harness import evaluation_log, files, matrices, names, process
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 
-SETTINGS = "settings.json"  # in a run's folder: the flags that determine its result
 # File, name of the scalar, label of the axis, corner of the legend, and the percentage of points that
 # may lie below and above the axis: the first evaluations are far off, and would flatten
 # the rest of the curve.
@@ -59,9 +58,9 @@ def read_run(folder):
             f"{folder}: cannot be drawn, because it has no {evaluation_log.NAME}. Earlier versions of"
             " train.py did not write one."
         )
-    settings = files.read_json(folder / SETTINGS)
+    settings = files.read_json(folder / names.SETTINGS)
     if not settings:
-        raise Failed(f"{folder}: cannot be drawn, because {SETTINGS} is missing or damaged.")
+        raise Failed(f"{folder}: cannot be drawn, because {names.SETTINGS} is missing or damaged.")
     has_units = names.sharing_of(settings) not in ("none", "hard_sharing")
     return has_units, evaluation_log.curves(folder)
 

@@ -17,6 +17,7 @@ import numpy as np
 from harness import evaluation_log, files
 from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
+from harness.names import RESULTS
 from study import groups, runs
 
 
@@ -46,7 +47,7 @@ class Folders(typing.NamedTuple):
     def has_weights(self, run):
         """Whether the run has finished and its checkpoint is still there."""
         folder = self.run(run)
-        return (folder / "results.json").exists() and any(folder.glob("model.ckpt-*"))
+        return (folder / RESULTS).exists() and any(folder.glob("model.ckpt-*"))
 
 
 def flags_of(run):
@@ -65,7 +66,7 @@ def make(run, folders, stop, *more_flags):
         record |= {"seed": run.seed, "diverged": diverged}
     else:
         folder = folders.run(run)
-        record |= read_json(folder / "results.json")
+        record |= read_json(folder / RESULTS)
         record |= {"sha256": checksum(folder), "curves": curves_of(folder)}
     write_record(folders.record(run), record)
     return record
@@ -97,7 +98,7 @@ def train(run, folders, stop, *more_flags):
         if diverged:
             return diverged
     folder = folders.run(run)
-    if (folder / "results.json").exists() and not folders.has_weights(run):
+    if (folder / RESULTS).exists() and not folders.has_weights(run):
         shutil.rmtree(folder)  # its record is missing, and cannot be made from what is left
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{run.name}.log"
