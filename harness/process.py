@@ -197,7 +197,7 @@ def signals_noted():
     noted = []
 
     def note(number, _):
-        if number == signal.SIGXCPU and number in noted:
+        if number in noted:
             return
         noted.append(number)
         if number != signal.SIGXCPU:

@@ -64,12 +64,14 @@ def of_run(curves, tasks, confusions):
     Returns:
       Entries of results.json.
     """
-    shares = {name: np.trace(counts) / counts.sum() for name, counts in confusions.items()}
-    shares["mean"] = np.mean([*shares.values()])
+    accuracies = {name: np.trace(counts) / counts.sum() for name, counts in confusions.items()}
+    accuracies["mean"] = np.mean([*accuracies.values()])
     values = {name: of_curve for name, (_, of_curve) in curves.items()}
     tests = {  # without the file, what is known is the last evaluation
-        name: values.get("accuracy_test" + (f"_{name}" if name != "mean" else ""), [float(share)])
-        for name, share in shares.items()
+        name: values.get(
+            "accuracy_test" + (f"_{name}" if name != "mean" else ""), [float(accuracy)]
+        )
+        for name, accuracy in accuracies.items()
     }
 
     def last_of_classes(measure):

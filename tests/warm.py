@@ -10,17 +10,15 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
 
-# As train.py sets them, before the server imports what they are for.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-if platform.machine() in ("x86_64", "AMD64"):
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+from harness import process
+
+# As train.py does, before the server imports what they are for.
+process.tensorflow_defaults()
 _FORKS = multiprocessing.get_context("forkserver")
 # What train.py imports, and for its first picture. One that is not found costs time: train.py
 # then imports it itself.
