@@ -200,7 +200,7 @@ def test_start_weights_have_the_spread_of_model_pys_and_pair_the_settings():
 def test_units_start_as_model_pys(unit):
     with tf.Graph().as_default(), tf.Session() as session:
         towers = [tf.placeholder(tf.float32, [None, 2, 2, 32])] * 2
-        model.cross_stitch(towers, "cross_stitch_1", config_of(unit, cross_stitch_init=0.7))
+        model.add_unit(towers, "cross_stitch_1", config_of(unit, cross_stitch_init=0.7))
         session.run(tf.global_variables_initializer())
         (ours,) = session.run(tf.global_variables())
     width = 2 * 2 * 32 if unit == "dense" else 32
