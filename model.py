@@ -14,12 +14,13 @@ by a learned linear combination of the activations of all towers (Misra et al.,
 
 This file only builds graphs: no files, no flags, no printing. It reads from top to
 bottom: cross-stitch units, hyper-parameters, network, loss, training step, summaries,
-the whole graph, serving. `build(..., fast=False)` is the plain program. By default,
-three places use a faster form of the same function from harness/fast.py.
+the whole graph, serving. `build(..., fast=False)` is the plain program. By default, two
+layers, with what surrounds them, are the faster form of harness/fast.py.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 import typing
 import zlib
@@ -28,7 +29,7 @@ import numpy as np
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
-from harness.fast import ONE_PASS_MINIMUM, adam_step, fused_conv_pool, one_pass_combinations
+from harness.fast import fused_conv_pool
 from harness.names import PLACES, unit_scope
 from harness.slim import slim
 
@@ -52,7 +53,8 @@ IMAGE_SHAPE = (28, 28, 1)  # height, width and channels of Fashion-MNIST
 #
 # A unit makes its variables with tf.get_variable and an initializer, and passes those that
 # mix towers through `trained_part`. Layers from slim would bring the batch norm, ReLU and
-# L2 loss of `layer_defaults`.
+# L2 loss of `layer_defaults`. A loss of the unit's own goes into the collection
+# REGULARIZATION_LOSSES, as the `regularizer` of tf.get_variable does.
 
 
 def channel_unit(towers, start, config):
@@ -163,20 +165,16 @@ def trained_part(alpha, num_towers, config):
     return tf.reshape(tf_v2.where(own, blocks, tf.stop_gradient(blocks)), shape)
 
 
-@slim.add_arg_scope
-def linear_combinations(weights, towers, fast=False):
+def linear_combinations(weights, towers):
     """[sum_j weights[i, j] * towers[j] for each i].
 
     Args:
       weights: [T, T, C] or [T, T].
       towers: T tensors of one shape, [B, H, W, C] or [B, C].
-      fast: use the form of harness/fast.py.
 
     Returns:
       T tensors of the shape that came in.
     """
-    if fast:
-        return one_pass_combinations(weights, towers)
     ids = range(len(towers))
     return [tf.add_n([weights[i, j] * towers[j] for j in ids]) for i in ids]
 
@@ -244,7 +242,7 @@ def network(x, classes, is_training, config, fast):
       classes: number of classes of each task.
       is_training: [] bool tensor, or the Python value False for prediction only.
       config: a `Config`.
-      fast: use the forms of harness/fast.py.
+      fast: use the form of `conv_pool` in harness/fast.py.
 
     Returns:
       Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
@@ -312,7 +310,7 @@ def layer_defaults(is_training, config, fast):
         slim.arg_scope(
             [dropout], keep_prob=config.keep_prob, is_training=is_training, seed=config.seed
         ),
-        slim.arg_scope([conv_pool, linear_combinations], fast=fast) as scope,
+        slim.arg_scope([conv_pool], fast=fast) as scope,
     ):
         return scope
 
@@ -433,9 +431,15 @@ def cross_entropies(logits, labels):
 
 
 def regularisation_loss():
-    """The L2 losses that slim collected from conv and fc layers, added up. Returns: []."""
-    l2_losses = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
-    return tf.add_n(l2_losses or [tf.constant(0.0)], name="l2")
+    """The L2 losses of conv and fc layers, and other regularisers, added up. Returns: []."""
+    return total(tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES), "l2")
+
+
+def total(losses, name):
+    """The sum of losses. Args: tensors of shape [], or none of them. Returns: []."""
+    # tf.add_n begins with an input whose memory is free by then, so the last bit would depend
+    # on timing.
+    return tf.reduce_sum(tf.stack(losses or [0.0]), name=name)
 
 
 def accuracies_of(predictions, labels):
@@ -451,70 +455,55 @@ def accuracies_of(predictions, labels):
 # --- The training step ---
 
 
-def training_step(losses, global_step, config, fast):
-    """One step of Adam on the cross-entropies and the L2 loss.
+def training_step(loss, global_step, config):
+    """One step of Adam on the loss, the one that is reported.
 
     Args:
-      losses: task -> [] cross-entropy.
+      loss: [].
       global_step: variable that the step increments.
       config: a `Config`.
-      fast: use the form of harness/fast.py.
 
     Returns:
       The step's operation.
     """
-    # The operations that read the variables with an L2 loss.
-    operations = tf.get_default_graph().get_operations()
-    reads = [op.inputs[0].op for op in operations if op.type == "L2Loss"]
     names = [v.op.name for v in tf.trainable_variables()]
-    optimizer = Adam(
-        config.learning_rate,
-        l2_scales={read.inputs[0].op.name: config.l2_scale for read in reads},
-        rate_scales={n: config.cross_stitch_learning_rate_scale for n in names if unit_of(n)},
-        fast=fast,
-    )
-    gradients = optimizer.compute_gradients(tf.add_n(list(losses.values())))
-    # The L2 loss that is reported with a step is that of the weights before the step.
-    with tf.control_dependencies(reads):
+    scale = config.cross_stitch_learning_rate_scale
+    optimizer = Adam(config.learning_rate, {name: scale for name in names if unit_of(name)})
+    gradients = optimizer.compute_gradients(loss)
+    # The loss that is reported with a step is that of the weights before the step.
+    with tf.control_dependencies([loss]):
         return optimizer.apply_gradients(gradients, global_step)
 
 
 class Adam(tf.train.AdamOptimizer):
-    """tf.train.AdamOptimizer that adds the gradients of L2 losses itself, and has more rates.
+    """tf.train.AdamOptimizer with a learning rate of its own for some variables.
 
     To scale the gradients of some variables would not change their rate: Adam divides by
-    the size of the gradient.
+    the size of the gradient. A second optimizer would name its variables differently.
 
     Args:
       learning_rate: a number.
-      l2_scales: variable name -> factor of sum(w^2)/2, for variables with an L2 loss.
       rate_scales: variable name -> its learning rate, as a multiple of the others'.
-      fast: use the form of harness/fast.py for large variables with an L2 loss.
     """
 
-    def __init__(self, learning_rate, l2_scales, rate_scales, fast):
+    def __init__(self, learning_rate, rate_scales):
         super().__init__(learning_rate)
-        self._l2_scales, self._rate_scales, self._fast = l2_scales, rate_scales, fast
+        self._rate_scales = rate_scales
 
     def _resource_apply_dense(self, grad, var):
-        name = var.op.name
-        l2_scale = self._l2_scales.get(name, 0.0)
-        beta1_power, beta2_power = (p.read_value() for p in self._get_beta_accumulators())
-        arguments = {
-            "var": var.handle,
-            "m": self.get_slot(var, "m").handle,
-            "v": self.get_slot(var, "v").handle,
-            "beta1_power": beta1_power,
-            "beta2_power": beta2_power,
-            "lr": self._lr_t * self._rate_scales.get(name, 1.0),
-            "beta1": self._beta1_t,
-            "beta2": self._beta2_t,
-            "epsilon": self._epsilon_t,
-        }
-        if self._fast and l2_scale and var.shape.num_elements() >= ONE_PASS_MINIMUM:
-            return adam_step(grad=grad, l2_scale=tf.constant(l2_scale), **arguments).op
-        grad = grad + l2_scale * var if l2_scale else grad
-        return tf.raw_ops.ResourceApplyAdam(grad=grad, **arguments)
+        beta1_power, beta2_power = self._get_beta_accumulators()
+        return tf.raw_ops.ResourceApplyAdam(
+            var=var.handle,
+            m=self.get_slot(var, "m").handle,
+            v=self.get_slot(var, "v").handle,
+            beta1_power=beta1_power.read_value(),
+            beta2_power=beta2_power.read_value(),
+            lr=self._lr_t * self._rate_scales.get(var.op.name, 1.0),
+            beta1=self._beta1_t,
+            beta2=self._beta2_t,
+            epsilon=self._epsilon_t,
+            grad=grad,
+        )
 
 
 # --- Summaries ---
@@ -577,8 +566,8 @@ class Model(typing.NamedTuple):
     logits: dict  # task -> [B, classes] float32
     predictions: dict  # task -> [B] int32
     losses: dict  # task -> [] cross-entropy, nats, mean over the batch
-    l2_loss: tf.Tensor  # [] sum over conv and fc weights, scaled
-    loss: tf.Tensor  # [] cross-entropies and L2 loss added up
+    l2_loss: tf.Tensor  # [] L2 losses of conv and fc layers, and other regularisers
+    loss: tf.Tensor  # [] the sum of these: what a step minimises
     accuracies: dict  # task -> [] share of the batch that is predicted correctly
     accuracy: tf.Tensor  # [] mean of the tasks' accuracies
     mean_weights: dict  # unit scope -> [T, T], row = to, column = from
@@ -592,8 +581,16 @@ class Model(typing.NamedTuple):
 
     def num_weights(self):
         """Counts the trained weights."""
-        variables = self.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
-        return sum(variable.shape.num_elements() for variable in variables)
+        return sum(variable.shape.num_elements() for variable in self.trained())
+
+    def checksum(self):
+        """SHA-256 of the trained variables' names and shapes: which network this is."""
+        lines = sorted(f"{v.op.name} {v.shape.as_list()}\n" for v in self.trained())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def trained(self):
+        """The trained variables, a list."""
+        return self.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
 
 
 def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE):
@@ -604,9 +601,10 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
       config: a `Config`.
       statistics: mean and scale with which the images are standardised, as
         `standardisation` takes them. `build_server` uses them.
-      fast: use the forms of harness/fast.py. Without them, the graph has ordinary
-        slim layers and TensorFlow ops only. It computes the same up to rounding, and
-        either graph restores the other's checkpoints.
+      fast: use the conv layers of harness/fast.py. Without them, the graph has slim's layers
+        and TensorFlow's ops, and of this file's own `dropout`, `he_initializer` and the
+        units' rate in `Adam`. It computes the same up to rounding, and either graph
+        restores the other's checkpoints.
       image_shape: height, width and channels of the images.
 
     Returns:
@@ -646,10 +644,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         with tf.name_scope("loss"):
             losses = cross_entropies(logits, labels)
             l2_loss = regularisation_loss()
-            # tf.add_n begins with an input whose memory is free by then, so the last bit would
-            # depend on timing. This order is its usual one.
-            first, *others = losses.values()
-            loss = tf.reduce_sum(tf.stack([l2_loss, *others, first]), name="total")
+            loss = total([*losses.values(), l2_loss], "total")  # what is minimised
 
         with tf.name_scope("evaluation"):
             predictions = {
@@ -661,7 +656,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         # The variable scope puts Adam's moments under "train". The name scope is
         # entered by its full name, or TensorFlow would call it "train_1".
         with tf.variable_scope(train_scope, auxiliary_name_scope=False), tf.name_scope("train/"):
-            train_op = training_step(losses, global_step, config, fast)
+            train_op = training_step(loss, global_step, config)
 
         with tf.name_scope("summary"):
             summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)

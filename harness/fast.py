@@ -1,13 +1,11 @@
-"""Faster forms of layers and of Adam, for CPUs. They compute what the plain forms compute.
+"""A faster form of the conv layers, for CPUs. It computes what the plain form computes.
 
-Half of the plain graph's time goes into memory traffic: TensorFlow runs op by op, and each op
-reads and writes all activations. These forms take fewer passes. tests/test_equivalence.py holds
-them against the plain graph. What each is worth stands in tests/README.md.
+TensorFlow runs op by op, and each op reads and writes all activations. This form takes fewer
+passes over memory. tests/test_equivalence.py holds it against the plain graph. What it is worth
+stands in tests/README.md.
 
-To delete them: delete this file; in `linear_combinations`, `conv_pool` and `Adam` of model.py the
-branch that asks for `fast`; in `layer_defaults` the arg scope that sets it; then the argument
-`fast` wherever it is passed on. `Adam` adds the gradients of L2 losses itself only for
-`adam_step`: without that, minimise the whole loss.
+To delete it: delete this file; in `conv_pool` of model.py the branch that asks for `fast`; in
+`layer_defaults` the arg scope that sets it; then the argument `fast` wherever it is passed on.
 """
 
 import functools
@@ -18,7 +16,6 @@ import tensorflow.compat.v1 as tf
 from harness.slim import slim
 
 BATCH_NORM_EPSILON = 0.001  # slim's default
-ONE_PASS_MINIMUM = 2**20  # values of a variable; for smaller ones compiling does not pay
 
 
 def one_pass(function):
@@ -44,34 +41,6 @@ def channel_sums(x, y):
         x, [1, 1, channels, 1], y, strides=[1] * 4, padding="VALID"
     )
     return tf.reshape(sums, [channels])
-
-
-def one_pass_combinations(weights, towers):
-    """`linear_combinations` of model.py. Args and returns as there."""
-    channels = towers[0].shape.as_list()[-1]
-    if weights.shape.rank == 2:
-        weights = tf.broadcast_to(weights[..., None], [len(towers), len(towers), channels])
-    return combinations_by_channel(weights, *towers)
-
-
-@tf.custom_gradient
-def combinations_by_channel(weights, *towers):
-    """`linear_combinations`. Args: weights, [T, T, C]; T towers. Returns as there."""
-    ids = range(len(towers))
-
-    def gradient(*d_outputs):
-        # The towers receive the same sums with the weights transposed.
-        d_towers = [weighted_sum(d_outputs, weights[:, j]) for j in ids]
-        d_weights = tf.stack([tf.stack([channel_sums(d, x) for x in towers]) for d in d_outputs])
-        return (d_weights, *d_towers)
-
-    return [weighted_sum(towers, weights[i]) for i in ids], gradient
-
-
-@one_pass
-def weighted_sum(tensors, weights):
-    """tf.add_n([weights[j] * x for j, x in enumerate(tensors)]), weights[j] of shape [C]."""
-    return tf.add_n([weights[j] * x for j, x in enumerate(tensors)])
 
 
 def fused_conv_pool(x, filters, scope, pool_scope):
@@ -202,12 +171,3 @@ def window_values(y):
     _, height, width, channels = y.shape.as_list()
     y = tf.reshape(y, [-1, height // 2, 2, width // 2, 2, channels])
     return [y[:, :, row, :, column] for row in range(2) for column in range(2)]
-
-
-@one_pass
-def adam_step(var, grad, l2_scale, **arguments):
-    """tf.raw_ops.ResourceApplyAdam on grad + l2_scale * var. Returns: a value to run it by."""
-    value = tf.raw_ops.ReadVariableOp(resource=var, dtype=tf.float32)
-    value.set_shape(grad.shape)
-    tf.raw_ops.ResourceApplyAdam(var=var, grad=grad + l2_scale * value, **arguments)
-    return tf.constant(True)

@@ -200,27 +200,3 @@ def test_fast_and_plain_graph_restore_each_others_checkpoints_and_train_alike(bo
                     savers[which].save(session, str(tmp_path / f"{which}"))
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert np.ptp(losses[0]) > 0.1
-
-
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("shape", [[64, 64], [1024, 1040]])  # either side of ONE_PASS_MINIMUM
-def test_adam_with_l2_losses_is_tensorflows_adam_on_their_gradients(shape, fast):
-    random = np.random.RandomState(0)
-    start, slope = random.normal(size=[2, *shape]).astype(np.float32)
-    results = []
-    for ours in (True, False):
-        with tf.Graph().as_default() as graph, tf.Session(graph=graph) as session:
-            decayed = tf.get_variable("decayed", initializer=start)
-            free = tf.get_variable("free", initializer=start)
-            loss = tf.reduce_sum(slope * decayed**2) + tf.reduce_sum(slope * free)
-            if ours:
-                step = model.Adam(0.01, {"decayed": 0.5}, {}, fast).minimize(loss)
-            else:
-                step = tf.train.AdamOptimizer(0.01).minimize(loss + 0.5 * tf.nn.l2_loss(decayed))
-            session.run(tf.global_variables_initializer())
-            for _ in range(3):
-                session.run(step)
-            results.append(session.run([decayed, free]))
-    for of_ours, of_tensorflow in zip(*results):
-        np.testing.assert_allclose(of_ours, of_tensorflow, rtol=1e-5, atol=1e-6)
-        assert np.abs(of_ours - start).mean() > 0.01

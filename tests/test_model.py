@@ -170,10 +170,9 @@ def test_identity_units_leave_logits_bit_identical(unit, small):
     assert np.ptp(logits[0][1]["article"]) > 0.1  # not equal for want of anything to differ
 
 
-def unit_graph(unit, num_tasks, shape, own_weight=1.0, fast=True):
+def unit_graph(unit, num_tasks, shape, own_weight=1.0):
     """One unit on its own. Returns: session, inputs, outputs, alpha, mean weights."""
-    in_form = slim.arg_scope([model.linear_combinations], fast=fast)
-    with tf.Graph().as_default() as graph, in_form:
+    with tf.Graph().as_default() as graph:
         inputs = [tf.placeholder(tf.float32, [None, *shape]) for _ in range(num_tasks)]
         config = config_of(unit, cross_stitch_init=own_weight)
         outputs, means = model.add_unit(inputs, "cross_stitch_1", config)
@@ -202,17 +201,16 @@ def combine(unit, alpha, inputs):
 
 CONVOLUTIONAL, FULLY_CONNECTED = [2, 3, 4], [5]
 unit_cases = pytest.mark.parametrize(
-    "unit, num_tasks, shape, fast",
-    [(unit, num_tasks, shape, fast)
-     for unit, fast in itertools.product(model.UNITS, (False, True))
-     if not fast or unit in ("channel", "layer")  # which alone have a fast form
+    "unit, num_tasks, shape",
+    [(unit, num_tasks, shape)
+     for unit in model.UNITS
      for num_tasks, shape in ((2, CONVOLUTIONAL), (3, FULLY_CONNECTED))],
 )  # fmt: skip
 
 
 @unit_cases
-def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape, fast):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, fast=fast)
+def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -224,8 +222,8 @@ def test_unit_is_the_linear_combination_of_its_definition(unit, num_tasks, shape
 
 
 @unit_cases
-def test_gradients_match_difference_quotients(unit, num_tasks, shape, fast):
-    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape, fast=fast)
+def test_gradients_match_difference_quotients(unit, num_tasks, shape):
+    session, inputs, outputs, alpha, _ = unit_graph(unit, num_tasks, shape)
     random = np.random.RandomState(0)
     values = [random.normal(size=[BATCH, *shape]) for _ in inputs]
     weights = random.normal(size=alpha.shape)
@@ -453,6 +451,47 @@ def test_without_l2_the_term_is_zero():
     net = build(TASKS[:1], unit=None, l2_scale=0.0)
     with initialised(net) as session:
         assert session.run(net.l2_loss) == 0
+
+
+def unit_with_losses(towers, start, config):
+    """A layer unit whose weights have a loss of their own, and that looks at an L2 loss."""
+    alpha = tf.get_variable(
+        "alpha", initializer=start, regularizer=lambda w: 0.5 * tf.reduce_sum(w**4)
+    )
+    tf.summary.scalar("looked_at", tf.nn.l2_loss(alpha))
+    return model.linear_combinations(alpha, towers), tf.identity(alpha)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_a_step_minimises_is_the_loss_that_is_reported(fast, small, monkeypatch):
+    """With another regulariser, and a unit that has a loss of its own."""
+    factor = 0.01
+    monkeypatch.setattr(slim, "l2_regularizer", lambda _: slim.l1_regularizer(factor))
+    monkeypatch.setitem(model.UNITS, "with_losses", unit_with_losses)
+    config = config_of("with_losses", keep_prob=1.0, cross_stitch_init=0.7)
+    net = model.build(TASKS[:2], config, fast=fast, image_shape=(8, 8, 1))
+    variables = {v.op.name: v for v in net.trained()}
+    with net.graph.as_default():
+        alone = tf.gradients(sum(net.losses.values()), list(variables.values()))
+        moments = [v for v in tf.global_variables("train/") if v.op.name.endswith("/Adam")]
+        moments = {v.op.name[len("train/") : -len("/Adam")]: v for v in moments}
+    with initialised(net) as session:
+        values = session.run(variables)
+        losses, reported, of_losses, l2_loss, _ = session.run(
+            [net.losses, net.loss, alone, net.l2_loss, net.train_op], feed(net, small, True)
+        )
+        gradients = {name: 10 * m for name, m in session.run(moments).items()}  # beta1 is 0.9
+    decayed = {name: w for name, w in values.items() if name.endswith("/weights")}
+    own = {name: w for name, w in values.items() if name.endswith("/alpha")}
+    assert len(decayed) == 8 and len(own) == 3 and gradients.keys() == values.keys()
+    expected = factor * sum(np.abs(w).sum() for w in decayed.values())
+    expected += sum(0.5 * (w**4).sum() for w in own.values())
+    np.testing.assert_allclose(l2_loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(reported, sum(losses.values()) + expected, rtol=1e-4)
+    for (name, found), of_cross_entropies in zip(gradients.items(), of_losses):
+        slope = factor * np.sign(decayed[name]) if name in decayed else 0
+        slope = 2 * own[name] ** 3 if name in own else slope
+        np.testing.assert_allclose(found, of_cross_entropies + slope, rtol=1e-3, atol=1e-5)
 
 
 # --- Training and evaluation ---
