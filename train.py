@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from harness import files, flag_rules, process
 from harness.errors import CannotWrite, Diverged, Failed, brief
-from harness.names import PLACES, RESULTS, sharing_of
+from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -215,6 +215,7 @@ def train_and_report(net, run, program_started):
         "flags": flag_values(),
         "versions": results.versions(),
         "numerics": NUMERICS,
+        "network": net.checksum(),
         "machine": machine.description(FLAGS.threads),
         "device": machine.device_name(FLAGS.device),
         "global_step": trained.step,
@@ -323,6 +324,8 @@ def check_folder(run, net):
     if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
         init_folder(run)  # raises if it does not fit
     if not FLAGS.overwrite:
+        if net:
+            folder.check_numerics(run.folder)
         # A network without units records none of their flags, so they are not compared. A
         # finished run may be evaluated on any device.
         may_differ = flag_rules.of_units(flag_values()) - run.settings.keys()
@@ -338,7 +341,6 @@ def init_folder(run):
 
 # --- The training loop ---
 
-NUMERICS = 1  # raised by a change that alters a result's bits; results.json records it
 EVALUATION_BATCH_SIZE = 250
 
 
@@ -395,9 +397,9 @@ def train(net, run):
                 # Step and seed decide which images come, and in `model.dropout` which mask: a
                 # resumed run continues with the same ones.
                 batch = dataset.train_batch(step - 1, FLAGS.batch_size, FLAGS.seed)
-                losses, summary = train_step(session, net, step, batch, evaluates)
+                loss, summary = train_step(session, net, step, batch, evaluates)
                 seconds = time.perf_counter() - started
-                progress.add_step(len(batch[0]), sum(losses.values()), seconds)
+                progress.add_step(len(batch[0]), loss, seconds)
                 if evaluates:
                     check_weights(session, net, step)
                     accuracies, confusions = evaluate(session, net, dataset)
@@ -429,7 +431,7 @@ def train(net, run):
 
 
 def train_step(session, net, step, batch, with_summary):
-    """Trains on one batch; returns the losses of the weights before the step.
+    """Trains on one batch; returns the loss of the weights before the step.
 
     Args:
       session: a session of the net's graph.
@@ -439,20 +441,20 @@ def train_step(session, net, step, batch, with_summary):
       with_summary: whether to compute the batch's summary, too.
 
     Returns:
-      task -> cross-entropy, and the serialised summary or None.
+      The loss, and the serialised summary or None.
 
     Raises:
-      Diverged: a loss is NaN or infinite.
+      Diverged: the loss is NaN or infinite.
     """
     # In a single run: a second one would update batch norm again, with other weights and
     # another dropout mask.
-    fetches = {"train_op": net.train_op, "losses": net.losses}
+    fetches = {"train_op": net.train_op, "loss": net.loss}
     if with_summary:
         fetches["summary"] = net.summary_op
     values = session.run(fetches, feed(net, batch, training=True))
-    if not np.all(np.isfinite(list(values["losses"].values()))):
+    if not np.isfinite(values["loss"]):
         raise Diverged(diverged("loss", step))
-    return values["losses"], values.get("summary")
+    return values["loss"], values.get("summary")
 
 
 def feed(net, batch, training):

@@ -11,7 +11,7 @@ import warnings
 from harness import checkpoints, evaluation_log
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
-from harness.names import RESULTS, SETTINGS
+from harness.names import NUMERICS, RESULTS, SETTINGS
 
 LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
@@ -108,6 +108,7 @@ def check_settings(run_dir, settings, defaults, may_differ):
     """
     record = run_dir / SETTINGS
     before = read_json(record)
+    before.pop("numerics", None)  # `check_numerics` compares them
     if files_of_run(run_dir) and not before:
         if not record.exists() and not checkpoints.holds_network(run_dir):
             raise Failed(
@@ -129,6 +130,18 @@ def check_settings(run_dir, settings, defaults, may_differ):
         raise Failed(
             f"{run_dir}: this run was started with {started}, not {asked}. Resume it with the"
             " former, choose another --run_name, or start over with --overwrite."
+        )
+
+
+def check_numerics(run_dir):
+    """Raises: Failed, a version of this program with other rounding started the run."""
+    before = read_json(run_dir / SETTINGS)
+    numerics = before.get("numerics", 1)  # the first ones do not name them
+    if before and numerics != NUMERICS and checkpoints.steps_saved(run_dir):
+        raise Failed(
+            f"{run_dir}: this run was started with numerics {numerics}, and this version of the"
+            f" program computes with numerics {NUMERICS}. Resume it with the former version, choose"
+            " another --run_name, or start over with --overwrite."
         )
 
 
@@ -155,7 +168,7 @@ def begin(run_dir, settings, starts_over):
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(run_dir / SETTINGS, settings)
+    write_json(run_dir / SETTINGS, {**settings, "numerics": NUMERICS})
 
 
 def completed(before, now, defaults):

@@ -17,8 +17,8 @@ import numpy as np
 from harness import evaluation_log, files
 from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
-from harness.names import RESULTS
-from study import groups, runs
+from harness.names import NUMERICS, RESULTS
+from study import groups, numerics, runs
 
 
 class Folders(typing.NamedTuple):
@@ -63,11 +63,13 @@ def make(run, folders, stop, *more_flags):
     diverged = train(run, folders, stop, *more_flags)
     record = {"command": shlex.join(folders.command(run)), "setting": run.setting}
     if diverged:
-        record |= {"seed": run.seed, "diverged": diverged}
+        record |= {"seed": run.seed, "diverged": diverged, "numerics": NUMERICS}
     else:
         folder = folders.run(run)
         record |= read_json(folder / RESULTS)
         record |= {"sha256": checksum(folder), "curves": curves_of(folder)}
+    recorded = records_in(run.study, folders.records).values()
+    numerics.check_alike(folders.record(run).parent, [record, *recorded])
     write_record(folders.record(run), record)
     return record
 
@@ -187,11 +189,18 @@ def read_all(folder):
     return {study: read(study, folder) for study in runs.STUDIES if (folder / study).is_dir()}
 
 
+def records_in(study, folder):
+    """The records of one study. Returns: path -> record. Raises: Failed, one is damaged."""
+    paths = sorted((folder / study).glob("*.json"))
+    return {path: read_record(path, "setting", "seed", "command") for path in paths}
+
+
 def read(study, folder):
     """Reads the records of one study. Returns and raises: as `read_all`, its list of groups."""
     settings, found = runs.settings_of(study), {}
-    for path in sorted((folder / study).glob("*.json")):
-        record = read_record(path, "setting", "seed", "command")
+    read_records = records_in(study, folder)
+    numerics.check_alike(folder / study, read_records.values())
+    for path, record in read_records.items():
         setting, seed = record["setting"], record["seed"]
         if setting not in settings or seed not in runs.STUDIES[study].seeds:
             raise Failed(
@@ -208,6 +217,25 @@ def read(study, folder):
         for setting in sorted(settings, key=lambda setting: settings[setting][0])
         if setting in found
     ]
+
+
+def check_numerics(missing, folder):
+    """Checks that runs may be added to the records in this folder, before they are made.
+
+    Raises: Failed, their studies have records of other numerics than this program's.
+    """
+    other = {}
+    for study in dict.fromkeys(run.study for run in missing):
+        for record in records_in(study, folder).values():
+            if numerics.of(record) != NUMERICS:
+                other[study] = numerics.of(record)
+    if other:
+        names = ", ".join(f"{study} (numerics {number})" for study, number in other.items())
+        raise Failed(
+            f"this program computes with numerics {NUMERICS}, and adds no run to the records of"
+            f" {names}, because no table mixes numerics. Choose other studies with --only, or"
+            f" delete the folders of these in {folder} to make all their runs anew."
+        )
 
 
 # --- Comparing ---

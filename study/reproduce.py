@@ -238,6 +238,7 @@ def write_tables(texts, page):
 def make_all(chosen, folders):
     """Makes the records that are missing. Raises: Failed."""
     missing = [run for run in chosen if not folders.has_record(run)]
+    records.check_numerics(missing, folders.records)
     needed = [run.source for run in missing if run.source]
     records.prune([run for run in chosen if run not in needed], folders)
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs have a record.", flush=True)

@@ -32,6 +32,7 @@ import model
 from harness import checkpoints, download, evaluation_log, files, process
 from harness import folder as run_folder
 from harness.errors import Diverged, Failed, InUse
+from harness.names import NUMERICS
 from harness.progress import Progress
 
 UNITS = {"none": "--cross_stitch=False", "channel": "--cross_stitch_unit=channel"}
@@ -478,6 +479,20 @@ def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
     settings.write_text(json.dumps(known))
     finished = run(tmp_path, UNITS["none"], "--max_steps=20", prelude=other)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("numerics", [NUMERICS - 1, None])  # the first settings did not name them
+def test_a_run_of_other_numerics_is_not_trained_on_but_evaluated(
+    numerics, two_checkpoints, tmp_path
+):
+    settings, before = folder(tmp_path) / "settings.json", tensors(folder(tmp_path))
+    known = json.loads(settings.read_text())
+    assert known.pop("numerics") == NUMERICS
+    settings.write_text(json.dumps(known | ({"numerics": numerics} if numerics else {})))
+    refused = run(tmp_path, UNITS["none"], "--max_steps=30")
+    assert_one_sentence(refused, f"numerics {numerics or 1}, and", f"numerics {NUMERICS}.")
+    assert tensors(folder(tmp_path)) == before
+    assert run(tmp_path, UNITS["none"], "--max_steps=20", "--eval_only").returncode == 0
 
 
 def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():

@@ -36,7 +36,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from harness import checkpoints, download, files, machine, matrices, process
+from harness import checkpoints, download, files, machine, matrices, names, process
 from harness.errors import Failed
 from harness.events import Events
 from harness.folder import check_path
@@ -420,7 +420,7 @@ def test_results_say_what_happened(runs):
         assert results["global_step"] == 5
         assert results["flags"]["cross_stitch"] is stitch
         assert results["flags"]["batch_norm_decay"] == 0.8
-        assert results["numerics"] == train.NUMERICS
+        assert results["numerics"] == names.NUMERICS
         assert set(results["versions"]) == {"python", "tensorflow", "tf-slim", "numpy"}
         assert results["machine"]["threads"] == threads and results["machine"]["processor"]
         if (ROOT / ".git").exists():
