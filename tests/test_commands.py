@@ -1,5 +1,6 @@
 """Every command that a page shows is run by a test, or stands here with the reason why not."""
 
+import ast
 import json
 import re
 import shlex
@@ -81,12 +82,60 @@ NOT_RUN = {
 }
 
 
+def definitions(path):
+    """Name -> syntax tree of the functions, fixtures, methods and constants in a file of tests."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            names = [n.id for target in node.targets for n in ast.walk(target) if hasattr(n, "id")]
+            found |= dict.fromkeys(names, node.value)
+        for inner in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(inner, ast.FunctionDef):  # whoever calls a class calls __init__
+                found[node.name if inner.name == "__init__" else inner.name] = inner
+    return found
+
+
+TESTS = {path.name: definitions(path) for path in sorted((ROOT / "tests").glob("*.py"))}
+
+
+def strings_of(test):
+    """The strings in a test and in all that it uses of its file and of conftest.py."""
+    own = [found for file, found in TESTS.items() if file.startswith("test_") and test in found]
+    assert len(own) == 1, f"{len(own)} tests are called {test}"
+    known, seen, todo, strings = TESTS["conftest.py"] | own[0], set(), [test], []
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in known:
+            continue
+        seen.add(name)
+        nodes = list(ast.walk(known[name]))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        for node in nodes:
+            todo += [getattr(node, kind) for kind in ("id", "arg", "attr") if hasattr(node, kind)]
+            if isinstance(getattr(node, "value", None), str) and node not in docstrings:
+                strings.append(node.value)
+    return strings
+
+
+def program_and_flags(command):
+    """The parts of a command that its test must have, too. Values may be others."""
+    parts = re.findall(r"(?<!\S)(?:--\w+|[a-z][\w./]*)(?=[\s=]|$)", command)
+    return [part for part in parts if part not in ("python", "logs")]
+
+
 def test_each_command_of_the_pages_is_run_or_has_a_reason_why_not():
     listed = {*TRAINING, *STUDY, *RUN_ELSEWHERE, *NOT_RUN}
     assert COMMANDS == listed, COMMANDS ^ listed
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    for test in RUN_ELSEWHERE.values():
-        assert f"def {test}(" in tests, test
+
+
+@pytest.mark.parametrize("command", RUN_ELSEWHERE)
+def test_a_command_that_another_test_runs_is_in_that_test(command):
+    test, parts = RUN_ELSEWHERE[command], program_and_flags(command)
+    assert test.startswith("test_") and parts
+    strings = strings_of(test)
+    for part in parts:
+        word = re.compile(rf"(?<![^\s(]){re.escape(part)}(?![\w-])")
+        assert any(map(word.search, strings)), f"{test} does not run {part}"
 
 
 @pytest.fixture(scope="module")

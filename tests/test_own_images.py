@@ -20,7 +20,7 @@ import data
 from harness import matrices
 
 (CODE,) = re.findall(r"```python\n(import numpy.*?)```", (ROOT / "README.md").read_text(), re.S)
-(COMMAND,) = re.findall(r"^python train.py (--data_dir=FOLDER.*)$", (ROOT / "README.md").read_text(), re.M)  # fmt: skip
+(COMMAND,) = re.findall(r"^python train.py (--data_dir=FOLDER --tasks=.*)$", (ROOT / "README.md").read_text(), re.M)  # fmt: skip
 
 
 def made(shape, count=60, classes=20, seed=0):
