@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_script
+import tensorflow.compat.v1 as tf
+from conftest import config_of, run_script
 
 import data
-from harness import unit_weights
+import model
+import train
 from study import groups
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -77,12 +79,15 @@ def test_without_pytorch_the_script_says_what_to_install():
     assert refused.stderr.strip() == "replicate.py: PyTorch is not installed: pip install torch"
 
 
-def test_runs_of_one_seed_share_towers_and_the_order_of_train_py(images):
+def test_runs_of_one_seed_share_towers_and_the_batches_of_train_py(images):
     none, channel = made_run(images), made_run(images, "channel")
     assert torch.equal(none.order, channel.order)
-    count = len(images.train)
-    order = data.epoch_order(count, 10, 0)[: 3 * 128]
-    np.testing.assert_array_equal(none.order[: len(order)], order)
+    dataset = data.load("synthetic")
+    for step, chosen in enumerate(none.order[: 3 * 128].split(128)):
+        batch, labels = dataset.train_batch(step, 128, seed=10)
+        np.testing.assert_array_equal(images.train[chosen], batch)
+        for (task, _, _), values in zip(dataset.tasks, images.train_labels):
+            np.testing.assert_array_equal(values[chosen], labels[task])
     for name, layer in none.network.layers.items():
         assert torch.equal(layer.weights, channel.network.layers[name].weights)
     assert not torch.equal(none.order, made_run(images, seed=11).order)
@@ -120,21 +125,26 @@ def test_putting_the_tensors_back_undoes_a_step(images):
         torch.testing.assert_close(first, second)
 
 
-def test_mean_weights_and_distances_are_those_of_train_py_and_its_records(images):
-    for setting in ("channel", "layer", "nddr"):
-        run = made_run(images, setting)
-        with torch.no_grad():
-            for alpha in run.network.units.values():
-                alpha += 0.1 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
-        means, distances = run.units()
-        for scope, alpha in run.network.units.items():
-            alpha = alpha.detach().numpy()
-            far = unit_weights.distance(alpha, run.start[scope].numpy(), 2)
-            np.testing.assert_allclose(distances[scope], far, atol=1e-4)
-            size = len(alpha) // 2
-            by_pair = alpha.reshape(2, size, 2, -1).sum(axis=1).reshape(2, 2, -1)
-            expected = by_pair.sum(axis=2) / size if size > 1 else by_pair.mean(axis=2)
-            np.testing.assert_allclose(means[scope], expected, atol=1e-4)
+@pytest.mark.parametrize("setting", ["channel", "layer", "nddr"])
+def test_mean_weights_and_distances_are_those_of_train_py(setting, images):
+    """For the same weights, model.py's graph has those means, and train.py those distances."""
+    run = made_run(images, setting)
+    with torch.no_grad():
+        for alpha in run.network.units.values():
+            alpha += 0.1 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
+    means, distances = run.units()
+    net = model.build([("article", 10), ("group", 3)], config_of(setting), fast=False)
+    with net.graph.as_default(), tf.Session() as session:
+        session.run(net.initializer)
+        for variable in net.unit_variables:
+            alpha = run.network.units[model.unit_of(variable.op.name)]
+            variable.load(alpha.detach().numpy(), session)
+        described = train.describe_units(session, net, None)
+    for found, name in ((means, "cross_stitch"), (distances, "distances")):
+        assert found.keys() == described[name].keys() and len(found) == 3
+        for scope, values in described[name].items():
+            np.testing.assert_allclose(found[scope], values, atol=1e-4)
+            assert not np.allclose(values, np.transpose(values), atol=2e-4)
 
 
 def test_the_settings_are_those_of_the_study():
