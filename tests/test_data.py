@@ -1,6 +1,7 @@
 """The data: correct labels, correct order, correct statistics, and never the wrong files."""
 
 import pathlib
+import random
 import struct
 import warnings
 
@@ -25,6 +26,11 @@ def make_dataset(count, **options):
 def test_the_articles_and_groups_are_those_of_the_table():
     article, group = data.TASKS
     assert article.classes == data.ARTICLES and article.from_article == tuple(range(10))
+    # As the data set's authors number them.
+    assert " ".join(data.ARTICLES) == (
+        "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle boot"
+    )
+    assert group.classes == tuple(MEMBERS)
     for index, name in enumerate(group.classes):
         assert {a for a in range(10) if group.from_article[a] == index} == MEMBERS[name]
 
@@ -171,11 +177,29 @@ def test_ten_seeds_give_each_article_each_rank_once():
     assert [ranks[3][article] for article in by_size] == list(range(10))
 
 
-def test_a_starved_set_is_the_same_on_every_machine():
-    order = np.random.RandomState([0, 0, 3]).permutation(60000)  # the same in every numpy release
-    rarest = data.ranks_of_articles(0).index(9)
-    first = next(i for i in order if NUMBERED.main_labels()[i] == rarest)
-    assert starved(5000, seed=0)[rarest] == {first}
+def permutation(count, *key):
+    """A shuffle with the Mersenne Twister: Python's own, whose key has 32 bits in each number."""
+    twister = random.Random(sum(number << 32 * place for place, number in enumerate(key)))
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        other = count
+        while other > last:  # as many bits as `last` has
+            other = twister.getrandbits(32) & (2 ** last.bit_length() - 1)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def test_the_order_and_what_is_chosen_are_the_same_on_every_machine():
+    """Computed here without numpy, so that no release of numpy can change both sides."""
+    assert data.epoch_order(300, 5, 1).tolist() == permutation(300, 5, 1)
+    ranks = [7, 2, 9, 4, 0, 6, 3, 8, 5, 1]  # of the articles, with seed 0
+    for subset, of_subset, sizes in (
+        (data.balanced_subset(NUMBERED, 300, 0), 2, [30] * 10),
+        (data.starved_subset(NUMBERED, 100, 0), 3, [round(6000 / 100 ** (r / 9)) for r in ranks]),
+    ):
+        order = permutation(60000, 0, 0, of_subset)
+        kept = [[i for i in order if i % 10 == a][:size] for a, size in enumerate(sizes)]
+        assert subset.images.tolist() == sorted(sum(kept, []))
 
 
 @pytest.fixture
