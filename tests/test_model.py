@@ -623,7 +623,9 @@ ops.Tensor = control_flow_ops.cond = standing = object()
 import model
 assert ops.Tensor is standing and control_flow_ops.cond is standing
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 # --- Layers at their limits ---
