@@ -796,7 +796,9 @@ def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts(
 def test_every_record_of_the_study_can_be_verified():
     folders = records.Folders(pathlib.Path("logs"), RECORDS_FOLDER)
     studies = records.read_all(RECORDS_FOLDER)
-    for run in filter(folders.has_record, runs.all_runs()):
+    recorded = list(filter(folders.has_record, runs.all_runs()))
+    assert {run.study for run in recorded} == set(studies)
+    for run in recorded:
         # Other seeds of starved runs have other rare articles.
         most = 0.03 if run.study == "starved" else 0.01
         assert 0 < records.deviation_of_seeds(run, studies) < most, run
@@ -810,7 +812,7 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
         for group in tables.shown_groups(name, studies):
             for seed, record in group.records.items():
                 kinds.setdefault((group.condition, seed), set()).add(tables.machine_of(record))
-        assert all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
+        assert kinds and all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
 
 
 def reproduce_script(*arguments):
@@ -911,7 +913,7 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
     "given, word",
     [
         ("--only=Z", "full, full_30_epochs, where"),
-        ("more", "more"),
+        ("more", "more: not a flag"),
         ("--logtostderr", "--logtostderr"),
         ("--draw --verify", "At most one of (draw, show, verify)"),
         ("--scheduler=somewhere", "tcp://HOST:8786"),
