@@ -1,568 +1,354 @@
-"""How fast is this program? Measured in one sitting against PyTorch, Keras and plain slim.
+"""How fast is this program? Measured against PyTorch, Keras and the plain slim graph.
 
     pip install -r tests/benchmark-requirements.txt
-    python tests/benchmark.py                        # a quarter of an hour, 9 GB of memory
-    python tests/benchmark.py --record=speed.json    # and keeps every figure
-    python tests/benchmark.py --against=FOLDER       # this program against another checkout
+    python tests/benchmark.py --record=tests/speed_amd.json    # 25 minutes on a quiet machine
+    python tests/benchmark.py --against=FOLDER    # this program against another checkout
+    python tests/benchmark.py --draw              # writes the records into the pages
 
-Every contender is a process of its own, which waits while another is measured.
-They take turns, A B C A B C …, so that all of them see the same machine. Run it
-on a quiet one. All train the same two towers on the same batches of 128. A peer that
+Each measurement is a new process (contenders.py), alone on the machine. In a round, each
+contender is measured once, in an order drawn anew; ratios are of the same round. A library
+with several modes takes part with the one that was fastest in a first round. A library that
 is not installed is left out.
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import os
+import math
 import pathlib
 import random
+import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
+
+import numpy as np
+import scipy.stats
+import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, os.environ.get("PROGRAM", str(ROOT)))  # the checkout that is measured
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py does, for Keras, too
+sys.path.insert(0, str(ROOT))
 
-BATCH_SIZE = 128
-STEPS = int(os.environ.get("STEPS", 25))  # in one turn
-TRAINING_FLOP = 83.8e6  # an image, two towers: three products a layer, two for conv1
-EVALUATION_FLOP = 28.2e6
-TASKS = [("article", 10), ("group", 3)]
-RATIOS = [  # title, contender, peers of which the best counts
-    ("none, against PyTorch", "ours none", "torch none"),
-    ("none, against Keras 3", "ours none", "keras none"),
-    ("none, against plain slim", "ours none", "slim none"),
-    ("channel, against PyTorch", "ours channel", "torch channel"),
-    ("channel, against Keras 3", "ours channel", "keras channel"),
-    ("channel, against plain slim", "ours channel", "slim channel"),
-    ("channel, against none", "ours channel", "ours none"),
-    ("layer, against none", "ours layer", "ours none"),
-    ("nddr, against layer", "ours nddr", "ours layer"),
-    ("dense, against plain slim", "ours dense", "slim dense"),
-]
+from contenders import BATCH_SIZE, MODES  # noqa: E402
+
+from harness import files  # noqa: E402
+
+TESTS = ROOT / "tests"
+PAGES = (ROOT / "README.md", TESTS / "README.md")
+UNITS = ("none", "channel", "layer", "nddr", "dense")
+COMPARED = ("none", "channel")  # with all peers
+TITLES = {"slim": "plain slim", "torch": "PyTorch", "keras": "Keras 3"}
+TOWERS = (1, 4, 8)  # beside 2
+OTHERS = ("evaluation", "program")  # that this program alone is measured for
+FEW = 3  # processes of what is slow, or compared with nothing
 
 
-# --- Contenders: each returns a function that trains STEPS batches, and may clock itself ---
+# --- Measuring ---
 
 
-def batches():
-    """STEPS batches of noise: [B, 28, 28, 1] float32 and a label for each task."""
-    import numpy as np
+class Machine:
+    """Measures contenders, each in a new process. Args: steps of each; how many there will be."""
 
-    noise = np.random.RandomState(0)
-    for _ in range(STEPS):
-        images = noise.normal(size=[BATCH_SIZE, 28, 28, 1]).astype(np.float32)
-        yield images, [noise.randint(0, n, BATCH_SIZE).astype(np.int32) for _, n in TASKS]
+    def __init__(self, steps, count):
+        self.steps, self.cores = steps, 0
+        self.description = self.ask("machine")
+        self.cores = self.description["threads"]
+        form = "{percentage:.0f}%|{bar}| {remaining} left {postfix}"
+        self.bar = tqdm.tqdm(total=count, bar_format=form, dynamic_ncols=True)
 
-
-def config_of(unit):
-    import model
-
-    return model.Config(
-        cross_stitch=unit != "none", cross_stitch_unit=unit.replace("none", "layer")
-    )
-
-
-def ours(unit, num_tasks=2):
-    import tensorflow.compat.v1 as tf
-
-    import model
-    from harness import machine
-
-    tasks = [(f"{TASKS[t % 2][0]}_{t}", TASKS[t % 2][1]) for t in range(num_tasks)]
-    session_config = machine.thread_settings(machine.cores(), num_tasks, unit)
-    net = model.build(tasks, config_of(unit))
-    session = tf.Session(graph=net.graph, config=session_config)
-    session.run(net.initializer)
-    feeds = [
-        {net.x: x, net.is_training: True}
-        | {y: labels[t % 2] for t, y in enumerate(net.labels.values())}
-        for x, labels in batches()
-    ]
-
-    def turn():
-        for feed in feeds:
-            session.run(net.train_op, feed)
-
-    return turn
-
-
-def evaluation(unit):
-    """The evaluation pass as train.py makes it, over as many images as STEPS batches hold."""
-    import tensorflow.compat.v1 as tf
-
-    import data
-    import model
-    import train
-    from harness import machine
-
-    dataset = data.load("synthetic", None, 0)
-    session_config = machine.thread_settings(machine.cores(), len(TASKS), unit)
-    net = model.build(TASKS, config_of(unit))
-    session = tf.Session(graph=net.graph, config=session_config)
-    session.run(net.initializer)
-    passes = max(1, round(STEPS * BATCH_SIZE / len(dataset.test.images)))
-
-    def turn():
-        for _ in range(passes):
-            train.evaluate(session, net, dataset)
-
-    turn.images = passes * len(dataset.test.images)
-    return turn
-
-
-def slim(unit):
-    import plain_slim
-    import tensorflow.compat.v1 as tf
-
-    net = plain_slim.build(TASKS, None if unit == "none" else unit)
-    session = tf.Session(graph=net.graph)
-    with net.graph.as_default():
-        session.run(tf.global_variables_initializer())
-    feeds = [{net.x: x, **dict(zip(net.labels.values(), y))} for x, y in batches()]
-
-    def turn():
-        for feed in feeds:
-            session.run(net.train_op, feed)
-
-    return turn
-
-
-def matmul(_):
-    import tensorflow.compat.v1 as tf
-
-    with tf.Graph().as_default():
-        a, b = [tf.get_variable(name, [4096, 4096]) for name in "ab"]
-        product = tf.matmul(a, b).op
-        session = tf.Session()
-        session.run(tf.global_variables_initializer())
-
-    def turn():
-        for _ in range(10):
-            session.run(product)
-
-    return turn
-
-
-def torch(unit, mode):
-    import torch
-
-    from study import torch_network
-
-    classes = [n for _, n in TASKS]
-    network = torch_network.Network(classes, None if unit == "none" else unit, decays=(0.9,))
-    optimizer = torch_network.Adam(network.train())
-    step = torch.compile(network) if mode == "compiled" else network
-    data = [
-        (torch.from_numpy(x), [torch.from_numpy(y).long() for y in labels])
-        for x, labels in batches()
-    ]
-
-    def turn():
-        for x, labels in data:
-            optimizer.zero_grad()
-            torch_network.loss(step(x), labels).backward()
-            optimizer.step()
-
-    return turn
-
-
-def keras(unit, mode):
-    import keras
-    import numpy as np
-    from keras import layers, ops
-
-    @keras.saving.register_keras_serializable()
-    class CrossStitch(layers.Layer):
-        def build(self, shapes):
-            self.alpha = self.add_weight(
-                shape=(2, 2, shapes[0][-1]),
-                initializer=lambda shape, dtype: np.broadcast_to(np.eye(2)[..., None], shape),
-            )
-
-        def call(self, inputs):
-            a, b = inputs
-            alpha = self.alpha
-            return [alpha[0, 0] * a + alpha[0, 1] * b, alpha[1, 0] * a + alpha[1, 1] * b]
-
-    l2 = {"use_bias": False, "kernel_regularizer": keras.regularizers.L2(0.5e-5)}
-
-    def norm(h):
-        return layers.BatchNormalization(momentum=0.999, epsilon=0.001)(h)
-
-    def conv(h, filters):
-        h = layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", **l2)(h)
-        return layers.MaxPooling2D(2)(ops.relu(norm(h)))
-
-    def stitched(towers):
-        return CrossStitch()(towers) if unit == "channel" else towers
-
-    inputs = keras.Input([28, 28, 1])
-    towers = stitched([conv(inputs, 32) for _ in TASKS])
-    towers = stitched([conv(h, 64) for h in towers])
-    towers = [layers.Dense(1024, **l2)(layers.Flatten()(h)) for h in towers]
-    towers = stitched([ops.relu(norm(h)) for h in towers])
-    towers = [layers.Dropout(0.2)(h) for h in towers]
-    outputs = [norm(layers.Dense(n, **l2)(h)) for h, (_, n) in zip(towers, TASKS)]
-    network = keras.Model(inputs, outputs)
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(
-        keras.optimizers.Adam(0.001),
-        [cross_entropy] * 2,
-        jit_compile=mode == "XLA",
-        steps_per_execution=STEPS if mode == "many steps" else 1,
-    )
-    images, labels = zip(*batches())
-    x, y = np.concatenate(images), [np.concatenate(task) for task in zip(*labels)]
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.seconds = time.perf_counter() - self.start
-
-    clock = Clock()
-
-    def turn():
-        # The epoch alone: fit takes up to two seconds to return, once a run.
-        network.fit(x, y, batch_size=BATCH_SIZE, epochs=1, verbose=0, callbacks=[clock])
-        return clock.seconds
-
-    return turn
-
-
-# --- Taking turns ---
-
-
-def work(maker, arguments):
-    """A contender's process: a turn for each line that comes in, its seconds going out."""
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed
-    turn = maker(*arguments)
-    turn()
-    turn()
-    print(getattr(turn, "images", STEPS * BATCH_SIZE), file=output, flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        seconds = turn() or time.perf_counter() - start
-        print(seconds, file=output, flush=True)
-
-
-MAKERS = {
-    "ours": ours,
-    "evaluation": evaluation,
-    "slim": slim,
-    "matmul": matmul,
-    "torch": torch,
-    "keras": keras,
-}
-
-
-class Contender:
-    def __init__(self, *arguments, program=ROOT, environment={}):
-        command = [sys.executable, __file__, "--work", json.dumps(arguments)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PROGRAM": str(pathlib.Path(program).resolve()), **environment},
+    def ask(self, *contender, program=ROOT, steps=None):
+        """Runs a contender. Returns: what it prints."""
+        command = [sys.executable, str(TESTS / "contenders.py"), *map(str, contender)]
+        command += [f"--cores={self.cores}", f"--steps={steps or self.steps}"]
+        done = subprocess.run(
+            [*command, f"--program={program}"], capture_output=True, text=True, errors="replace"
         )
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(map(str, arguments))} failed: {' '.join(command)}")
-        self.images = int(line)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+            sys.exit(f"{' '.join(map(str, contender))} cannot be measured: {last}")
+        return json.loads(done.stdout)
 
-    def seconds(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+    def measure(self, *contender, **options):
+        """As `ask`, for the bar and rounded. Returns: a number or a list of numbers."""
+        self.bar.set_postfix_str(" ".join(map(str, contender)))
+        answer = self.ask(*contender, **options)
+        self.bar.update()
+        return [round(v, 3) for v in answer] if isinstance(answer, list) else round(answer, 1)
 
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
+    def in_rounds(self, rounds, contenders):
+        """Measures each contender once in a round, in an order drawn anew.
 
-
-def sitting(contenders, rounds, note):
-    """Measures in turns. Args: name -> arguments. Returns: name -> images a second, a round each."""
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for name, arguments in contenders.items():
-            note(f"starting {name}")
-            running[name] = Contender(*arguments)
-            stack.callback(running[name].close)
-        rates = {name: [] for name in running}
-        for turn in range(rounds):
-            for name, contender in running.items():
-                note(f"round {turn + 1} of {rounds}: {name}")
-                rates[name].append(contender.images / contender.seconds())
-    return rates
+        Args: rounds; key -> (contender, its options of `measure`).
+        Returns: key -> what was measured, a list in the order of the rounds.
+        """
+        measured = {key: [] for key in contenders}
+        for _ in range(rounds):
+            for key in random.sample(list(contenders), len(contenders)):
+                contender, options = contenders[key]
+                measured[key].append(self.measure(*contender, **options))
+        return measured
 
 
-def paired(contenders, sittings, rounds, note, places={}):
-    """Measures in turns, in an order that chance decides anew for each round, with new
-    processes for each sitting: neither place nor a process's luck with memory is a bias.
+def measure_peers(units, rounds, steps):
+    """This program and its peers. Returns: the record."""
+    peers = ["slim", *(name for name in ("torch", "keras") if importlib.util.find_spec(name))]
+    compared = [unit for unit in COMPARED if unit in units]
+    few = min(rounds, FEW)
+    trials = {
+        (peer, unit, mode): ([peer, unit, mode], {"steps": max(1, steps // 2)})
+        for unit in compared for peer in peers for mode in MODES[peer]
+    }  # fmt: skip
+    pairs = [("ours", unit) for unit in units if unit != "dense"]
+    pairs += [(peer, unit) for unit in compared for peer in peers]
+    rare = {f"{name} {unit}": ([name, unit], {}) for unit in compared for name in OTHERS}
+    for n in TOWERS:
+        fewer = {"steps": max(1, steps * 2 // max(n, 2))}
+        rare |= {f"ours {unit} {n}": (["ours", unit, n], fewer) for unit in compared}
+    if "dense" in units:
+        fewer = {"steps": max(1, steps // 8)}  # each takes as long as 15 others
+        rare["ours dense"] = (["ours", "dense"], fewer)
+        rare["slim dense"] = (["slim", "dense", MODES["slim"][0]], fewer)
 
-    Args: name -> arguments; places, name -> its other keyword arguments of `Contender`.
-    Returns: name -> images a second, a round each.
-    """
-    rates = {name: [] for name in contenders}
-    for sitting in range(sittings):
-        with contextlib.ExitStack() as stack:
-            running = {}
-            for name in random.sample(list(contenders), len(contenders)):
-                note(f"sitting {sitting + 1} of {sittings}: starting {name}")
-                running[name] = Contender(*contenders[name], **places.get(name, {}))
-                stack.callback(running[name].close)
-            for turn in range(rounds):
-                note(f"sitting {sitting + 1} of {sittings}: round {turn + 1} of {rounds}")
-                for name in random.sample(list(running), len(running)):
-                    rates[name].append(running[name].images / running[name].seconds())
-    return rates
+    commit = files.commit()  # now: the user may commit while this runs
+    machine = Machine(steps, len(trials) + rounds * len(pairs) + few * len(rare))
+    first = machine.in_rounds(1, trials)
+    modes = {f"{peer} {unit}": {} for peer, unit, _ in trials}
+    for (peer, unit, mode), (speed,) in first.items():
+        modes[f"{peer} {unit}"][mode] = speed
+    best = {name: [max(speeds, key=speeds.get)] for name, speeds in modes.items()}
+    contenders = {f"{n} {unit}": ([n, unit, *best.get(f"{n} {unit}", [])], {}) for n, unit in pairs}
+    measured = machine.in_rounds(rounds, contenders) | machine.in_rounds(few, rare)
+    machine.bar.close()
+    libraries = ("tensorflow", "tf-slim", "numpy", *(set(peers) - {"slim"}))
+    return {
+        "commit": commit,
+        "machine": machine.description,
+        "versions": {name: importlib.metadata.version(name) for name in sorted(libraries)},
+        "steps": steps,
+        "modes": modes,
+        "measured": measured,
+    }
+
+
+def measure_against(folder, units, rounds, steps):
+    """This checkout and that of another folder. Returns: the record."""
+    head = files.git("-C", str(folder), "rev-parse", "HEAD") or "unknown"
+    changed = files.git("-C", str(folder), "status", "--porcelain", "--", *files.PROGRAM)
+    commit, other = files.commit(), head + ("-dirty" if changed else "")
+    machine = Machine(steps, 2 * rounds * len(units))
+    measured = {}
+    for unit in units:
+        sides = {"this": ROOT, "other": folder}
+        contenders = {side: (["ours", unit], {"program": path}) for side, path in sides.items()}
+        measured[unit] = machine.in_rounds(rounds, contenders)
+    machine.bar.close()
+    return {
+        "commit": commit,
+        "against": other,
+        "machine": machine.description,
+        "versions": {"tensorflow": importlib.metadata.version("tensorflow")},
+        "steps": steps,
+        "measured": measured,
+    }
+
+
+# --- What a record says ---
 
 
 def ratio(values, others):
-    """Their geometric mean ratio, pair by pair, with Student's 95 % interval."""
-    import numpy as np
-    import scipy.stats
+    """The geometric mean of their ratios, pair by pair, and Student's 95 % interval.
 
+    Returns: mean, lower limit, upper limit.
+    """
     logs = np.log(np.array(values) / np.array(others))
-    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1) / np.sqrt(len(logs))
-    return [float(np.exp(logs.mean() + d)) for d in (0, -half, half)]
-
-
-def measure_against(folder, environment, sittings, rounds, units, note):
-    """This program in an environment, and that of another folder in this one, in pairs.
-
-    Returns: unit -> rates.
-    """
-    return {
-        unit: paired(
-            {"before": ["ours", unit], "after": ["ours", unit]},
-            sittings,
-            rounds,
-            note,
-            {"before": {"program": folder}, "after": {"environment": environment}},
-        )
-        for unit in units
-    }
-
-
-def report_against(record):
-    lines = ["| setting | before, images/s | after | after / before (95 %) | pairs |"]
-    lines.append("|---|---|---|---|---|")
-    for unit, rates in record["against"].items():
-        middle, low, high = ratio(rates["after"], rates["before"])
-        before, after = (statistics.median(rates[name]) for name in ("before", "after"))
-        lines.append(
-            f"| {unit} | {before:,.0f} | {after:,.0f} | {middle:.3f} ({low:.3f} – {high:.3f}) |"
-            f" {len(rates['before'])} |"
-        )
-    return "\n".join(lines)
-
-
-# --- The program as a user starts it ---
-
-FIRST_STEP = """
-import sys, time
-sys.path.insert(0, {root!r})
-import train
-from harness import process
-train_step = train.train_step
-def first(*args):
-    values = train_step(*args)
-    print("first step at", time.time(), flush=True)
-    train.train_step = train_step
-    return values
-train.train_step = first
-sys.argv[0] = "train.py"
-process.run(train.main, train.check_flags)
-"""
-
-
-def program(unit, logdir):
-    """A short run of train.py on the real data: eight times STEPS, and an evaluation.
-
-    Returns: seconds from the command to its first step, peak memory in GB.
-    """
-    code = FIRST_STEP.format(root=str(ROOT))
-    flags = ["--cross_stitch=False"] if unit == "none" else [f"--cross_stitch_unit={unit}"]
-    flags += ["--dataset=fashion_mnist", f"--max_steps={8 * STEPS}", f"--logdir={logdir}"]
-    start = time.time()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:  # fmt: skip
-        lines = [line for line in process.stdout if line.startswith("first step at")]
-        _, _, usage = os.wait4(process.pid, 0)
-        process.returncode = 0
-    if not lines:
-        raise RuntimeError("train.py made no step: is Fashion-MNIST on this machine?")
-    return float(lines[0].split()[-1]) - start, usage.ru_maxrss * 1024 / 1e9
-
-
-# --- What is printed ---
+    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * scipy.stats.sem(logs)
+    return tuple(math.exp(logs.mean() + d) for d in (0, -half, half))
 
 
 def spread(values, digits=0):
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f} – {high:,.{digits}f})"
+    """The median, the lowest and the highest as text; "–" without values."""
+    if not values:
+        return "–"
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} – {high:,.{digits}f})"
 
 
-def best(rates, name):
-    """The fastest, by median, of those whose name begins so."""
-    group = [
-        values
-        for key, values in rates.items()
-        if key == name or key.startswith(f"{name} ") and "towers" not in key
-    ]
-    return max(group, key=statistics.median) if group else None
+def table(*rows):
+    """Rows of cells as Markdown; the first has the titles."""
+    first, *others = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([first, "|---" * len(rows[0]) + "|", *others])
 
 
 def report(record):
-    """The record as Markdown."""
-    rates, machine = record["images_per_second"], record["machine"]
-    steps = record.get("steps", 25)  # what the first records were made with
-    flops = statistics.median(rates["matmul"]) / (steps * BATCH_SIZE) * 10 * 2 * 4096**3
-    lines = [
-        f"{machine['processor']}, {machine['threads']} threads; "
-        + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        + f". Bound: {flops / 1e9:.0f} GFLOP/s, what a 4096³ float32 matrix product reaches.",
-        "",
-        f"| training, {BATCH_SIZE} images a step | images a second | of the bound |",
-        "|---|---|---|",
+    """A record as Markdown."""
+    machine = record["machine"]
+    vectors = f" with {machine['vectors']}" if machine["vectors"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    about = (
+        f"{machine['processor']}{vectors}, {machine['threads']} cores, which every contender was"
+        f" given; {versions}; commit {short(record['commit'])}. Each process trained"
+        f" {record['steps']} batches of {BATCH_SIZE} images, after a fifth of them to warm up."
+    )
+    tables = tables_against if "against" in record else tables_of_peers
+    return "\n\n".join([about, *tables(record)])
+
+
+def short(commit):
+    """The first digits of a commit, and whether it was changed."""
+    head, *dirty = commit.split("-")
+    return "-".join([head[:7], *dirty])
+
+
+def tables_against(record):
+    rows = [("setting", "this, images a second", "other", "ratio", "pairs")]
+    for unit, measured in record["measured"].items():
+        this, other = measured["this"], measured["other"]
+        middle, low, high = ratio(this, other)
+        interval = f"{middle:.3f} ({low:.3f} – {high:.3f})"
+        rows.append((unit, spread(this), spread(other), interval, len(this)))
+    same = record["commit"] == record["against"] and "dirty" not in record["commit"]
+    other = "another clone of the same commit" if same else f"commit {short(record['against'])}"
+    return [
+        f"The other checkout is {other}. Speeds: the median (lowest – highest) of all processes."
+        " Ratios: the geometric mean over pairs of processes (95 % interval).",
+        table(*rows),
     ]
 
-    def row(name, values, flop):
-        share = f"{statistics.median(values) * flop / flops:.2f}" if flop else "–"
-        lines.append(f"| {name} | {spread(values)} | {share} |")
 
-    for name, values in rates.items():
-        if name.split()[0] in ("ours", "slim", "torch", "keras") and "towers" not in name:
-            row(name, values, None if "dense" in name else TRAINING_FLOP)
-    for name, values in rates.items():
-        if name.startswith("evaluation"):
-            row(f"{name}, {len(TASKS)} towers", values, EVALUATION_FLOP)
-    lines += ["", "| ratio, against the peer's best | median (by round) |", "|---|---|"]
-    for title, name, peer in RATIOS:
-        of_peer = best(rates, peer)
-        if name in rates and of_peer:
-            median = statistics.median(rates[name]) / statistics.median(of_peer)
-            ratios = [a / b for a, b in zip(rates[name], of_peer)]
-            lines.append(f"| {title} | {median:.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |")
-    units = list(record["program"])
-    lines += ["", f"| towers | ms a step, {' | '.join(units)} |", "|---|" + "---|" * len(units)]
-    towers = sorted({int(name.split()[-2]) for name in rates if name.endswith("towers")})
-    times = {
-        (unit, n): statistics.median(BATCH_SIZE * 1e3 / r for r in rates[f"ours {unit} {n} towers"])
+def tables_of_peers(record):
+    measured, modes = record["measured"], record["modes"]
+    units = [unit for unit in UNITS if f"ours {unit}" in measured]
+    compared = [unit for unit in units if unit in COMPARED]
+    peers = [peer for peer in TITLES if any(name.split()[0] == peer for name in modes)]
+    rounds = max(len(values) for values in measured.values())
+    few = min(len(values) for values in measured.values())
+
+    speeds = [("setting", "this program", *(TITLES[peer] for peer in peers))]
+    speeds += [
+        (unit, *(spread(measured.get(f"{name} {unit}")) for name in ("ours", *peers)))
         for unit in units
-        for n in towers
-    }
-    for n in towers:
-        cells = [f"{times[u, n]:.0f} ({times[u, n] / times[u, 2]:.2f} ×)" for u in units]
-        lines.append(f"| {n} | {' | '.join(cells)} |")
-    lines += ["", "| train.py | to the first step, s | peak memory, GB |", "|---|---|---|"]
-    for unit, runs in record["program"].items():
-        seconds, memory = zip(*runs)
-        lines.append(f"| {unit} | {spread(seconds, 1)} | {spread(memory, 2)} |")
-    return "\n".join(lines)
+    ]
+
+    def interval(unit, other):
+        if other not in measured or (other == "ours none" and unit in ("none", "dense")):
+            return "–"  # dense units were not measured in the rounds of the others
+        return "{:.2f} ({:.2f} – {:.2f})".format(*ratio(measured[f"ours {unit}"], measured[other]))
+
+    ratios = [("setting", *(f"against {TITLES[peer]}" for peer in peers), "against none")]
+    ratios += [
+        (unit, *(interval(unit, f"{peer} {unit}") for peer in peers), interval(unit, "ours none"))
+        for unit in units
+    ]
+
+    trials = [("library", "mode", *compared)]
+    trials += [
+        (TITLES[peer], mode, *(f"{modes[f'{peer} {unit}'][mode]:,.0f}" for unit in compared))
+        for peer in peers
+        for mode in MODES[peer]
+    ]
+
+    others = [("", *compared)]
+    for n in sorted((*TOWERS, 2)):
+        names = [f"ours {unit}" if n == 2 else f"ours {unit} {n}" for unit in compared]
+        times = [[1000 * BATCH_SIZE / speed for speed in measured[name]] for name in names]
+        others.append((f"towers: {n}, ms a step", *map(spread, times)))
+    evaluated = [measured[f"evaluation {unit}"] for unit in compared]
+    others.append(("evaluation, images a second", *map(spread, evaluated)))
+    runs = [zip(*measured[f"program {unit}"]) for unit in compared]
+    seconds, memory = zip(*runs) if runs else ((), ())
+    others.append(("train.py to its first step, s", *(spread(v, 1) for v in seconds)))
+    others.append(("train.py's peak memory, GB", *(spread(v, 2) for v in memory)))
+
+    return [
+        f"Training, images a second: the median (lowest – highest) of {rounds} processes, of"
+        f" {few} for dense units. PyTorch, Keras 3 and plain slim in their best mode, see below.",
+        table(*speeds),
+        f"How many times as fast as these: the geometric mean over {rounds} pairs, one of each"
+        f" round (95 % interval); over {few} for dense units.",
+        table(*ratios),
+        "The modes of the others, images a second, one process each in a first round of half as"
+        " many steps, which chose the best.",
+        table(*trials),
+        f"This program: the median (lowest – highest) of {few} processes, of {rounds} for 2"
+        " towers. train.py trains and evaluates on Fashion-MNIST.",
+        table(*others),
+    ]
 
 
-def measure_peers(rounds, units, numbers, note):
-    """Every contender with these settings, and this program with these numbers of towers.
+# --- Pages ---
 
-    Returns: the record, without machine and commit.
+
+def read_records(folder=TESTS):
+    """The records that pages show. Returns: name -> record."""
+    paths = [*sorted(folder.glob("speed_*.json")), folder / "same_commit.json"]
+    return {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
+
+
+def drawn(text, records):
+    """A page with what the records say, in tables and before marks.
+
+    A mark is <!-- speed; RECORD; SETTING against PEER -->, behind the ratio that it names.
+    Raises: SystemExit, a mark names what no record has.
     """
-    peers = [name for name in ("torch", "keras") if importlib.util.find_spec(name)]
-    modes = {"torch": ("eager", "compiled"), "keras": ("step by step", "many steps", "XLA")}
-    contenders = {"matmul": ["matmul", None]}
-    for unit in units:
-        if unit != "dense":
-            contenders[f"ours {unit}"] = ["ours", unit]
-    compared = [unit for unit in ("none", "channel") if unit in units]
-    for unit in compared:
-        contenders[f"slim {unit}"] = ["slim", unit]
-        contenders[f"evaluation {unit}"] = ["evaluation", unit]
-        for peer in peers:
-            for mode in modes[peer]:
-                contenders[f"{peer} {unit} {mode}"] = [peer, unit, mode]
-    rates = sitting(contenders, rounds, note)
-    if "dense" in units:
-        dense = {f"{name} dense": [name, "dense"] for name in ("ours", "slim")}
-        rates |= sitting(dense, min(rounds, 3), note)
-    towers = {f"ours {u} {n} towers": ["ours", u, n] for u in compared for n in numbers}
-    rates |= sitting(towers, min(rounds, 3), note)
 
-    runs = {}
-    for unit in compared:
-        with tempfile.TemporaryDirectory() as folder:
-            note(f"train.py, {unit}")
-            runs[unit] = [program(unit, f"{folder}/{n}") for n in range(min(rounds, 3))]
+    def figure(match):
+        _, name, unit, title = match.groups()
+        peer = {title: peer for peer, title in TITLES.items()}.get(title)
+        try:
+            measured = records[name]["measured"]
+            middle, _, _ = ratio(measured[f"ours {unit}"], measured[f"{peer} {unit}"])
+        except KeyError:
+            sys.exit(f"{match[0]}: no record in tests/ has this ratio. Change the mark.")
+        return f"{middle:.2f}{match[1]}"
 
-    libraries = ("tensorflow", "tf-slim", "numpy", *peers)
-    return {
-        "steps": STEPS,
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
-        "images_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
-        "program": {unit: [[round(v, 3) for v in run] for run in r] for unit, r in runs.items()},
-    }
+    text = re.sub(r"[\d.]*(<!-- speed; (\S+); (\S+) against (.+?) -->)", figure, text)
+
+    def tables(match):
+        chosen = [record for name, record in records.items() if name.startswith(match[2])]
+        return "\n\n".join([match[1], *map(report, chosen), match[3]])
+
+    marks = r"(<!-- table (speed|same_commit) -->).*?(<!-- end of table -->)"
+    return re.sub(marks, tables, text, flags=re.S)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--record", help="file for every figure, as JSON")
-    parser.add_argument("--show", help="print the report of a record; measure nothing")
+    parser.add_argument("--rounds", type=int, default=8, help="measurements of each contender")
+    parser.add_argument("--steps", type=int, default=100, help="that each process trains")
+    parser.add_argument("--units", help=f"settings, out of {','.join(UNITS)}")
     parser.add_argument("--against", help="folder of another checkout to measure against instead")
-    parser.add_argument(
-        "--sittings", type=int, default=3, help="of --against: sets of new processes"
-    )
-    parser.add_argument("--units", default="none,channel,layer,nddr,dense", help="settings")
-    parser.add_argument("--towers", default="1,2,4,8", help="numbers of towers; 2 among them")
-    parser.add_argument(
-        "--environment", default="", help="of --against: NAME=VALUE, set for this checkout only"
-    )
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--record", type=pathlib.Path, help="file for every figure, as JSON")
+    parser.add_argument("--show", type=pathlib.Path, help="print a record's report instead")
+    parser.add_argument("--draw", action="store_true", help="write all records into the pages")
     options = parser.parse_args()
-    if options.environment and not options.against:
-        parser.error("--environment needs --against: name a folder, for example --against=.")
-    if options.work:
-        name, *arguments = json.loads(options.work)
-        return work(MAKERS[name], arguments)
+    if options.draw:
+        for page in PAGES:
+            files.write(page, drawn(page.read_text(encoding="utf-8"), read_records()))
+        return
     if options.show:
-        record = json.loads(pathlib.Path(options.show).read_text())
-        return print((report_against if "against" in record else report)(record))
+        if not options.show.is_file():
+            parser.error(f"--show={options.show}: no such file")
+        return print(report(json.loads(options.show.read_text())))
 
-    def note(text):
-        print(text, file=sys.stderr, flush=True)
-
-    from harness import files, machine
-
-    record = {"machine": machine.description(machine.cores()), "commit": files.commit()}
-    units = options.units.split(",")
+    units = options.units.split(",") if options.units else COMPARED if options.against else UNITS
+    if not set(units) <= set(UNITS):
+        parser.error(f"--units={options.units}: choose out of {','.join(UNITS)}")
+    if options.rounds < 2 or options.steps < 1:
+        parser.error("an interval needs --rounds=2, and a speed --steps=1, at least")
+    if options.against and not pathlib.Path(options.against, "model.py").exists():
+        parser.error(f"--against={options.against}: not a checkout of this program")
+    if options.record and not options.record.resolve().parent.is_dir():
+        parser.error(f"--record={options.record}: its folder does not exist")
     if options.against:
-        record["environment"] = options.environment
-        name, _, value = options.environment.partition("=")
-        changed = {name: value} if name else {}
-        how_often = options.sittings, options.rounds
-        record["against"] = measure_against(options.against, changed, *how_often, units, note)
-        text = report_against(record)
+        folder = pathlib.Path(options.against).resolve()
+        record = measure_against(folder, units, options.rounds, options.steps)
     else:
-        numbers = [int(number) for number in options.towers.split(",")]
-        record |= measure_peers(options.rounds, units, numbers, note)
-        text = report(record)
+        record = measure_peers(units, options.rounds, options.steps)
     if options.record:
-        pathlib.Path(options.record).write_text(json.dumps(record, indent=1) + "\n")
-    print("\n" + text)
+        files.write_json(options.record, record)
+    print("\n" + report(record))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -62,11 +62,13 @@ RUN_ELSEWHERE = {
     "python -m study.reproduce --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
-    "python tests/benchmark.py --rounds=3 --record=tests/speed_intel.json": (
+    "python tests/benchmark.py --record=tests/speed_amd.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
-    "STEPS=80 python tests/benchmark.py --against=FOLDER --units=none,channel"
-    " --record=tests/against.json": "test_the_benchmark_runs_for_one_step",
+    "python tests/benchmark.py --against=FOLDER --record=tests/same_commit.json": (
+        "test_the_benchmark_runs_for_one_step"
+    ),
+    "python tests/benchmark.py --draw": "test_draw_mends_falsified_figures",
 }
 NOT_RUN = {
     f"{VENV} -r tests/requirements.txt && .venv/bin/python -m pytest -n 2 --dist loadfile": (
