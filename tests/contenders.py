@@ -21,15 +21,12 @@ BATCH_SIZE = 128
 TASKS = [("article", 10), ("group", 3)]
 # What a library can be told about threads, memory layout and compilation.
 ON_ALL_CORES, ON_OWN_CORES = "each op on all cores", "each tower on its own cores"
-MEMORY_FORMATS = {  # of the conv layers' weights in PyTorch
-    "weights as in model.py": None,
-    "channels_last": "channels_last",
-    "channels_first": "contiguous_format",
-}
 MODES = {
     "slim": (ON_ALL_CORES, ON_OWN_CORES),
     "torch": tuple(
-        f"{how}, {layout}" for how in ("eager", "compiled") for layout in MEMORY_FORMATS
+        f"{how}, {layout}"
+        for how in ("eager", "compiled")
+        for layout in ("channels_last", "channels_first")
     ),
     "keras": ("step by step", "many steps", "XLA", f"many steps, {ON_OWN_CORES}"),
 }
@@ -200,12 +197,6 @@ def torch(cores, steps, unit, mode):
     how, layout = mode.split(", ")
     classes = [n for _, n in TASKS]
     network = torch_network.Network(classes, None if unit == "none" else unit, decays=(0.9,))
-    memory_format = MEMORY_FORMATS[layout] and getattr(torch, MEMORY_FORMATS[layout])
-    for layer in network.layers.values():
-        if memory_format and layer.weights.ndim == 4:  # [3, 3, in, out]
-            convolved = layer.weights.data.permute(3, 2, 0, 1)
-            stored = convolved.contiguous(memory_format=memory_format)
-            layer.weights.data = stored.permute(2, 3, 1, 0)
     optimizer = torch_network.Adam(network.train())
 
     def loss(x, labels):

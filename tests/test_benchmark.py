@@ -161,6 +161,7 @@ def test_a_mark_that_names_no_ratio_of_a_record_is_refused(mark):
 ])  # fmt: skip
 def test_bad_flags_are_refused_before_anything_is_measured(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])
+    monkeypatch.setattr(benchmark, "Machine", None)  # so that nothing can be measured
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
     assert message in capsys.readouterr().err
