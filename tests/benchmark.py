@@ -317,7 +317,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each contender")
     parser.add_argument("--steps", type=int, default=100, help="that each process trains")
     parser.add_argument("--units", help=f"settings, out of {','.join(UNITS)}")
-    parser.add_argument("--against", help="folder of another checkout to measure against instead")
+    parser.add_argument("--against", help="folder of another checkout, at 1c155a2 or later")
     parser.add_argument("--record", type=pathlib.Path, help="file for every figure, as JSON")
     parser.add_argument("--show", type=pathlib.Path, help="print a record's report instead")
     parser.add_argument("--draw", action="store_true", help="write all records into the pages")
@@ -336,8 +336,8 @@ def main():
         parser.error(f"--units={options.units}: choose out of {','.join(UNITS)}")
     if options.rounds < 2 or options.steps < 1:
         parser.error("an interval needs --rounds=2, and a speed --steps=1, at least")
-    if options.against and not pathlib.Path(options.against, "model.py").exists():
-        parser.error(f"--against={options.against}: not a checkout of this program")
+    if options.against and not pathlib.Path(options.against, "harness", "machine.py").exists():
+        parser.error(f"--against={options.against}: not a checkout at 1c155a2 or later")
     if options.record and not options.record.resolve().parent.is_dir():
         parser.error(f"--record={options.record}: its folder does not exist")
     if options.against:

@@ -76,24 +76,14 @@ def config_of(unit):
     return model.Config(cross_stitch_unit=unit)
 
 
-def thread_settings(cores, num_tasks, unit):
-    """As train.py gives them to its sessions."""
-    try:
-        from harness import machine
-    except ModuleNotFoundError:  # a checkout before 4490744
-        import train
-
-        return train.thread_settings(num_tasks, unit)
-    return machine.thread_settings(cores, num_tasks, unit)
-
-
 def session_of(unit, tasks, cores):
     """A session of model.py's network with start weights. Returns: `model.Model`, session."""
     import tensorflow.compat.v1 as tf
 
     import model
+    from harness import machine
 
-    session_config = thread_settings(cores, len(tasks), unit)
+    session_config = machine.thread_settings(cores, len(tasks), unit)
     net = model.build(tasks, config_of(unit))
     session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
@@ -175,11 +165,13 @@ def slim(cores, steps, unit, mode):
     import plain_slim
     import tensorflow.compat.v1 as tf
 
+    from harness import machine
+
     session_config = tf.ConfigProto(
         intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores
     )
     if mode == ON_OWN_CORES:
-        session_config = thread_settings(cores, len(TASKS), unit)
+        session_config = machine.thread_settings(cores, len(TASKS), unit)
     net = plain_slim.build(TASKS, None if unit == "none" else unit)
     session = tf.Session(graph=net.graph, config=session_config)
     with net.graph.as_default():

@@ -153,7 +153,7 @@ def test_a_mark_that_names_no_ratio_of_a_record_is_refused(mark):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--against=nowhere"], "--against=nowhere: not a checkout"),
+    (["--against=nowhere"], "--against=nowhere: not a checkout at"),
     (["--units=none,all"], "--units=none,all: choose out of none,channel"),
     (["--rounds=1"], "--rounds=2"),
     (["--record=nowhere/record.json"], "its folder does not exist"),
