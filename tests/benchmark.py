@@ -188,7 +188,8 @@ def report(record):
     about = (
         f"{machine['processor']}{vectors}, {machine['threads']} cores, which every contender was"
         f" given; {versions}; commit {short(record['commit'])}. Each process trained"
-        f" {record['steps']} batches of {BATCH_SIZE} images, after a fifth of them to warm up."
+        f" {record['steps']} batches of {BATCH_SIZE} images, after a fifth of them to warm up; fewer"
+        " of what is slower."
     )
     tables = tables_against if "against" in record else tables_of_peers
     return "\n\n".join([about, *tables(record)])
