@@ -339,7 +339,7 @@ def recalls_table(study):
         for key, p in groups.significant(compared).items()
     ]
     header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
-    table = markdown(header, rows) if rows else "No class's gain or loss can be told from chance."
+    table = markdown(header, rows) if rows else "No per-class difference is significant."
     found = f"{len(rows)} of {len(compared)} comparisons have p < {groups.SIGNIFICANCE} after Holm."
     return f"{table}\n\n*{found}* {made_with(records_of(study))}"
 
