@@ -9,8 +9,7 @@ from harness.names import LAST_EVALUATIONS
 from study import groups, pictures, plot, records, tables
 from study.groups import Group, find, records_of
 
-NAMES = ("replication_questions", "replication_programs")  # in study/README.md
-NAMES_IN_PROJECT = ("replicated",)  # in README.md
+NAMES = ("replicated", "replication_questions", "replication_programs")  # in README.md here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with
 
@@ -18,6 +17,7 @@ TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with
 # corrected after Holm.
 PRIMARY = ("dense", "0.999")
 SECOND = ("dense", "0.9")
+DIFFERENCE = "the first less the second"
 OTHERS = [(setting, "0.9") for setting in ("channel", "layer", "nddr", "hard sharing")]
 
 
@@ -103,7 +103,7 @@ def questions_table(study, made):
     asked = [
         ("dense over none at 0.999 (primary)", first, ""),
         ("dense over none at 0.9", second, ""),
-        ("the first less the second", both, ""),
+        (DIFFERENCE, both, ""),
     ]
     others = [(f"{s} over none at {d}", paired_gains(study, s, d)) for s, d in OTHERS]
     enough = groups.SEEDS_OF_AN_INTERVAL
@@ -157,7 +157,7 @@ def all_tables(study, made, of_train_py):
       of_train_py: as `programs_table` takes it.
 
     Returns:
-      name -> text in Markdown, names out of NAMES and NAMES_IN_PROJECT.
+      name -> text in Markdown, names out of NAMES.
     """
     if not find(study, "none").records:
         return {}

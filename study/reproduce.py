@@ -31,14 +31,10 @@ from absl import flags
 from harness import files, process
 from harness.errors import Failed
 from harness.files import ROOT
-from study import cluster, groups, pictures, records, replication, runs, tables
+from study import cluster, groups, pages, pictures, records, replication, runs, tables
 
 HERE = pathlib.Path(__file__).resolve().parent
 PICTURES = ROOT / "img"
-PAGES = {
-    HERE / "README.md": (*tables.NAMES, *replication.NAMES),
-    ROOT / "README.md": (*tables.NAMES_IN_PROJECT, *replication.NAMES_IN_PROJECT),
-}
 FLAGS = flags.FLAGS
 
 
@@ -86,7 +82,6 @@ def define_flags():
 
 # --- The program ---
 
-TOO_FEW_SEEDS = f"*No setting has a record for {groups.SEEDS_OF_A_PAGE} seeds yet.*"
 QUICK_NOTICE = (
     "These runs took a few steps on few images, whatever the tables call them. They show that"
     " everything works, and nothing else.\n\n"
@@ -139,15 +134,16 @@ def act(chosen, folders, out):
     Raises:
       Failed, filelock.Timeout, OSError: it cannot.
     """
-    studies, _, texts = read_all(folders.records, fewest_seeds=1)
+    found = read_all(folders.records, fewest_seeds=1)
     records.check(chosen, folders)
     if FLAGS.show:
+        texts = found.tables
         if not FLAGS["only"].using_default_value:
             texts = {name: text for name, text in texts.items() if name in FLAGS.only}
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
     if not (FLAGS.quick or FLAGS.verify):
-        for page, names in PAGES.items():
-            find_places(page, names)  # before days of running, not after
+        for page in pages.PAGES:
+            pages.text_of(page, found)  # before days of running, not after
     if not FLAGS.draw:
         for path in folders:  # before days of running, not after
             path.mkdir(parents=True, exist_ok=True)
@@ -156,18 +152,17 @@ def act(chosen, folders, out):
                 with process.quiet_import():
                     import tensorflow  # noqa: F401 (before threads start)
             if FLAGS.verify:
-                return verify(chosen, folders, studies)
+                return verify(chosen, folders, found.studies)
             make_all(chosen, folders)
     fewest_seeds = 1 if FLAGS.quick else groups.SEEDS_OF_A_PAGE
-    studies, replicated, texts = read_all(folders.records, fewest_seeds)
-    for path in draw_all(studies, replicated, out):
+    found = read_all(folders.records, fewest_seeds)
+    for path in draw_all(found, out):
         print(path)
     if FLAGS.quick:
         page = out / "tables.md"
-        files.write(page, QUICK_NOTICE + tables.as_text(texts) + "\n")
+        files.write(page, QUICK_NOTICE + tables.as_text(found.tables) + "\n")
         return print(page)
-    for page, names in PAGES.items():
-        write_tables({name: texts.get(name, TOO_FEW_SEEDS) for name in names}, page)
+    for page in pages.write(found):
         print(page)
     for study, everything in records.read_all(folders.records).items():
         few = [group for group in everything if len(group.records) < fewest_seeds]
@@ -184,7 +179,7 @@ def read_all(folder, fewest_seeds):
       fewest_seeds: settings with fewer are left out.
 
     Returns:
-      As `records.read_all` does; the groups of `replication.read`; all tables.
+      `pages.Found`.
 
     Raises:
       Failed: a record is damaged.
@@ -193,43 +188,12 @@ def read_all(folder, fewest_seeds):
     replicated, made = replication.read(folder / "replication", fewest_seeds)
     thirty = studies.get("full_30_epochs", [])
     texts = tables.all_tables(studies) | replication.all_tables(replicated, made, thirty)
-    return studies, replicated, texts
+    return pages.Found(studies, replicated, texts)
 
 
-def draw_all(studies, replicated, out):
+def draw_all(found, out):
     """Draws every picture for which there are records. Returns: the paths."""
-    return pictures.draw(studies, out) + replication.draw(replicated, out)
-
-
-def find_places(page, names):
-    """Finds the two marks around each table's place in a page.
-
-    Args:
-      page: path of the page.
-      names: names of tables.
-
-    Returns:
-      name -> the match, whose groups are the mark, the old table and the other mark.
-
-    Raises:
-      Failed: a mark is missing.
-    """
-    text, found = page.read_text(encoding="utf-8"), {}
-    for name in names:
-        marks = f"<!-- table {name} -->", "<!-- end of table -->"
-        within = "(?:(?!<!-- table ).)*?"  # without another table's mark
-        found[name] = re.search(f"({marks[0]}\n)({within})({marks[1]})", text, re.S)
-        if not found[name]:
-            raise Failed(f"{page}: has no place for a table; add {' and '.join(marks)}.")
-    return found
-
-
-def write_tables(texts, page):
-    """Writes each table into its place in a page. Raises: Failed, a mark is missing."""
-    text = page.read_text(encoding="utf-8")
-    for name, place in find_places(page, texts).items():
-        text = text.replace(place[0], f"{place[1]}{texts[name]}\n{place[3]}")
-    files.write(page, text)
+    return pictures.draw(found.studies, out) + replication.draw(found.replicated, out)
 
 
 # --- Running ---

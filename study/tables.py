@@ -11,6 +11,7 @@ from study.groups import baseline_of, find, records_of
 # Of the tables that README.md of this folder shows, and of the one in the project's.
 NAMES = (*runs.STUDIES, "weights", "recalls", "comparisons")
 NAMES_IN_PROJECT = ("results",)
+TITLES_OF_CONTROLS = ("over the same that share nothing (mean)", "p (Holm)")
 
 
 def all_tables(studies):
@@ -129,7 +130,7 @@ def ranges_of(numbers):
 
 def shown_groups(name, studies):
     """The groups of a study's table, those that it borrows first."""
-    definition, own = runs.STUDIES[name], studies[name]
+    definition, own = runs.STUDIES[name], studies.get(name, [])
     images, seeds = {group.condition for group in own}, groups.seeds_of(own)
     borrowed = [
         group.of_seeds(seeds)
@@ -185,7 +186,7 @@ def controls_table(study, controls):
         [*which, len(gained[which]), interval(gained[which], "+"), f"{p:.3f}"]
         for which, p in groups.corrected(gained).items()
     ]
-    header = ["images", "units", "seeds", "over the same that share nothing (mean)", "p (Holm)"]
+    header = ["images", "units", "seeds", *TITLES_OF_CONTROLS]
     return markdown(header, rows) if rows else None
 
 
@@ -241,7 +242,8 @@ def comparisons_line(studies, baseline):
         return None
     found = sorted(groups.corrected(compared).items(), key=lambda pair: pair[1])
     texts = [
-        f"{key[1]} ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})" for key, p in found
+        f"{title_of(*key)} ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})"
+        for key, p in found
     ]
     count = sum(p < groups.SIGNIFICANCE for _, p in found)
     told, following = "; ".join(texts[:count]), texts[count : count + 1]
@@ -251,7 +253,7 @@ def comparisons_line(studies, baseline):
 
 
 def comparisons_with(studies, baseline):
-    """What is corrected together. Returns: (study, what is compared) -> gains of the seeds."""
+    """What is corrected together. Returns: (study, images, setting) -> gains of the seeds."""
     compared = {}
     for name in studies:
         definition = runs.STUDIES[name]
@@ -264,11 +266,15 @@ def comparisons_with(studies, baseline):
             gained = gains_of(group, baseline_of(shown, group, baseline))
             is_compared = group in shown and group.setting not in ("none", baseline, *controls)
             if is_compared and is_enough(gained):
-                schedule = definition.schedules[group.condition]
-                title = f"{group.setting}, {group.condition:,} images"
-                title = f"{title} for {schedule['num_epochs']} epochs"
-                compared[name, title + (", held out" if "holdout" in schedule else "")] = gained
+                compared[name, group.condition, group.setting] = gained
     return compared
+
+
+def title_of(study, images, setting):
+    """How the list of comparisons calls one."""
+    schedule = runs.STUDIES[study].schedules[images]
+    held_out = ", held out" if "holdout" in schedule else ""
+    return f"{setting}, {images:,} images for {schedule['num_epochs']} epochs{held_out}"
 
 
 # --- What the units learned ---

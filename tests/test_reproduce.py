@@ -16,11 +16,12 @@ import pytest
 from conftest import ROOT, command_of, run_script
 
 from harness.errors import Failed
-from study import groups, pictures, plot, records, replication, reproduce, runs, tables
+from study import groups, pages, pictures, plot, records, replication, reproduce, runs, tables
 from study.groups import Group
 
 RECORDS_FOLDER = ROOT / "study" / "records"
-STUDIES, REPLICATED, TABLES = reproduce.read_all(RECORDS_FOLDER, groups.SEEDS_OF_A_PAGE)
+FOUND = reproduce.read_all(RECORDS_FOLDER, groups.SEEDS_OF_A_PAGE)
+STUDIES, REPLICATED, TABLES = FOUND
 PAGE = ROOT / "study" / "README.md"
 
 
@@ -440,45 +441,186 @@ def test_a_table_names_the_kinds_of_machine_and_the_seeds_of_each():
     assert f"on AMD EPYC (seeds 0 to 2, 7) and {intel}." in line
 
 
-def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path):
-    page = tmp_path / "page.md"
-    texts = tables.all_tables({"few_images": made_groups(none={0: (0.7, 0.9)})})
-    page.write_text("Before\n<!-- table few_images -->\nold\n<!-- end of table -->\nAfter\n")
-    reproduce.write_tables(texts, page)
+# --- The pages ---
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page of one's own with the table "full"."""
+    path = tmp_path / "page.md"
+    monkeypatch.setattr(pages, "PAGES", {path: ("full",)})
+    return path
+
+
+def found_of(study):
+    return pages.Found({"full": study}, [], tables.all_tables({"full": study}))
+
+
+PLACE = "<!-- table full -->\n<!-- end of table -->\n"
+
+
+def test_a_table_is_written_between_its_marks_and_nowhere_else(page):
+    page.write_text("Before\n<!-- table full -->\nold\n<!-- end of table -->\nAfter\n")
+    pages.write(found_of(of_all_images(made_groups(none={0: (0.7, 0.9)}))))
     lines = page.read_text().splitlines()
-    assert lines[:2] == ["Before", "<!-- table few_images -->"]
+    assert lines[:2] == ["Before", "<!-- table full -->"]
     assert lines[-2:] == ["<!-- end of table -->", "After"]
     table = "\n".join(lines[2:-2])
     assert "old" not in table
     assert cells(table, "none")["mean"] == "80.00"
-    first, others = "<!-- table few_images -->", "<!-- table full -->\n<!-- end of table -->\n"
-    for text in ("somebody's page", f"{first}\nold\n\nA sentence.\n{others}"):  # no end mark
-        page.write_text(text)
-        with pytest.raises(Failed, match=first):
-            reproduce.write_tables(texts, page)
-        assert page.read_text() == text
 
 
-# --- The pages ---
+# Gains of 1, 2 and 3 points, and of none, one and two.
+GAINING = {
+    "none": dict.fromkeys(range(3), (0.7, 0.7)),
+    "channel": {seed: (0.71 + seed / 100, 0.7) for seed in range(3)},
+    "layer": {seed: (0.7, 0.7 + seed / 100) for seed in range(3)},
+}
 
 
-def assert_tables_are_on(page, names):
-    """All tables of these names, out of the records, stand between their marks."""
-    text = page.read_text()
-    reproduce.find_places(page, names)
-    for name in names:
-        table = TABLES.get(name, reproduce.TOO_FEW_SEEDS)
-        assert f"<!-- table {name} -->\n{table}\n<!-- end of table -->" in text, name
+@pytest.mark.parametrize("figure, mark", [
+    ("2.00 ± 2.48", "full; channel; article"),  # t is 4.303 for two degrees of freedom
+    ("2.00 ± 2.48", "full; 60,000 channel; article"),
+    ("3", "full; channel; seeds"),
+    ("0.074", "p of full; channel; article"),  # 3.46 standard errors
+    ("0.148", "p after Holm of full; channel; mean"),  # of two comparisons
+    ("2 of 3", "seeds with a gain of full; layer; group"),
+    ("2.50", "gain of full; channel; article; seeds 1 to 2"),
+    ("–", "p of full; channel; article; seeds 1 to 2"),  # two seeds are too few
+    ("–", "full; nddr; mean"),
+    ("–", "p of full; nddr; mean"),
+    ("–", "gain of full; nddr; mean"),
+    ("–", "seeds with a gain of full; nddr; mean"),
+    ("–", "p after Holm of where; layer at fc_3; mean"),
+    ("–", "replicated; 0.9 dense; mean"),
+    ("–", "full; nddr; p (Holm)"),
+])  # fmt: skip
+def test_the_figure_before_a_mark_is_the_records(figure, mark, page):
+    found = found_of(of_all_images(made_groups(**GAINING)))
+    for old in (
+        "1,234",
+        "-0.1",
+        "+1.00 ± 2.00",
+        "8 of 8",
+        "-1.08 to +2.17",
+        "–",
+        "0.5 (0.1, -0.7)",
+    ):
+        page.write_text(f"{PLACE}In 3 of 5 of them (p = {old}<!-- {mark} -->) by 0.1 ± 0.2.\n")
+        assert pages.text_of(page, found).endswith(
+            f"In 3 of 5 of them (p = {figure}<!-- {mark} -->) by 0.1 ± 0.2.\n"
+        )
 
 
-def test_the_studys_tables_are_those_of_the_records():
-    assert set(TABLES) >= {"full", "few_images", "starved"}
-    assert_tables_are_on(PAGE, reproduce.PAGES[PAGE])
+@pytest.mark.parametrize("text, words", [
+    ("somebody's page", "has no place for a table; add <!-- table full -->"),
+    ("<!-- table full -->\nA sentence.\n<!-- table where -->\n<!-- end of table -->", "no place"),
+    (f"{PLACE}a gain<!-- full; channel; mean -->", "has no figure directly before it"),
+    (f"{PLACE}0.1 <!-- full; channel; mean -->", "has no figure directly before it"),
+    (f"{PLACE}0.1<!-- full; channel -->", "<!-- full; channel --> names no figure"),
+    (f"{PLACE}0.1<!-- fool; channel; mean -->", "names no figure"),
+    (f"{PLACE}0.1<!-- q of full; channel; mean -->", "names no figure"),
+    (f"{PLACE}0.1<!-- p of weights; layer 3; moved -->", "names no figure"),
+    (f"{PLACE}0.1<!-- full; channel; mean; seeds 0 to 1 -->", "names no figure"),
+    (f"{PLACE}0.1<!-- full; chanel; mean -->", "names no cell of table full"),
+    (f"{PLACE}0.1<!-- full; channel; men -->", "names no cell of table full"),
+    (f"{PLACE}0.1<!-- p of full; chanel; mean -->", "names no row and task of table full"),
+    (f"{PLACE}0.1<!-- p of full; channel; men -->", "names no row and task of table full"),
+    (f"{PLACE}0.1<!-- full; 60,000; mean -->", "names 3 cells"),
+    (f"{PLACE}0.1<!-- full; channel; setting -->", "names 'channel', which is not a figure"),
+])  # fmt: skip
+def test_a_mark_that_is_not_understood_gets_a_sentence_and_nothing_is_written(text, words, page):
+    page.write_text(text)
+    with pytest.raises(Failed, match=f"^{re.escape(str(page))}: ") as refused:
+        pages.write(found_of(of_all_images(made_groups(**GAINING))))
+    assert words in str(refused.value) and page.read_text() == text
 
 
-def test_the_readmes_table_is_that_of_the_records():
-    assert {"results", "replicated"} <= set(TABLES)
-    assert_tables_are_on(ROOT / "README.md", reproduce.PAGES[ROOT / "README.md"])
+@pytest.fixture(params=list(pages.PAGES), ids=["study", "readme"])
+def published(request):
+    return request.param
+
+
+def test_the_pages_say_what_the_records_say(published):
+    """All tables and figures. What has no records yet would be "–"."""
+    assert pages.text_of(published, FOUND) == published.read_text()
+    assert not re.search(f"{pages.NO_RECORDS}<!--", published.read_text())
+
+
+def test_each_falsified_figure_is_mended(published):
+    def falsified(match):
+        digits = str.maketrans("0123456789", "1234567890")
+        return match[1].translate(digits) + match[2]
+
+    marked = f"({pages.FIGURE})(<!-- [^<>]*;[^<>]* -->)"
+    text = published.read_text()
+    false, count = re.subn(marked, falsified, text)
+    pairs = list(zip(re.findall(marked, text), re.findall(marked, false), strict=True))
+    assert len(pairs) == count >= 6 and all(right != wrong for right, wrong in pairs)
+    assert pages.with_figures(false, FOUND) == text
+
+
+def test_a_cell_in_a_sentence_is_that_of_the_table(published):
+    for figure, mark in re.findall(rf"({pages.FIGURE})<!-- (.*?) -->", published.read_text()):
+        if " of " not in mark:
+            assert cell_of(TABLES, *mark.split("; ")).lstrip("+") == figure, mark
+
+
+# In sentences without a mark, and why they need none.
+WITHOUT_MARK = {
+    "95 %": "of intervals",
+    "p < 0.05": "what is called significant",
+    "about 2 %": "the original's claim",
+    "About 2 %": "the original's claim",
+    "more than 1 %": "the original's claim",
+    "More than 1 %": "the original's claim",
+    "within half a point of": "a rule that was fixed beforehand",
+    "half a point in favour": "a size that an interval is compared with",
+    "lost 1.0 points on all images and 1.6 on 1,000 (three seeds each), and 1.7 on 300": (
+        "its records are deleted: git show 8ad2734^"
+    ),
+    "gained 0.05 ± 0.02 points (four": "its records are deleted: git show 2c77aab^",
+    "TensorFlow 2.15 to 2.21": "versions",
+    "Python 3.10 to 3.13": "versions",
+}
+SAYS_A_FIGURE = (
+    r"±|\bp ?[=<>] ?\d|(?:\d|\b(?:half|an?|one|two|three)) ?(?:%|(?:percent(?:age)? )?points?\b|percent)"
+    r"|(?<![\d.])\d+\.\d\d(?![\d.])|\b(?:gain|lose|lost)\w* (?:by |of )?[+-]?\d"
+)
+
+
+def words_of(page):
+    """A page without tables, code blocks, and figures that have a mark."""
+    text = re.sub(r"<!-- table .*?<!-- end of table -->", "", page.read_text(), flags=re.S)
+    text = re.sub(r"^```.*?^```|^\|.*?$", "", text, flags=re.S | re.M)
+    return re.sub(rf"{pages.FIGURE}<!-- [^<>]*;[^<>]* -->", "FIGURE", text)
+
+
+def test_each_figure_in_a_sentence_has_a_mark_or_a_reason_why_not(published):
+    words = words_of(published)
+    for exception in WITHOUT_MARK:
+        words = words.replace(exception, "")
+    found = [
+        words[max(0, m.start() - 40) : m.end() + 20] for m in re.finditer(SAYS_A_FIGURE, words)
+    ]
+    assert not found
+
+
+def test_each_figure_without_a_mark_is_on_a_page():
+    text = "".join(words_of(page) for page in pages.PAGES)
+    assert all(exception in text for exception in WITHOUT_MARK)
+
+
+@pytest.mark.parametrize("text", [
+    "gains 0.1 ± 0.2", "p = 0.05", "with p < 0.01", "30 % longer", "30% longer", "5 percent",
+    "1.0 points", "1 point", "two points", "half a percentage point", "0.15 with", "gains 0.1",
+])  # fmt: skip
+def test_such_figures_need_a_mark(text):
+    assert re.search(SAYS_A_FIGURE, text)
+
+
+def test_the_tables_are_there():
+    assert set(TABLES) >= {"full", "few_images", "starved", "results", "replicated"}
 
 
 def test_tables_fit_the_width_of_a_page_on_github():
@@ -488,42 +630,16 @@ def test_tables_fit_the_width_of_a_page_on_github():
             assert len("| " + " | ".join(row) + " |") <= 110, (name, row)
 
 
-def words_of(page):
-    """A page without its tables; "lose 1.04 ±" stands for "-1.04 ±"."""
-    words = re.sub(r"<!-- table .*?<!-- end of table -->", "", page.read_text(), flags=re.S)
-    return re.sub(r"\blose (?=\d+\.\d+ ±)", "-", words)
-
-
 def cell_of(texts, name, row, column):
     """A cell by its table's name, its row's first two cells or one of them, and its title."""
     found = []
     for block in re.findall(r"(?:^\|.*\n)+", texts[name] + "\n", re.M):
         titles, _, *rows = rows_of(block)
-        if column in titles:
+        if column in titles and not found:  # the first of several
             found += [cells[titles.index(column)] for cells in rows
                       if row in (*cells[:2], " ".join(cells[:2]))]  # fmt: skip
     (cell,) = found
     return cell
-
-
-@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["study", "readme"])
-def test_an_interval_in_words_is_that_of_the_cell_that_it_names(page):
-    """The source names it: 0.10 ± 0.04<!-- full; channel; mean -->."""
-    words = words_of(page)
-    figures = re.findall(r"±\s*\d", words)
-    named = re.findall(r"([+-]?\d+\.\d+) ± (\d+\.\d+)<!-- (.+?); (.+?); (.+?) -->", words)
-    assert len(named) == len(figures) >= 2
-    for mean, half, *address in named:
-        cell = cell_of(TABLES, *address)
-        assert cell.lstrip("+").partition(" (")[0] == f"{mean.lstrip('+')} ± {half}", address
-
-
-def test_figures_with_two_decimals_in_the_studys_words_are_in_the_tables():
-    texts = tables.as_text(TABLES)
-    found = re.findall(r"(?<![\d.])-?\d+\.\d\d(?![\d.])", words_of(PAGE))
-    assert len(found) >= 10
-    for figure in found:
-        assert re.search(rf"(?<![\d.-])\+?{re.escape(figure)}(?![\d.])", texts), figure
 
 
 def metadata_of(picture):
@@ -542,7 +658,7 @@ def drawn(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plot, "save", save_and_keep)
-        paths = reproduce.draw_all(STUDIES, REPLICATED, tmp_path_factory.mktemp("drawn"))
+        paths = reproduce.draw_all(FOUND, tmp_path_factory.mktemp("drawn"))
     assert paths and paths == list(figures)
     return figures
 

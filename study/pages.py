@@ -1,0 +1,221 @@
+"""Writes the study's tables, and the figures in its sentences, into the pages.
+
+A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. A figure stands directly
+before a mark that says where it comes from:
+
+    0.10 ± 0.04<!-- full; channel; mean -->                     a cell: table; row; column
+    0.015<!-- p of replicated; 0.9 dense; article -->           of the gains behind a cell
+    0.004<!-- p of full; channel; mean; seeds 204 to 207 -->    of the gains of some seeds
+
+A row is named by its first two cells, or by one of them. QUANTITIES lists what else than cells
+there is. A figure that needs more records than there are is "–".
+"""
+
+import re
+import typing
+
+from harness import files
+from harness.errors import Failed
+from harness.files import ROOT
+from study import groups, replication, runs, tables
+
+PAGES = {
+    ROOT / "study" / "README.md": (*tables.NAMES, *replication.NAMES),
+    ROOT / "README.md": tables.NAMES_IN_PROJECT,
+}
+NAMES = {name for names in PAGES.values() for name in names}
+TOO_FEW_SEEDS = f"*No setting has a record for {groups.SEEDS_OF_A_PAGE} seeds yet.*"
+NO_RECORDS = "–"
+
+NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
+# 0.10, 0.10 ± 0.04, -1.08 to +2.17, 8 of 8, 0.10 ± 0.04 (5 seeds), or 0.60 (0.56, 0.65).
+MORE = rf"(?: (?:±|to|of) {NUMBER})?(?: \((?:\d+ seeds|{NUMBER}, {NUMBER})\))?"
+FIGURE = rf"(?:{NUMBER}{MORE}|{NO_RECORDS})"
+MARK = r"<!-- (?!table |end of table -->)(.*?) -->"
+
+
+class Found(typing.NamedTuple):
+    """What the records say."""
+
+    studies: dict  # study -> list of groups, as `records.read_all` returns them
+    replicated: list  # groups, as `replication.read` returns them
+    tables: dict  # name -> text in Markdown
+
+
+class Source(typing.NamedTuple):
+    """Where a figure comes from, as its mark says."""
+
+    mark: str
+    quantity: str | None  # None for a cell
+    table: str
+    row: str
+    column: str
+    seeds: range | None  # None for all
+
+
+def write(found):
+    """Writes all pages, or none. Returns: their paths. Raises: Failed, as `text_of` does."""
+    texts = {page: text_of(page, found) for page in PAGES}
+    for page, text in texts.items():
+        files.write(page, text)
+    return list(texts)
+
+
+def text_of(page, found):
+    """A page with the tables and figures of these records.
+
+    Args:
+      page: a path out of PAGES.
+      found: `Found`.
+
+    Returns:
+      The page's text.
+
+    Raises:
+      Failed: a table's mark is missing, or a figure's mark cannot be understood.
+    """
+    text = page.read_text(encoding="utf-8")
+    try:
+        made = {name: found.tables.get(name, TOO_FEW_SEEDS) for name in PAGES[page]}
+        return with_figures(with_tables(text, made), found)
+    except Failed as error:
+        raise Failed(f"{page}: {error}") from None
+
+
+def with_tables(text, made):
+    """A text with these tables, name -> table, in their places. Raises: Failed, there is none."""
+    for name, table in made.items():
+        first, last = f"<!-- table {name} -->", "<!-- end of table -->"
+        within = "(?:(?!<!-- table ).)*?"  # without another table's mark
+        place = re.search(f"{first}\n{within}{last}", text, re.S)
+        if not place:
+            raise Failed(f"has no place for a table; add {first} and {last}.")
+        text = text.replace(place[0], f"{first}\n{table}\n{last}")
+    return text
+
+
+# --- Figures ---
+
+
+def with_figures(text, found):
+    """A text whose figures are those of the records. Raises: Failed, a mark is not understood."""
+
+    def written(match):
+        figure, mark = match.groups()
+        source = source_of(mark)
+        if not figure:
+            raise Failed(f"<!-- {mark} --> has no figure directly before it; write a number there.")
+        return f"{figure_of(source, found)}<!-- {mark} -->"
+
+    return re.sub(f"({FIGURE})?{MARK}", written, text)
+
+
+def source_of(mark):
+    """Reads a mark. Returns: `Source`. Raises: Failed."""
+    form = r"(?:([\w ]+) of )?(\w+); ([^;]+); ([^;]+)(?:; seeds (\d+) to (\d+))?"
+    match = re.fullmatch(form, mark)
+    if match:
+        quantity, table, row, column, *ends = match.groups()
+        seeds = range(int(ends[0]), int(ends[1]) + 1) if ends[0] else None
+        has_gains = table in runs.STUDIES or table == "replicated"
+        if (has_gains and quantity in QUANTITIES) if quantity else (table in NAMES and not seeds):
+            return Source(mark, quantity, table, row, column, seeds)
+    raise Failed(
+        f"<!-- {mark} --> names no figure. Write TABLE; ROW; COLUMN, or one of"
+        f" {', '.join(QUANTITIES)} before it, such as p of full; channel; mean."
+    )
+
+
+def figure_of(source, found):
+    """The figure of a mark, as text. Raises: Failed, it names what no record has."""
+    if source.quantity:
+        figure = QUANTITIES[source.quantity](source, found)
+    else:
+        figure = cell_of(source, found.tables.get(source.table, ""))
+    figure = figure.removeprefix("+")
+    if not re.fullmatch(FIGURE, figure):
+        raise Failed(f"<!-- {source.mark} --> names {figure!r}, which is not a figure.")
+    return figure
+
+
+def cell_of(source, table):
+    """The cell of a table. Raises: Failed, it has no such cell, or several."""
+    titles, cells = set(tables.TITLES_OF_CONTROLS), []
+    for block in re.findall(r"(?:^\|.*(?:\n|$))+", table, re.M):
+        header, _, *rows = (
+            [c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()
+        )
+        titles |= set(header)
+        if source.column in header and not cells:  # of a second block only what the first lacks
+            place = header.index(source.column)
+            cells += [row[place] for row in rows if source.row in (*row[:2], " ".join(row[:2]))]
+    if len(cells) > 1:
+        raise Failed(f"<!-- {source.mark} --> names {len(cells)} cells; name the row by two cells.")
+    if table and (source.column not in titles or not (cells or may_be_missing(source.row))):
+        raise Failed(f"<!-- {source.mark} --> names no cell of table {source.table}.")
+    return cells[0] if cells else NO_RECORDS
+
+
+def may_be_missing(row):
+    """Whether this may be the row of a setting that has too few records yet: it begins with
+    the setting's name, or with a number before it."""
+    known = {*groups.KINDS, replication.DIFFERENCE}
+    known |= {name for study in runs.STUDIES.values() for name in study.settings}
+    names = "|".join(map(re.escape, known))
+    return re.fullmatch(rf"([\d.,]+ )?({names})( .*)?", row)
+
+
+# --- What else than cells there is ---
+
+
+def group_of(source, found):
+    """The group of a row, and all of its table. Raises: Failed, there is no such row or column."""
+    if source.table == "replicated":
+        study = found.replicated
+    else:
+        study = tables.shown_groups(source.table, found.studies)
+    rows = [g for g in study if source.row in (g.setting, f"{g.condition:,} {g.setting}")]
+    tasks = groups.tasks_of(study) if groups.records_of(study) else [source.column]
+    if len(rows) > 1 or source.column not in tasks or not (rows or may_be_missing(source.row)):
+        raise Failed(f"<!-- {source.mark} --> names no row and task of table {source.table}.")
+    return rows[0] if rows else groups.Group(None, source.row, {}), study
+
+
+def gains_of(source, found):
+    """The gains over "none" of a row's seeds, or of those that the mark names, a list."""
+    group, study = group_of(source, found)
+    gained = group.gains(groups.baseline_of(study, group), source.column)
+    return [gain for seed, gain in gained.items() if not source.seeds or seed in source.seeds]
+
+
+def gain(source, found):
+    """The mean gain of some seeds, with its interval from three seeds on."""
+    return tables.interval(gains_of(source, found), "+")
+
+
+def p_uncorrected(source, found):
+    """The p-value of a t-test by itself."""
+    gained = gains_of(source, found)
+    return f"{groups.p_value(gained):.3f}" if tables.is_enough(gained) else NO_RECORDS
+
+
+def p_after_holm(source, found):
+    """The p-value among all differences from "none" that are corrected together."""
+    group, _ = group_of(source, found)
+    corrected = groups.corrected(tables.comparisons_with(found.studies, "none"))
+    value = corrected.get((source.table, group.condition, group.setting))
+    return NO_RECORDS if value is None else f"{value:.3f}"
+
+
+def seeds_with_a_gain(source, found):
+    """How many of a row's seeds gain. Equal accuracies may differ by rounding."""
+    gained = gains_of(source, found)
+    return f"{sum(gain > 1e-9 for gain in gained)} of {len(gained)}" if gained else NO_RECORDS
+
+
+QUANTITIES = {
+    "gain": gain,
+    "p": p_uncorrected,
+    "p after Holm": p_after_holm,
+    "seeds with a gain": seeds_with_a_gain,
+}
