@@ -10,17 +10,15 @@ import numpy as np
 import scipy.stats
 
 from harness.names import LAST_EVALUATIONS
+from study import runs
 
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
 SEEDS_OF_A_PAGE = 5  # with fewer, a page does not show a setting
 SIGNIFICANCE = 0.05  # of all comparisons that are made together
 # Of sharing, with default settings; in the order of tables.
 KINDS = ("none", "channel", "layer", "nddr", "hard sharing", "dense")
-# Of the ten ranks of a starved run, 0 being the article with the most images. Whether the
-# rarest gain more recall from channel units than the commonest was fixed as the question
-# before any of these runs was made; whatever else is compared is corrected after Holm.
+# Of the ten ranks of a starved run, 0 being the article with the most images.
 RANKS = {"commonest": slice(0, 3), "between": slice(3, 7), "rarest": slice(7, 10)}
-PRIMARY = "recall, rarest - commonest", "channel"
 
 
 class Group(typing.NamedTuple):
@@ -85,6 +83,19 @@ def tasks_of(study):
 
 def seeds_of(study):
     return {seed for group in study for seed in group.records}
+
+
+def shown(name, studies):
+    """The groups that a study's tables and pictures show, those that it borrows first."""
+    definition, own = runs.STUDIES[name], studies.get(name, [])
+    images, seeds = {group.condition for group in own}, seeds_of(own)
+    borrowed = [
+        group.of_seeds(seeds)
+        for other, settings in definition.borrowed.items()
+        for group in studies.get(other, [])
+        if group.setting in settings and group.condition in images
+    ]
+    return [*borrowed, *(group for group in own if group.setting not in definition.hidden)]
 
 
 def with_seeds(studies, fewest):

@@ -173,7 +173,7 @@ def group_of(source, found):
     if source.table == "replicated":
         study = found.replicated
     else:
-        study = tables.shown_groups(source.table, found.studies)
+        study = groups.shown(source.table, found.studies)
     rows = [g for g in study if source.row in (g.setting, f"{g.condition:,} {g.setting}")]
     tasks = groups.tasks_of(study) if groups.records_of(study) else [source.column]
     if len(rows) > 1 or source.column not in tasks or not (rows or may_be_missing(source.row)):

@@ -1,4 +1,9 @@
-"""The pictures of the study, from groups of records."""
+"""The pictures of the study, from groups of records.
+
+Which pictures a study has, its entry in `runs.STUDIES` says, by their names in PICTURES.
+"""
+
+import functools
 
 import numpy as np
 
@@ -6,8 +11,8 @@ from harness import matrices
 from harness.matrices import figure, matplotlib
 from harness.names import PLACES, unit_scope
 from harness.unit_weights import WEIGHT_BINS
-from study import groups, plot
-from study.groups import find, half_width
+from study import groups, plot, runs
+from study.groups import baseline_of, find, half_width
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
@@ -34,32 +39,20 @@ def draw(studies, out):
     Returns:
       The paths of the pictures.
     """
-    full, few = studies.get("full", []), studies.get("few_images", [])
-    pictures = []
-    curves = ("full", "", plot.PICTURES), ("full_30_epochs", "_30_epochs", plot.PICTURES[:1])
-    for name, ending, of_curves in curves:
-        kinds = ("none", "channel")
-        shown = [group for group in studies.get(name, []) if group.setting in kinds]
-        if len(shown) == len(kinds):
-            pictures += [
-                draw_curves(shown, out / file.replace(".", f"{ending}."), tag, label, corner)
-                for file, tag, label, corner, _ in of_curves
-            ]
-    channel, layer = find(full, "channel"), find(full, "layer")
-    if layer.records:
-        pictures.append(draw_weights(layer, out / "weights_of_layer_units.png"))
-    if channel.records:
-        pictures.append(draw_spread_of_weights(channel, out / "weights_at_the_end.png"))
-    if studies.get("where") and find(full, "none").records:
-        pictures.append(draw_where(studies["where"], full, out / "where.png"))
-    if find(studies.get("starved", []), "none").records:
-        pictures.append(draw_starved(studies["starved"], out / "starved.png"))
-    if len({group.condition for group in (*few, *full)}) > 1:
-        best = [studies.get(name, []) for name in ("best_lever", "fast_units")]
-        names = {*groups.KINDS, *(group.setting for study in best for group in study)}
-        shown = [group for group in full if group.setting in names]
-        pictures.append(draw_few_images([*few, *shown], best, out / "few_images.png"))
-    return pictures
+    paths = []
+    for name in studies:
+        study, definition = groups.shown(name, studies), runs.STUDIES[name]
+        beside = [
+            (group, baseline_of(studies[other], group))
+            for other, settings in definition.beside.items()
+            for group in studies.get(other, [])
+            if group.setting in settings
+        ]
+        for file, (kind, *settings) in definition.pictures.items():
+            chosen = [g for g in study if g.setting in settings] if settings else study
+            if chosen and {group.setting for group in chosen} >= set(settings):
+                paths.append(PICTURES[kind](chosen, out / file, beside))
+    return [path for path in paths if path]
 
 
 def label_of(setting):
@@ -103,45 +96,39 @@ def draw_points(axes, places, columns, colour, label, **style):
     )  # fmt: skip
 
 
-def draw_curves(study, path, tag, label, corner):
+def draw_curves(scalar, study, path, beside):
     """Draws one scalar over training, for each group.
 
     Args:
+      scalar: which of plot.PICTURES.
       study: list of groups.
       path: the file to write.
-      tag, label, corner: as in plot.PICTURES.
+      beside: groups of other studies, each with its baseline; only `draw_images` draws them.
 
     Returns:
-      The path.
+      The path, or None if there is nothing to compare.
     """
+    _, tag, label, corner, _ = plot.PICTURES[scalar]
     picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
     for group in study:
         name = f"{label_of(group.setting)} ({seeds_text(group)})"
-        draw_band(axes, group, tag, COLOURS[group.setting], name)
+        draw_band(axes, group, tag, colour_of(group.setting), name)
     axes.set(xlabel="step", ylabel=label)
     axes.legend(loc=corner, fontsize=9)
     return plot.save(picture, axes, path)
 
 
-def draw_few_images(study, others, path):
-    """Draws accuracy, and the gain over none, against the number of training images.
-
-    Args:
-      study: list of groups.
-      others: more studies, of which only the gains are drawn: their seeds are others.
-      path: the file to write.
-
-    Returns:
-      The path.
-    """
+def draw_images(study, path, beside):
+    """Draws accuracy of the kinds of sharing, and what each setting gains over none, against the
+    number of training images. As `draw_curves`."""
     levels, gained = {}, {}  # setting -> training images -> values of all seeds
-    for group in study:
-        levels.setdefault(group.setting, {})[group.condition] = group.accuracies()
-    for of in (study, *others):
-        for group in of:
-            values = list(group.gains(groups.baseline_of(of, group)).values())
-            gained.setdefault(group.setting, {})[group.condition] = values
+    for group, none in (*((group, baseline_of(study, group)) for group in study), *beside):
+        of_setting = levels.setdefault(group.setting, {}), gained.setdefault(group.setting, {})
+        for columns, values in zip(of_setting, (group.accuracies(), group.gains(none).values())):
+            columns.setdefault(group.condition, list(values))
+    if len({images for columns in gained.values() for images in columns}) < 2:
+        return None
     kinds = [name for name in groups.KINDS if name in levels]
     more = sorted(set(gained) - set(kinds))
     picture = figure.Figure(**TWO_ROWS)
@@ -172,8 +159,9 @@ def draw_few_images(study, others, path):
     return plot.save(picture, (above, below), path)
 
 
-def draw_weights(group, path):
-    """Draws the units' mean weights over training, a panel for each unit."""
+def draw_weights(study, path, beside):
+    """Draws the units' mean weights over training, a panel for each unit. As `draw_curves`."""
+    group = study[0]
     tags = [tag for tag in next(iter(group.records.values()))["curves"] if "_from_" in tag]
     scopes = sorted({tag.split("/")[0] for tag in tags})
     pairs = sorted({tag.split("/")[1] for tag in tags})
@@ -190,8 +178,10 @@ def draw_weights(group, path):
     return plot.save(picture, axes, path)
 
 
-def draw_spread_of_weights(group, path):
-    """Draws how the weights of the channels are spread at the end, all seeds together."""
+def draw_spread_of_weights(study, path, beside):
+    """Draws how the weights of the channels are spread at the end, all seeds together. As
+    `draw_curves`."""
+    group = study[0]
     records, tasks = list(group.records.values()), groups.tasks_of([group])[:-1]
     counts = {
         scope: sum(np.array(record["weights"][scope]) for record in records)
@@ -207,13 +197,17 @@ def draw_spread_of_weights(group, path):
                 panel.stairs(shares, WEIGHT_BINS, label=label, linewidth=1.5)
         panel.set(title=f"{scope}, after {PLACE_OF[scope]}", xlabel="weight at the end")
     axes[0].set_ylabel("share of the channels, %")
-    picture.suptitle(f"Channel units, {seeds_text(group)} together")
+    picture.suptitle(f"{label_of(group.setting).capitalize()}, {seeds_text(group)} together")
     picture.legend(*axes[0].get_legend_handles_labels(), **LEGEND_BELOW)
     return plot.save(picture, axes, path)
 
 
-def draw_where(where, full, path):
-    """Draws the gain over none of units at one place, and of shared layers, by place."""
+def draw_places(study, path, beside):
+    """Draws the gain over none of units at one place, and of shared layers, by place. As
+    `draw_curves`."""
+    none = find(study, "none")
+    if not none.records:
+        return None
     picture = figure.Figure(**plot.PANEL)
     axes = picture.subplots()
     rows = [
@@ -222,9 +216,8 @@ def draw_where(where, full, path):
     ]
     shared = [f"shared until {place}" for place in PLACES[:-1]]
     rows.append(("layers shared until here", COLOURS["hard sharing"], [*shared, "hard sharing"]))
-    none = find(full, "none").of_seeds(groups.seeds_of(where))
     for offset, (label, colour, settings) in enumerate(rows):
-        columns = [list(find([*where, *full], name).gains(none).values()) for name in settings]
+        columns = [list(find(study, name).gains(none).values()) for name in settings]
         places = np.arange(len(settings)) + 0.12 * (offset - 1)
         draw_points(axes, places, columns, colour, label, capsize=3)
     axes.axhline(0, color=COLOURS["none"], linewidth=1)
@@ -239,11 +232,14 @@ def draw_where(where, full, path):
     return plot.save(picture, axes, path)
 
 
-def draw_starved(study, path):
-    """Draws the recall without units, and each setting's gain in it, by the article's rank."""
+def draw_ranks(study, path, beside):
+    """Draws the recall without units, and each setting's gain in it, by the article's rank. As
+    `draw_curves`."""
+    none, others = find(study, "none"), [group for group in study if group.setting != "none"]
+    if not none.records:
+        return None
     picture = figure.Figure(**TWO_ROWS)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
-    none, others = find(study, "none"), [group for group in study if group.setting != "none"]
     ranks, style = np.arange(10), {"markersize": 4, "capsize": 2}
     recalls = np.array([groups.by_rank(r, "recall_last") for r in none.records.values()])
     # Each seed has another article at a rank: an interval would end above 100 %.
@@ -264,3 +260,15 @@ def draw_starved(study, path):
     handles = above.get_legend_handles_labels()[0] + below.get_legend_handles_labels()[0]
     picture.legend(handles=handles, **LEGEND_BELOW | {"ncols": 3})
     return plot.save(picture, (above, below), path)
+
+
+# What a picture can show: name in `runs.STUDIES` -> function.
+PICTURES = {
+    "accuracy": functools.partial(draw_curves, 0),
+    "loss": functools.partial(draw_curves, 1),
+    "weights over training": draw_weights,
+    "weights at the end": draw_spread_of_weights,
+    "places": draw_places,
+    "images": draw_images,
+    "ranks": draw_ranks,
+}

@@ -11,7 +11,8 @@ from study.groups import Group, find, records_of
 
 NAMES = ("replicated", "replication_questions", "replication_programs")  # in README.md here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
-TRAIN_PY_DECAY = "0.9"  # of the runs of train.py that these are compared with
+# The runs of train.py that these are compared with.
+TRAIN_PY_STUDY, TRAIN_PY_DECAY = "full_30_epochs", "0.9"
 
 # Fixed before seeds 10 to 19 were run: what is compared, in this order. The others are
 # corrected after Holm.
@@ -129,7 +130,7 @@ def programs_table(study, of_train_py):
 
     Args:
       study: list of groups.
-      of_train_py: the groups of study "full_30_epochs".
+      of_train_py: the groups of train.py's study.
 
     Returns:
       A table in Markdown, or None if they have no setting in common.
@@ -149,12 +150,12 @@ def programs_table(study, of_train_py):
     return tables.markdown(header, rows) if rows else None
 
 
-def all_tables(study, made, of_train_py):
+def all_tables(study, made, studies):
     """Makes every table for which there are runs.
 
     Args:
       study, made: as `read` returns them.
-      of_train_py: as `programs_table` takes it.
+      studies: as `records.read_all` returns them.
 
     Returns:
       name -> text in Markdown, names out of NAMES.
@@ -164,7 +165,7 @@ def all_tables(study, made, of_train_py):
     made_tables = {
         "replicated": summary_table(study, made),
         "replication_questions": questions_table(study, made),
-        "replication_programs": programs_table(study, of_train_py),
+        "replication_programs": programs_table(study, studies.get(TRAIN_PY_STUDY, [])),
     }
     return {name: text for name, text in made_tables.items() if text}
 

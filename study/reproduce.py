@@ -134,6 +134,7 @@ def act(chosen, folders, out):
     Raises:
       Failed, filelock.Timeout, OSError: it cannot.
     """
+    check_what_is_shown()
     found = read_all(folders.records, fewest_seeds=1)
     records.check(chosen, folders)
     if FLAGS.show:
@@ -171,6 +172,17 @@ def act(chosen, folders, out):
             print(f"{study}: not shown, as they have fewer than {fewest_seeds} seeds: {names}")
 
 
+def check_what_is_shown():
+    """Raises: Failed, an entry in `runs.STUDIES` shows what is not in TABLES or PICTURES."""
+    for name, study in runs.STUDIES.items():
+        of_tables, of_pictures = (study.table, *study.more_tables.values()), study.pictures.values()
+        unknown = [kind for kind in of_tables if kind not in tables.TABLES]
+        unknown += [kind for kind, *_ in of_pictures if kind not in pictures.PICTURES]
+        if unknown:
+            known = ", ".join([*tables.TABLES, *pictures.PICTURES])
+            raise Failed(f"runs.py: {name} shows {unknown[0]!r}; choose one of {known}.")
+
+
 def read_all(folder, fewest_seeds):
     """Reads the records of train.py's runs and of the replication's.
 
@@ -186,8 +198,7 @@ def read_all(folder, fewest_seeds):
     """
     studies = groups.with_seeds(records.read_all(folder), fewest_seeds)
     replicated, made = replication.read(folder / "replication", fewest_seeds)
-    thirty = studies.get("full_30_epochs", [])
-    texts = tables.all_tables(studies) | replication.all_tables(replicated, made, thirty)
+    texts = tables.all_tables(studies) | replication.all_tables(replicated, made, studies)
     return pages.Found(studies, replicated, texts)
 
 

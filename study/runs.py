@@ -2,7 +2,7 @@
 
 Every setting of a study is run with every seed. To add a setting, add a line to the study's
 `settings`: its name and its flags of train.py. To add a study, add an entry, and the marks of
-its table to README.md. `python -m study.reproduce --only=NAME` makes what is missing.
+its tables to README.md. `python -m study.reproduce --only=NAME` makes what is missing.
 """
 
 import typing
@@ -21,7 +21,14 @@ class Study(typing.NamedTuple):
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
     hidden: tuple = ()  # settings that no table shows: they lend their towers to others
     controls: dict = {}  # setting -> the same units, sharing nothing
-    is_asked_beforehand: bool = False  # one question, so its p-value needs no correction
+    # What was asked before any of the runs was made: whether this setting gains in this measure.
+    # Its p-value needs no correction, and the study has no part in the list of all comparisons.
+    question: tuple | None = None
+    table: str = "gains"  # what its table shows, out of `tables.TABLES`
+    more_tables: dict = {}  # name -> what it shows
+    # File in img/ -> what it shows, out of `pictures.PICTURES`, and of which settings if not all.
+    pictures: dict = {}
+    beside: dict = {}  # study -> settings that its picture shows as well, with their own seeds
 
 
 class Run(typing.NamedTuple):
@@ -103,8 +110,21 @@ STUDIES = {
         range(200, 208),
         baselines=("none", "channel"),
         controls={"channel": "channel own only", "nddr": "nddr own only"},
+        more_tables={"results": "kinds", "weights": "weights"},
+        pictures={
+            "acc_test.png": ("accuracy", "none", "channel"),
+            "total_loss.png": ("loss", "none", "channel"),
+            "weights_of_layer_units.png": ("weights over training", "layer"),
+            "weights_at_the_end.png": ("weights at the end", "channel"),
+        },
     ),
-    "full_30_epochs": Study(WITHOUT_NDDR, THIRTY_EPOCHS, range(5)),
+    "full_30_epochs": Study(
+        WITHOUT_NDDR,
+        THIRTY_EPOCHS,
+        range(5),
+        more_tables={"recalls": "recalls"},
+        pictures={"acc_test_30_epochs.png": ("accuracy", "none", "channel")},
+    ),
     "where": Study(
         {
             "channel at pool_1": {"cross_stitch_unit": "channel", "cross_stitch_at": "pool_1"},
@@ -119,8 +139,19 @@ STUDIES = {
         FIVE_EPOCHS,
         range(200, 205),
         borrowed={"full": tuple(WITHOUT_NDDR)},
+        pictures={"where.png": ("places",)},
     ),
-    "few_images": Study(WITHOUT_NDDR, FEW_IMAGES, range(10)),
+    "few_images": Study(
+        WITHOUT_NDDR,
+        FEW_IMAGES,
+        range(10),
+        pictures={"few_images.png": ("images",)},
+        beside={
+            "full": (*KINDS_OF_SHARING, "start 0.7"),
+            "best_lever": ("start 0.7",),
+            "fast_units": ("rate x1000",),
+        },
+    ),
     # The paper's levers, on held-out images: they choose one.
     "levers": Study(
         {
@@ -147,9 +178,16 @@ STUDIES = {
         {"none": NO_UNITS, "rate x1000": RATE_X1000},
         {1000: FEW_IMAGES[1000]},
         range(210, 220),
-        is_asked_beforehand=True,
+        question=("rate x1000", "mean"),
     ),
-    "starved": Study({**KINDS_OF_SHARING, "start 0.7": START_07}, STARVED, range(10)),
+    "starved": Study(
+        {**KINDS_OF_SHARING, "start 0.7": START_07},
+        STARVED,
+        range(10),
+        question=("channel", "recall, rarest - commonest"),
+        table="ranks",
+        pictures={"starved.png": ("ranks",)},
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """The tables of the study in Markdown, from groups of records.
 
-A study of `runs.STUDIES` gets the table of `study_table`, unless `all_tables` names another.
+Which tables a study has, its entry in `runs.STUDIES` says, by their names in TABLES.
 """
 
 import numpy as np
@@ -9,8 +9,9 @@ from study import groups, runs
 from study.groups import baseline_of, find, records_of
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
-NAMES = (*runs.STUDIES, "weights", "recalls", "comparisons")
 NAMES_IN_PROJECT = ("results",)
+MORE_NAMES = [name for study in runs.STUDIES.values() for name in study.more_tables]
+NAMES = (*runs.STUDIES, *(n for n in MORE_NAMES if n not in NAMES_IN_PROJECT), "comparisons")
 TITLES_OF_CONTROLS = ("over the same that share nothing (mean)", "p (Holm)")
 
 
@@ -23,20 +24,12 @@ def all_tables(studies):
     Returns:
       name -> text in Markdown; the name is that of the study, or another of `NAMES`.
     """
-    studies = {name: study for name, study in studies.items() if records_of(study)}
-    tables = {
-        name: starved_table(study) if name == "starved" else study_table(name, studies)
-        for name, study in studies.items()
-        if records_of(shown_groups(name, studies))
-    }
-    full, thirty = studies.get("full", []), studies.get("full_30_epochs", [])
-    if full:
-        kinds = [group for group in full if group.setting in groups.KINDS]
-        if kinds:
-            made = made_with(records_of(kinds))
-            tables["results"] = f"{accuracy_table(kinds, by_article=False)}\n\n{made}"
-        tables["weights"] = units_table([*kinds, find(full, "start 0.7")])
-    tables["recalls"] = recalls_table(thirty)
+    tables = {}
+    for name in studies:
+        study, definition = groups.shown(name, studies), runs.STUDIES[name]
+        if records_of(study):
+            for table, kind in {name: definition.table, **definition.more_tables}.items():
+                tables[table] = TABLES[kind](study, definition)
     tables["comparisons"] = comparisons_text(studies)
     return {name: text for name, text in tables.items() if text}
 
@@ -128,36 +121,44 @@ def ranges_of(numbers):
 # --- A study's table ---
 
 
-def shown_groups(name, studies):
-    """The groups of a study's table, those that it borrows first."""
-    definition, own = runs.STUDIES[name], studies.get(name, [])
-    images, seeds = {group.condition for group in own}, groups.seeds_of(own)
-    borrowed = [
-        group.of_seeds(seeds)
-        for other, settings in definition.borrowed.items()
-        for group in studies.get(other, [])
-        if group.setting in settings and group.condition in images
-    ]
-    return [*borrowed, *(group for group in own if group.setting not in definition.hidden)]
+def gains_table(study, definition):
+    """What each setting gains, and what units gain over their controls, if there are any.
 
+    Args:
+      study: list of groups, as `groups.shown` returns it.
+      definition: its `runs.Study`.
 
-def study_table(name, studies):
-    """A study's table, and what units gain over their controls, if it has any."""
-    study, definition = shown_groups(name, studies), runs.STUDIES[name]
+    Returns:
+      Text in Markdown.
+    """
     made = made_with(records_of(study))
-    if definition.is_asked_beforehand:
-        gains = [gains_of(g, baseline_of(study, g)) for g in study if g.setting != "none"]
-        p_values = [groups.p_value(gained) for gained in gains if is_enough(gained)]
-        asked = [f"*The question fixed beforehand: p = {p:.3f}.*" for p in p_values]
-        made = " ".join([*asked, made])
+    if definition.question:
+        setting, task = definition.question
+        group = find(study, setting)
+        made = f"{answer(gains_of(group, baseline_of(study, group), task))}{made}"
     table = accuracy_table(study, definition.baselines)
     controls = controls_table(study, definition.controls)
     return "\n\n".join(filter(None, [table, made, controls]))
 
 
-def gains_of(group, baseline):
-    """The gain of each seed in the mean, a list."""
-    return list(group.gains(baseline).values())
+def answer(gains):
+    """The p-value of the question that was fixed beforehand; empty if there are too few seeds."""
+    if not is_enough(gains):
+        return ""
+    return f"*The question fixed beforehand: p = {groups.p_value(gains):.3f}.* "
+
+
+def kinds_table(study, definition):
+    """Only the kinds of sharing. As `gains_table`; None if there are none."""
+    kinds = [group for group in study if group.setting in groups.KINDS]
+    if not kinds:
+        return None
+    return f"{accuracy_table(kinds, by_article=False)}\n\n{made_with(records_of(kinds))}"
+
+
+def gains_of(group, baseline, task="mean"):
+    """The gain of each seed, a list."""
+    return list(group.gains(baseline, task).values())
 
 
 def is_enough(gains):
@@ -228,7 +229,7 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
 
 def comparisons_text(studies):
     """How many differences from each baseline there are in the mean, and which of them Holm's
-    correction leaves; or None. Without starved runs, controls and the questions that were fixed
+    correction leaves; or None. Without controls and studies with a question that was fixed
     beforehand, which have p-values of their own."""
     baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
     lines = [comparisons_line(studies, baseline) for baseline in baselines]
@@ -257,10 +258,9 @@ def comparisons_with(studies, baseline):
     compared = {}
     for name in studies:
         definition = runs.STUDIES[name]
-        is_alone = name == "starved" or definition.is_asked_beforehand
-        if is_alone or baseline not in definition.baselines:
+        if definition.question or baseline not in definition.baselines:
             continue
-        shown = shown_groups(name, studies)
+        shown = groups.shown(name, studies)
         controls = definition.controls.values() if baseline != "none" else ()
         for group in studies[name]:
             gained = gains_of(group, baseline_of(shown, group, baseline))
@@ -280,16 +280,14 @@ def title_of(study, images, setting):
 # --- What the units learned ---
 
 
-def units_table(study):
+def units_table(study, definition):
     """The mean weights of each unit: mean over seeds, lowest and highest seed. And how far all
     its weights are from their start: root mean square of all channels, mean over seeds.
 
-    Args:
-      study: list of groups.
-
-    Returns:
-      A table in Markdown, or None if no run has units.
+    As `gains_table`, without the controls; None if no run has units.
     """
+    controls = definition.controls.values()
+    study = [group for group in study if group.setting not in controls]
 
     def cell(values):
         return f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})"
@@ -315,10 +313,10 @@ def units_table(study):
 # --- Single classes ---
 
 
-def recalls_table(study):
+def recalls_table(study, definition):
     """Classes whose recall differs from none's by more than chance (t-tests over the seeds).
 
-    Returns: a table in Markdown, or None if there are too few records with recalls.
+    As `gains_table`; None if there are too few records with recalls.
     """
     having = [
         group._replace(records={s: r for s, r in group.records.items() if r.get("recall")})
@@ -350,10 +348,10 @@ def recalls_table(study):
     return f"{table}\n\n*{found}* {made_with(records_of(study))}"
 
 
-def starved_table(study):
+def ranks_table(study, definition):
     """What the articles with the most and the fewest images gain, and what can be told from 0.
 
-    Of none, as in every table, recalls and accuracies in percent.
+    As `gains_table`. Of none, as in every table, recalls and accuracies in percent.
     """
     compared = groups.starved_comparisons(study)
 
@@ -371,21 +369,30 @@ def starved_table(study):
     more_rows = [[g.setting, *row_of(g, more)] for g in study]
     return "\n\n".join([
         markdown(["setting", "seeds", *recalls], rows),
-        f"{told_from_0(compared)} {made_with(records_of(study))}",
+        f"{told_from_0(compared, definition.question)} {made_with(records_of(study))}",
         details("F1, and accuracy in both tasks", markdown(["setting", *titles], more_rows)),
     ])  # fmt: skip
 
 
-def told_from_0(compared):
-    """The primary comparison's p-value, and the others that Holm's correction leaves."""
-    others = {k: v for k, v in compared.items() if len(v) >= groups.SEEDS_OF_AN_INTERVAL}
-    primary = others.pop(groups.PRIMARY, None)
+def told_from_0(gained, question):
+    """The p-value of the question, if there is one, and what else Holm's correction leaves."""
+    others = {which: gains for which, gains in gained.items() if is_enough(gains)}
+    setting, measure = question or (None, None)
+    asked = others.pop((measure, setting), [])
     told = [
         f"{measure} of {setting} {interval(others[measure, setting], '+')} (p = {p:.3f})"
         for (measure, setting), p in groups.significant(others).items()
     ]
-    found = f"{len(told)} of {len(others)} other comparisons have p < {groups.SIGNIFICANCE}"
-    found = f"*{found} after Holm{': ' if told else ''}{'; '.join(told)}.*"
-    if primary:
-        found = f"*The question fixed beforehand: p = {groups.p_value(primary):.3f}.* {found}"
-    return found
+    compared = "other comparisons" if asked else "comparisons"
+    found = f"{len(told)} of {len(others)} {compared} have p < {groups.SIGNIFICANCE}"
+    return f"{answer(asked)}*{found} after Holm{': ' if told else ''}{'; '.join(told)}.*"
+
+
+# What a table can show: name in `runs.STUDIES` -> function of groups and the study's definition.
+TABLES = {
+    "gains": gains_table,
+    "kinds": kinds_table,
+    "weights": units_table,
+    "recalls": recalls_table,
+    "ranks": ranks_table,
+}

@@ -128,7 +128,7 @@ def test_mean_weights_have_their_lowest_and_highest_seed_and_their_distance():
     for record, weight in zip(group.records.values(), (0.8, 0.6)):
         record["cross_stitch"] = {"cross_stitch_1": [[1, 0], [0, weight]]}
         record["distances"] = {"cross_stitch_1": [[0, 0], [0, 1 - weight]]}
-    _, _, row = rows_of(tables.units_table([none, group]))
+    _, _, row = rows_of(tables.units_table([none, group], runs.STUDIES["full"]))
     still = ["1.00 (1.00, 1.00)", "0.00 (0.00, 0.00)", "0.00 (0.00, 0.00)"]
     # Of four weights one moved by 0.2 and 0.4: the root mean squares are 0.1 and 0.2.
     assert row == ["layer", "1", *still, "0.70 (0.60, 0.80)", "0.15"]
@@ -184,7 +184,7 @@ def test_units_are_compared_with_the_same_units_that_share_nothing():
         "nddr": {0: (0.71, 0.71), 1: (0.72, 0.72), 2: (0.74, 0.74)},
         "nddr own only": {0: (0.7, 0.7), 1: (0.7, 0.7), 2: (0.71, 0.71)},
     }))  # fmt: skip
-    table = tables.study_table("full", {"full": study})
+    table = tables.gains_table(study, runs.STUDIES["full"])
     # Both gain 1, 2 and 3 points: p is 0.074, which Holm doubles.
     for units in ("channel", "nddr"):
         assert f"| {units} | 3 | +2.00 ± 2.48 | 0.148 |" in table
@@ -193,7 +193,7 @@ def test_units_are_compared_with_the_same_units_that_share_nothing():
 def test_a_question_fixed_beforehand_is_not_corrected():
     study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
                         **{"rate x1000": {s: (0.71 + s / 100,) * 2 for s in range(3)}})  # fmt: skip
-    table = tables.study_table("fast_units", {"fast_units": study})
+    table = tables.gains_table(study, runs.STUDIES["fast_units"])
     assert "*The question fixed beforehand: p = 0.074.* *Made with" in table
 
 
@@ -213,12 +213,12 @@ def test_recalls_name_the_classes_that_gain_by_more_than_chance():
         for seed, record in group.records.items():
             recalls = {"coat": coat[group.setting][seed], "shirt": shirt[group.setting][seed]}
             record["recall"] = {"article": recalls | {"bag": 0.9}}
-    table = tables.recalls_table(study)
+    table = tables.recalls_table(study, runs.STUDIES["full_30_epochs"])
     (row,) = rows_of(table)[2:]
     assert row[:5] == ["article", "coat", "channel", "75.00", "+20.00 ± 0.02"]
     assert "1 of 3 comparisons" in table
     del groups.find(study, "channel").records[2]["recall"]  # two seeds are too few
-    assert tables.recalls_table(study) is None
+    assert tables.recalls_table(study, runs.STUDIES["full_30_epochs"]) is None
 
 
 def starved_record(seed, recalls):
@@ -244,7 +244,7 @@ def starved_groups(gains_of_rarest):
 
 
 def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
-    table = tables.starved_table(starved_groups([0.10, 0.20, 0.30]))
+    table = tables.ranks_table(starved_groups([0.10, 0.20, 0.30]), runs.STUDIES["starved"])
     assert cell_of({"starved": table}, "starved", "none", "recall, rarest") == "50.00 ± 0.00"
     assert cell_of({"starved": table}, "starved", "none", "F1, between") == "40.00 ± 0.00"
     # 10, 20 and 30 points: deviation 10, and t is 4.303 for two degrees of freedom.
@@ -260,7 +260,8 @@ def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
 
 def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
     study = starved_groups([0.10, 0.10001, 0.10002])
-    (line,) = [li for li in tables.starved_table(study).splitlines() if "Holm" in li]
+    table = tables.ranks_table(study, runs.STUDIES["starved"])
+    (line,) = [li for li in table.splitlines() if "Holm" in li]
     gains = groups.starved_comparisons(study)["recall, rarest - commonest", "channel"]
     assert f"fixed beforehand: p = {groups.p_value(gains):.3f}.*" in line
     # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies. Those of
@@ -276,7 +277,7 @@ def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
 
     full = [made("none", range(200, 208), 0.7), made("start 0.7", range(200, 208), 0.5)]
     where = [made("layer at fc_3", range(200, 203), 0.8)]
-    table = tables.study_table("where", {"full": full, "where": where})
+    table = tables.all_tables({"full": full, "where": where})["where"]
     assert [row[1:3] for row in rows_of(table)[2:4]] == [["none", "3"], ["layer at fc_3", "3"]]
     assert cells(table, "layer at fc_3")["mean"] == "+10.00 ± 0.00"
 
@@ -284,6 +285,41 @@ def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
 def test_the_group_by_article_is_compared_with_the_groups_tower():
     row = cells(tables.accuracy_table(made_groups(none={0: (0.7, 0.9)})), "none")
     assert row["group by article"] == "-28.67"  # (0 + 91 + 93) / 3 - 90
+
+
+def test_a_study_of_ones_own_shows_what_its_entry_says(monkeypatch, tmp_path):
+    none = {"none": runs.NO_UNITS, "mine": {}}
+    schedule = {runs.STARVED_IMAGES: {"starve": 100, "eval_every": 1, "num_epochs": 1}}
+    own = runs.Study(
+        none,
+        schedule,
+        range(3),
+        question=("mine", "recall, commonest"),
+        table="ranks",
+        pictures={"mine.png": ("ranks",), "curve.png": ("accuracy", "none", "mine")},
+    )
+    monkeypatch.setitem(runs.STUDIES, "own", own)
+    study = [g._replace(setting=name) for g, name in zip(starved_groups([0.1, 0.2, 0.3]), none)]
+    for record in groups.records_of(study):
+        record["curves"]["accuracy_test"] = [[1, 2], [0.5, 0.6]]
+    text = tables.all_tables({"own": study})["own"]
+    # Of -1, 0 and +1 points for each seed's three commonest, the mean is 0.
+    assert "*The question fixed beforehand: p = 1.000.*" in text
+    assert cell_of({"own": text}, "own", "mine", "recall, rarest") == "+20.00 ± 24.84"
+    names = [path.name for path in pictures.draw({"own": study}, tmp_path)]
+    assert names == ["mine.png", "curve.png"]
+
+
+@pytest.mark.parametrize("shows", [
+    {"table": "rank"}, {"more_tables": {"x": "kind"}}, {"pictures": {"x.png": ("curve",)}}
+])  # fmt: skip
+def test_what_no_study_can_show_is_named(shows, monkeypatch):
+    own = runs.Study({"none": runs.NO_UNITS}, runs.FIVE_EPOCHS, range(3), **shows)
+    monkeypatch.setitem(runs.STUDIES, "own", own)
+    with pytest.raises(
+        Failed, match="^runs.py: own shows '(rank|kind|curve)'; choose one of gains"
+    ):
+        reproduce.check_what_is_shown()
 
 
 # --- Tables of the replication ---
@@ -925,7 +961,7 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
     studies = records.read_all(RECORDS_FOLDER)
     for name in studies:
         kinds = {}
-        for group in tables.shown_groups(name, studies):
+        for group in groups.shown(name, studies):
             for seed, record in group.records.items():
                 kinds.setdefault((group.condition, seed), set()).add(tables.machine_of(record))
         assert kinds and all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
