@@ -8,7 +8,8 @@ before a mark that says where it comes from:
     0.004<!-- p of full; channel; mean; seeds 204 to 207 -->    of the gains of some seeds
 
 A row is named by its first two cells, or by one of them. QUANTITIES lists what else than cells
-there is. A figure that needs more records than there are is "–".
+there is. A figure that needs more records than there are is "–". Marks that begin with `speed;`
+are tests/benchmark.py's.
 """
 
 import re
@@ -31,7 +32,7 @@ NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
 # 0.10, 0.10 ± 0.04, -1.08 to +2.17, 8 of 8, 0.10 ± 0.04 (5 seeds), or 0.60 (0.56, 0.65).
 MORE = rf"(?: (?:±|to|of) {NUMBER})?(?: \((?:\d+ seeds|{NUMBER}, {NUMBER})\))?"
 FIGURE = rf"(?:{NUMBER}{MORE}|{NO_RECORDS})"
-MARK = r"<!-- (?!table |end of table -->)(.*?) -->"
+MARK = r"<!-- (?!table |end of table -->|speed; )(.*?) -->"
 
 
 class Found(typing.NamedTuple):
