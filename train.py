@@ -39,6 +39,7 @@ with process.quiet_import(__name__ == "__main__"):
     from harness.evaluation_log import EvaluationLog
     from harness.events import Events
     from harness.export import Export
+    from harness.predictions import PredictionLog
     from harness.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -221,6 +222,7 @@ def train_and_report(net, run, program_started):
         "global_step": trained.step,
         # All evaluations, as a resumed run goes on with its file.
         **results.of_run(evaluation_log.curves(run.folder), run.dataset.tasks, trained.confusions),
+        "correct_last": trained.correct,
         **trained.units,
         "train_images": run.dataset.images_by_class(),
         "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
@@ -238,7 +240,7 @@ def evaluation_text(run):
     """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
     net = build(run.dataset)
     with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
-        accuracies, confusions = evaluate(session, net, run.dataset)
+        accuracies, confusions, _ = evaluate(session, net, run.dataset)
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
     tables = [results.confusion_table(task, confusions[task.name]) for task in run.dataset.tasks]
     return "\n\n".join([f"Evaluated: {shown}", *tables])
@@ -352,6 +354,7 @@ class Trained(typing.NamedTuple):
     stopped_by: int | None  # number of the signal that stopped it before the last step
     images_per_second: float | None  # training speed, unknown after a single step
     confusions: dict | None  # of the last evaluation, as `evaluate` returns them
+    correct: dict | None  # as `PredictionLog.finish` returns it
     units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
 
 
@@ -383,6 +386,7 @@ def train(net, run):
         net.graph.finalize()
         with (
             EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
+            PredictionLog(run.folder, first_step, dataset) as predicted,
             Events(run.folder) as tensorboard,
             contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
             tf.Session(config=run.session_config) as session,
@@ -402,11 +406,12 @@ def train(net, run):
                 progress.add_step(len(batch[0]), loss, seconds)
                 if evaluates:
                     check_weights(session, net, step)
-                    accuracies, confusions = evaluate(session, net, dataset)
+                    accuracies, confusions, classes = evaluate(session, net, dataset)
                     measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
                     speed = progress.add_evaluation({t: accuracies[t] for t in net.labels})
                     measured |= {"images_per_second": speed} if speed else {}
                     write_evaluation(tensorboard, log, session, net, step, summary, measured)
+                    predicted.append(step, classes)
                 stopping = bool(signals)  # read once: a later signal waits for the next step
                 is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
                 if step == last_step or stopping or is_old:
@@ -415,19 +420,22 @@ def train(net, run):
                     # First: a resumed run does not write again what is before its checkpoint.
                     tensorboard.flush()
                     log.sync()
+                    predicted.sync()
                     checkpoints.save(session, saver, run.folder, step)
                     saved_at = time.perf_counter()
                 if stopping:
                     break
 
-            units = None
+            correct = units = None
             if step == last_step:
                 if confusions is None:  # killed after the last checkpoint, before the results
-                    _, confusions = evaluate(session, net, dataset)
+                    _, confusions, _ = evaluate(session, net, dataset)
                 write_end(tensorboard, dataset.tasks, confusions, step)
                 units = describe_units(session, net, run.session_config)
+                labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
+                correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
     stopped_by = signals[0] if signals and step < last_step else None
-    return Trained(first_step, step, stopped_by, progress.speed(), confusions, units)
+    return Trained(first_step, step, stopped_by, progress.speed(), confusions, correct, units)
 
 
 def train_step(session, net, step, batch, with_summary):
@@ -472,23 +480,27 @@ def evaluate(session, net, dataset):
       follow from the article, "<task>_by_article" is the accuracy of what the article's
       prediction implies.
       task -> confusion matrix, [classes, classes]: row = label, column = prediction.
+      task -> the class that is predicted for each image, [N] int32.
     """
     confusions = {
         task: np.zeros([logits.shape[-1]] * 2, int) for task, logits in net.logits.items()
     }
     by_article = {}  # how many are predicted correctly
+    classes = {task: [] for task in net.logits}
     for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
         batch = feed(net, (images, labels), training=False)
         predictions = session.run(net.predictions, batch)
         implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
         for task in labels:
             np.add.at(confusions[task], (labels[task], predictions[task]), 1)
+            classes[task].append(predictions[task])
             if task in implied:
                 name, correct = f"{task}_by_article", int(np.sum(implied[task] == labels[task]))
                 by_article[name] = by_article.get(name, 0) + correct
     correct = {task: int(np.trace(matrix)) for task, matrix in confusions.items()} | by_article
     count = len(dataset.test.images)
-    return {name: number / count for name, number in correct.items()}, confusions
+    accuracies = {name: number / count for name, number in correct.items()}
+    return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
 
 
 def images_at_once(image_shape):

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from harness.errors import CannotWrite
+from harness.names import LAST_EVALUATIONS
 
 NAME = "evaluations.jsonl"  # in the run's folder
 
@@ -100,3 +101,9 @@ def curves(run_dir):
             steps.append(step)
             values.append(value)
     return found
+
+
+def last_steps(run_dir):
+    """The steps of the evaluations of which a run's accuracy is the mean, a list."""
+    steps, _ = curves(run_dir).get("accuracy_test", ([], []))
+    return steps[-LAST_EVALUATIONS:]

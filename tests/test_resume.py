@@ -29,7 +29,7 @@ from test_train import (
 
 import data
 import model
-from harness import checkpoints, download, evaluation_log, files, process
+from harness import checkpoints, download, evaluation_log, files, predictions, process
 from harness import folder as run_folder
 from harness.errors import Diverged, Failed, InUse
 from harness.names import NUMERICS
@@ -84,6 +84,8 @@ def outcome(logdir):
         at_start = [0] if "from" in tag else []  # the units' weights
         assert steps == at_start + list(range(EVERY, STEPS + 1, EVERY)), tag  # each once, no gap
     said = ("global_step", "loss_total", "accuracy_test", "accuracy_test_last", "cross_stitch")
+    said += ("correct_last",)
+    curves[predictions.NAME] = (folder(logdir) / predictions.NAME).read_bytes()
     return tensors(folder(logdir)), curves, {name: results[name] for name in said}
 
 
