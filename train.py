@@ -26,7 +26,7 @@ from absl import flags
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH=1 leaves it out
 
 from harness import files, flag_rules, process
-from harness.errors import CannotWrite, Diverged, Failed, brief
+from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
 from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
@@ -165,7 +165,7 @@ def run_command(program_started):
     run = run_from_flags()
     outcome = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
     if FLAGS.eval_only and not outcome:
-        raise Failed(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
+        raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
     # A finished run is only read: it may be on a disk that cannot be written.
     with folder.claimed(run.folder) if trains else contextlib.nullcontext():

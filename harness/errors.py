@@ -34,6 +34,12 @@ class CannotWrite(Failed):
             raise cls(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
+class NotFinished(Failed):
+    """There is no finished run to evaluate. Flags and data are in order."""
+
+    exit_code = 5
+
+
 class Diverged(Failed):
     """A loss or a weight became NaN or infinite."""
 
