@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from harness import files, flag_rules, process
 from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
-from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
+from harness.names import NUMERICS, PLACES, PROGRESS, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -371,7 +371,7 @@ def train(net, run):
     Raises:
       Failed: the run cannot be resumed, has diverged, or cannot be saved.
     """
-    dataset, last_step = run.dataset, run.last_step
+    dataset, last_step, note = run.dataset, run.last_step, run.folder / PROGRESS
     with net.graph.as_default(), process.signals_noted() as signals:
         saver, first_step, set_variables = checkpoints.find_start(
             run.folder,
@@ -388,7 +388,7 @@ def train(net, run):
             EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
             PredictionLog(run.folder, first_step, dataset) as predicted,
             Events(run.folder) as tensorboard,
-            contextlib.closing(Progress(dataset.name, first_step, last_step)) as progress,
+            contextlib.closing(Progress(dataset.name, first_step, last_step, note)) as progress,
             tf.Session(config=run.session_config) as session,
         ):
             set_variables(session)

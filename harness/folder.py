@@ -11,13 +11,13 @@ import warnings
 from harness import checkpoints, evaluation_log, predictions
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
-from harness.names import NUMERICS, RESULTS, SETTINGS
+from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS
 
 LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
 # Results first: without them, a run is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
-RUN_FILES += (predictions.NAME, "predictions.part")
+RUN_FILES += (predictions.NAME, "predictions.part", PROGRESS)
 RUN_FILES += ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
 # The first words of a run's name stand for these flags.
 NAMED_FIRST = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}

@@ -1,9 +1,13 @@
-"""What a terminal shows of a run that trains."""
+"""What a terminal shows of a run that trains, and what other programs can read of it."""
 
 import contextlib
+import json
 import sys
+import time
 
 import tqdm
+
+SECONDS = 0.5  # between two notes of the step
 
 
 class Progress:
@@ -15,9 +19,11 @@ class Progress:
       name: what the bar is called.
       first_step: the step that the run has reached.
       last_step: the step to train to.
+      note: a file for the step, which other programs may read while the run trains; or None.
     """
 
-    def __init__(self, name, first_step, last_step):
+    def __init__(self, name, first_step, last_step, note=None):
+        self._note, self._last_step, self._noted = note, last_step, 0.0
         self.bar = tqdm.tqdm(
             desc=name,
             initial=first_step,
@@ -45,6 +51,11 @@ class Progress:
         self._show()
         with contextlib.suppress(OSError):
             self.bar.update()
+        if self._note and time.monotonic() - self._noted >= SECONDS:
+            self._noted = time.monotonic()
+            content = {"step": self.bar.n, "last_step": self._last_step}
+            with contextlib.suppress(OSError):  # a full disk: what matters reports it
+                self._note.write_text(json.dumps(content))
 
     def add_evaluation(self, accuracies):
         """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
@@ -61,6 +72,9 @@ class Progress:
     def close(self):
         with contextlib.suppress(OSError):
             self.bar.close()
+        with contextlib.suppress(OSError):
+            if self._note:
+                self._note.unlink()
 
     def _show(self):
         shown = [f"{name} {accuracy:.3f}" for name, accuracy in self._accuracies.items()]
