@@ -70,17 +70,18 @@ def tensorflow_defaults():
 # --- From the command line to the exit code ---
 
 
-def run(main, check_flags=None):
+def run(main, check_flags=None, known_only=False):
     """Runs main(argv) as the program. It ends with one sentence if something is wrong.
 
     Args:
       main: takes the program's name and the arguments that are not flags.
       check_flags: checks of flags what absl does not, and raises Failed.
+      known_only: whether main takes flags that this program does not define, too.
     """
 
     def parse_or_end(argv):
         try:
-            return parse(argv, check_flags)
+            return parse(argv, check_flags, known_only)
         except Failed as error:
             end(argv, error)
 
@@ -111,10 +112,10 @@ def run(main, check_flags=None):
         warnings.formatwarning = format_before
 
 
-def parse(argv, check_flags=None):
+def parse(argv, check_flags=None, known_only=False):
     """Parses a command line. Returns: what is no flag. Raises: Failed, a flag is wrong."""
     try:
-        others = flags.FLAGS(argv)
+        others = flags.FLAGS(argv, known_only)
     except flags.Error as error:
         raise Failed(str(error)) from error
     refuse_logging_flags()
