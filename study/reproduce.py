@@ -13,7 +13,6 @@ runs at a time. Its record is a small text file in study/records/. A run that ha
 skipped, and a run that was stopped resumes, so you can kill this program at any time.
 """
 
-import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -31,7 +30,7 @@ from absl import flags
 from harness import files, process
 from harness.errors import Failed
 from harness.files import ROOT
-from study import cluster, groups, pages, pictures, records, replication, runs, tables
+from study import cluster, groups, pages, pictures, records, replication, running, runs, tables
 
 HERE = pathlib.Path(__file__).resolve().parent
 PICTURES = ROOT / "img"
@@ -225,45 +224,12 @@ def make_all(chosen, folders):
     if FLAGS.scheduler:
         made = cluster.make(missing, folders, FLAGS.scheduler, FLAGS.quick)
     else:
-        made = on_shares_of_the_cores(missing, folders, FLAGS.jobs)
+        made = running.on_shares_of_the_cores(missing, folders, FLAGS.jobs)
     # Closed at once when something interrupts this loop: it then stops the other runs.
     with bar, contextlib.closing(made):
         for run in made:
             bar.set_postfix_str(f"{run.study}/{run.name}")
             bar.update(run.cost)
-
-
-def on_shares_of_the_cores(missing, folders, jobs):
-    """Makes the runs: so many at a time, or else one on each core.
-
-    Yields: each run when it has a record, those of a task together. If one fails, the others
-    are stopped.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    jobs = jobs or max(1, len(cores))
-    if cores and jobs > len(cores):
-        raise Failed(f"--jobs={jobs}: there are {len(cores)} cores, so use at most as many")
-    stop, free_shares = threading.Event(), [cores[first::jobs] for first in range(jobs)]
-
-    def take_a_share():
-        share = free_shares.pop()
-        if share:
-            os.sched_setaffinity(0, share)  # on Linux, of this thread and its children
-
-    def make(task):
-        for run in task:
-            records.make(run, folders, stop)
-        records.prune([*(run.source for run in task if run.source), *task], folders)
-        return task
-
-    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=take_a_share) as pool:
-        futures = [pool.submit(make, task) for task in runs.in_tasks(missing)]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield from future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
 
 
 # --- Verifying ---

@@ -1,0 +1,62 @@
+"""Makes the records of runs on this machine, several at a time, each on its share of the cores."""
+
+import concurrent.futures
+import os
+import threading
+
+from harness.errors import Failed
+from study import records, runs
+
+
+def on_shares_of_the_cores(missing, folders, jobs=None, keeps_checkpoints=False):
+    """Makes the runs: so many at a time, or else one on each core.
+
+    Args:
+      missing: the runs, those to begin with first.
+      folders: `records.Folders`.
+      jobs: how many at a time.
+      keeps_checkpoints: whether those of runs that have a record stay.
+
+    Yields:
+      Each run when it has a record, those of a task together. If one fails, the others are
+      stopped.
+
+    Raises:
+      Failed: a run failed, or there are fewer cores than jobs.
+    """
+    jobs = number_at_a_time(jobs)
+    stop, free_shares = threading.Event(), [cores()[first::jobs] for first in range(jobs)]
+
+    def take_a_share():
+        share = free_shares.pop()
+        if share:
+            os.sched_setaffinity(0, share)  # on Linux, of this thread and its children
+
+    def make(task):
+        for run in task:
+            records.make(run, folders, stop)
+        if not keeps_checkpoints:
+            records.prune([*(run.source for run in task if run.source), *task], folders)
+        return task
+
+    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=take_a_share) as pool:
+        futures = [pool.submit(make, task) for task in runs.in_tasks(missing)]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield from future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def cores():
+    """The numbers of the cores that this process may use, a list; empty if the system has none."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def number_at_a_time(jobs=None):
+    """How many runs are made at a time. Raises: Failed, there are fewer cores than jobs."""
+    count = len(cores())
+    if jobs and count and jobs > count:
+        raise Failed(f"--jobs={jobs}: there are {count} cores, so use at most as many")
+    return jobs or max(1, count)
