@@ -7,7 +7,6 @@ TensorFlow.
 PLACES = ("pool_1", "pool_2", "fc_3")
 SETTINGS, RESULTS = "settings.json", "results.json"  # in a run's folder
 PROGRESS = "progress.json"  # there, too, while it trains
-NUMERICS = 1  # raised by a change that alters a result's bits; results.json records it
 CLASS_TAG = "tasks/"  # begins the curves of single classes
 NUMERICS = 2  # raised by a change of this program that alters a result's bits
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
