@@ -90,6 +90,7 @@ class Dataset(typing.NamedTuple):
     mean: np.ndarray  # as one image, float32: the mean of each pixel and channel
     scale: np.ndarray  # the same, 1 / (standard deviation + 1e-9); 0 for a constant pixel
     tasks: tuple = TASKS  # each batch has one label per task and image, in this order
+    first_row: int = 0  # of the test split in its file; held-out images are the last of theirs
 
     def image_shape(self):
         """Returns height, width and channels of an image."""
@@ -282,9 +283,10 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
     """
     name, folder, train, test = read(dataset, data_dir, seed)
     tasks = find_tasks(tasks, folder, train, test)
+    first_row = len(train.images) - holdout if holdout else 0
     train, test = hold_out(train, test, holdout)
     train = choose_images(train, train_examples, starve, seed)
-    return with_statistics(name, train, test, tasks)
+    return with_statistics(name, train, test, tasks)._replace(first_row=first_row)
 
 
 def read(dataset, data_dir, seed):

@@ -20,6 +20,7 @@ import pathlib
 import sys
 import time
 import typing
+import warnings
 
 from absl import flags
 
@@ -35,7 +36,7 @@ with process.quiet_import(__name__ == "__main__"):
 
     import data
     import model
-    from harness import checkpoints, evaluation_log, folder, machine, results
+    from harness import checkpoints, evaluation_log, folder, machine, predictions, results
     from harness.evaluation_log import EvaluationLog
     from harness.events import Events
     from harness.export import Export
@@ -237,10 +238,19 @@ def train_and_report(net, run, program_started):
 
 
 def evaluation_text(run):
-    """Evaluates a finished run's network. Returns: accuracies and confusion matrices as text."""
+    """Evaluates a finished run's network, and writes what it predicts for each image into the
+    run's folder. Returns: accuracies and confusion matrices as text."""
     net = build(run.dataset)
     with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
         accuracies, confusions, _ = evaluate(session, net, run.dataset)
+        table = predictions.table(
+            rows(session, net, run.dataset), run.dataset.tasks, run.dataset.first_row
+        )
+    path = run.folder / predictions.TABLE
+    try:
+        files.write(path, table)
+    except OSError as error:  # a finished run may be on a disk that cannot be written
+        warnings.warn(f"{path}: cannot be written ({error.strerror or error}).")
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
     tables = [results.confusion_table(task, confusions[task.name]) for task in run.dataset.tasks]
     return "\n\n".join([f"Evaluated: {shown}", *tables])
@@ -430,7 +440,7 @@ def train(net, run):
             if step == last_step:
                 if confusions is None:  # killed after the last checkpoint, before the results
                     _, confusions, _ = evaluate(session, net, dataset)
-                write_end(tensorboard, dataset.tasks, confusions, step)
+                write_end(tensorboard, session, net, dataset, confusions, step)
                 units = describe_units(session, net, run.session_config)
                 labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
@@ -489,11 +499,11 @@ def evaluate(session, net, dataset):
     classes = {task: [] for task in net.logits}
     for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
         batch = feed(net, (images, labels), training=False)
-        predictions = session.run(net.predictions, batch)
-        implied = dataset.implied(predictions["article"]) if "article" in predictions else {}
+        predicted = session.run(net.predictions, batch)
+        implied = dataset.implied(predicted["article"]) if "article" in predicted else {}
         for task in labels:
-            np.add.at(confusions[task], (labels[task], predictions[task]), 1)
-            classes[task].append(predictions[task])
+            np.add.at(confusions[task], (labels[task], predicted[task]), 1)
+            classes[task].append(predicted[task])
             if task in implied:
                 name, correct = f"{task}_by_article", int(np.sum(implied[task] == labels[task]))
                 by_article[name] = by_article.get(name, 0) + correct
@@ -501,6 +511,15 @@ def evaluate(session, net, dataset):
     count = len(dataset.test.images)
     accuracies = {name: number / count for name, number in correct.items()}
     return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
+
+
+def rows(session, net, dataset):
+    """Yields for each image of the test set: task -> its `predictions.Predicted`."""
+    for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
+        logits = session.run(net.logits, feed(net, (images, labels), training=False))
+        of_tasks = [predictions.of_batch(logits[task], labels[task]) for task in logits]
+        for of_image in zip(*of_tasks):
+            yield dict(zip(logits, of_image))
 
 
 def images_at_once(image_shape):
@@ -569,10 +588,17 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
     tensorboard.flush()  # so that it is shown at once
 
 
-def write_end(tensorboard, tasks, confusions, step):
-    """Writes the confusion matrices and that the run has ended."""
-    for task in tasks:
+def write_end(tensorboard, session, net, dataset, confusions, step):
+    """Writes the confusion matrices, the worst mistakes, and that the run has ended."""
+    mistakes = predictions.worst(rows(session, net, dataset), net.labels)
+    for task in dataset.tasks:
         tensorboard.add_confusion(task.name, task.classes, confusions[task.name], step)
+        images = [dataset.test.images[index] for index, _ in mistakes[task.name]]
+        titles = [
+            (task.classes[one.label], task.classes[one.prediction])
+            for _, one in mistakes[task.name]
+        ]
+        tensorboard.add_mistakes(task.name, images, titles, step)
     tensorboard.add_end(step)
     tensorboard.flush()
 

@@ -137,17 +137,23 @@ class Events:
             signed=False,
         )
 
-    def _add_picture(self, name, step, **matrices):
+    def add_mistakes(self, task, images, titles, step):
+        """Draws images that the network is wrong about. Args: as `mistakes.draw`."""
+        if len(images):
+            self._add_picture(f"mistakes_{task}", step, "mistakes", images=images, titles=titles)
+
+    def _add_picture(self, name, step, module="matrices", **shown):
         """Adds a picture. Where one cannot be drawn, the run goes on without any.
 
-        Args: its name; the step; and what `matrices.draw` takes.
+        Args: its name; the step; the module of harness/ that draws it, and what its `draw` takes.
         """
         if self._cannot_draw:
             return
         try:
-            from harness.matrices import draw  # now: Matplotlib's import takes a second
+            from harness import matrices, mistakes  # now: Matplotlib's import takes a second
 
-            png = draw(**matrices)
+            draw = {"matrices": matrices.draw, "mistakes": mistakes.draw}[module]
+            png = draw(**shown)
         except Exception as error:  # in matplotlib, anything
             self._cannot_draw = True
             reason = f"{type(error).__name__}: {brief(error)}"

@@ -17,7 +17,7 @@ LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
 # Results first: without them, a run is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
-RUN_FILES += (predictions.NAME, "predictions.part", PROGRESS)
+RUN_FILES += (predictions.NAME, predictions.TABLE, "predictions.part", PROGRESS)
 RUN_FILES += ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
 # The first words of a run's name stand for these flags.
 NAMED_FIRST = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}

@@ -1,6 +1,6 @@
-"""What a run predicted for each image of its evaluations, in the file predictions.bin.
+"""What a run predicted for each image that it is evaluated on.
 
-The file only grows while the run trains, by the same number of bytes for each evaluation: the
+predictions.bin has the last evaluations. The file only grows while the run trains, by the same number of bytes for each evaluation: the
 step, and for each task the class of every image, in the order of the images. At the end, the
 evaluations of which a run's accuracy is the mean are left. numpy reads it:
 
@@ -8,7 +8,11 @@ evaluations of which a run's accuracy is the mean are left. numpy reads it:
 """
 
 import contextlib
+import csv
+import heapq
+import io
 import os
+import typing
 
 import numpy as np
 
@@ -16,7 +20,8 @@ from harness import files
 from harness.errors import CannotWrite
 from harness.names import LAST_EVALUATIONS
 
-NAME = "predictions.bin"  # in the run's folder
+NAME, TABLE = "predictions.bin", "predictions.csv"  # in the run's folder
+MISTAKES = 24  # of a task that TensorBoard shows
 
 
 def layout(dataset):
@@ -120,3 +125,67 @@ class PredictionLog:
     def _errors(self):
         return CannotWrite.instead_of_system_errors(self._path)
 
+
+# --- Of a finished run ---
+
+
+class Predicted(typing.NamedTuple):
+    """What a network says of an image, for one task."""
+
+    label: int
+    prediction: int
+    probability: float  # of the prediction
+
+
+def of_batch(logits, labels):
+    """Args: [B, classes] float and [B] int. Returns: a `Predicted` of each image, a list."""
+    predictions = np.argmax(logits, axis=1)
+    # Of the class with the largest logit: 1 / sum(exp(z - max)).
+    shares = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, dtype=float)
+    return [Predicted(*of) for of in zip(labels.tolist(), predictions.tolist(), shares.tolist())]
+
+
+def table(rows, tasks, first_row):
+    """A table of all images, for pandas and spreadsheets.
+
+    Args:
+      rows: for each image, task -> its `Predicted`.
+      tasks: the tasks, each with a name and classes.
+      first_row: the row of the first image in its file.
+
+    Returns:
+      CSV in UTF-8, with the mark by which spreadsheets know it: bytes.
+    """
+    text = io.StringIO()
+    writer, kinds = csv.writer(text), ("label", "prediction", "probability")
+    writer.writerow(["row", *(f"{task.name}_{kind}" for task in tasks for kind in kinds)])
+    for row, of_image in enumerate(rows, first_row):
+        cells = [row]
+        for task in tasks:
+            label, prediction, probability = of_image[task.name]
+            cells += [task.classes[label], task.classes[prediction], f"{probability:.6f}"]
+        writer.writerow(cells)
+    return text.getvalue().encode("utf-8-sig")
+
+
+def worst(rows, tasks):
+    """The mistakes with the highest probability, MISTAKES at most.
+
+    Args:
+      rows: for each image, task -> its `Predicted`; only the mistakes found stay in memory.
+      tasks: names of the tasks.
+
+    Returns:
+      task -> list of (index of the image, its `Predicted`), the highest probability first.
+    """
+    found = {task: [] for task in tasks}
+    for index, of_image in enumerate(rows):
+        for task, heap in found.items():
+            one = of_image[task]
+            if one.label != one.prediction:
+                entry = one.probability, -index, one
+                (heapq.heappush if len(heap) < MISTAKES else heapq.heappushpop)(heap, entry)
+    return {
+        task: [(-index, one) for _, index, one in sorted(heap, reverse=True)]
+        for task, heap in found.items()
+    }

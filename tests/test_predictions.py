@@ -1,15 +1,20 @@
-"""predictions.bin: what a run predicted, each evaluation once, whatever happened to the run."""
+"""What a run predicted: predictions.bin, predictions.csv, and the mistakes in TensorBoard."""
 
+import csv
+import io
 import json
 import resource
 
 import numpy as np
+import PIL.Image
 import pytest
-from conftest import make_split
+from conftest import make_split, run_script, run_train
+from tensorboard.backend.event_processing import event_accumulator
+from test_own_images import made, written
 from test_resume import EVERY, UNITS, folder, run
 
 import data
-from harness import evaluation_log, predictions
+from harness import evaluation_log, mistakes, predictions
 from harness.errors import CannotWrite
 from harness.predictions import PredictionLog
 
@@ -19,7 +24,9 @@ EMPTY = np.zeros([28, 28], np.float32)
 
 def dataset_of(**numbers):
     """A data set of COUNT test images. Args: task -> number of classes."""
-    tasks = [data.Task(task, tuple(map(str, range(number))), ()) for task, number in numbers.items()]
+    tasks = [
+        data.Task(task, tuple(map(str, range(number))), ()) for task, number in numbers.items()
+    ]
     split = make_split(COUNT)
     return data.Dataset("made", split, split, EMPTY, EMPTY, tuple(tasks))
 
@@ -125,3 +132,109 @@ def test_a_runs_file_agrees_with_its_evaluations(monkeypatch, tmp_path):
         _, accuracies = curves[f"accuracy_test_{task.name}"]
         assert right.mean(axis=1) == pytest.approx(accuracies, abs=1e-6)
         assert [int(digit) for digit in results["correct_last"][task.name]] == list(right.sum(0))
+
+
+# --- Of a finished run ---
+
+
+def test_a_probability_is_that_of_the_prediction():
+    logits = np.log(np.array([[0.2, 0.5, 0.3], [0.9, 0.06, 0.04]], np.float32)) + 7
+    first, second = predictions.of_batch(logits, np.array([2, 0]))
+    assert first == (2, 1, pytest.approx(0.5)) and second == (0, 0, pytest.approx(0.9))
+
+
+def test_the_worst_mistakes_are_those_with_the_highest_probability():
+    right, wrong = predictions.Predicted(0, 0, 1.0), predictions.Predicted(0, 1, 0.5)
+    rows = [
+        {"label": right if index % 2 else wrong._replace(probability=index / 100), "kind": right}
+        for index in range(100)
+    ]
+    found = predictions.worst(iter(rows), ["label", "kind"])
+    assert [index for index, _ in found["label"]] == list(range(98, 50, -2))
+    assert found["label"][0] == (98, (0, 1, 0.98)) and found["kind"] == []
+
+
+NAMES = 'plain\n"quoted", with a comma\n上衣\n'
+
+
+def read_table(content):
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+
+
+def test_a_table_holds_names_as_they_are():
+    task = data.Task("label", tuple(NAMES.splitlines()), ())
+    rows = [
+        {"label": predictions.Predicted(1, 2, 0.75)},
+        {"label": predictions.Predicted(0, 0, 1.0)},
+    ]
+    content = predictions.table(rows, [task], 500)
+    assert content.startswith(b"\xef\xbb\xbfrow,label_label,label_prediction,label_probability\r\n")
+    first, second = read_table(content)
+    assert list(first.values()) == ["500", '"quoted", with a comma', "上衣", "0.750000"]
+    assert list(second.values()) == ["501", "plain", "plain", "1.000000"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on held-out images of one's own. Returns: its log folder, its command line."""
+    where = tmp_path_factory.mktemp("own")
+    images, labels, _ = made((8, 8, 3), 90, classes=3)
+    written(where / "mine", (images, labels, labels // 2))
+    (where / "mine" / "label-classes.txt").write_text(NAMES, encoding="utf-8")
+    given = (f"--data_dir={where / 'mine'}", "--tasks=label,kind", f"--logdir={where / 'logs'}",
+             "--max_steps=2", "--holdout=30", "--batch_size=30", "--run_name=run")  # fmt: skip
+    ended = run_train(*given)
+    assert ended.returncode == 0, ended.stderr
+    return where / "logs" / "run", given
+
+
+def test_an_evaluated_run_writes_what_it_predicts_for_each_image(finished):
+    run_dir, given = finished
+    evaluated = run_train(*given, "--eval_only")
+    assert evaluated.returncode == 0, evaluated.stderr
+    rows = read_table((run_dir / predictions.TABLE).read_bytes())
+    assert [int(row["row"]) for row in rows] == list(range(60, 90))  # of the training file
+    names = NAMES.splitlines()
+    assert [row["label_label"] for row in rows] == [names[i % 3] for i in range(60, 90)]
+    results = json.loads((run_dir / "results.json").read_text())
+    for task in ("label", "kind"):
+        right = np.mean([row[f"{task}_label"] == row[f"{task}_prediction"] for row in rows])
+        assert right == pytest.approx(results["accuracy_test"][task])
+    assert all(1 / 3 <= float(row["label_probability"]) <= 1 for row in rows)
+
+
+def test_a_disk_that_cannot_be_written_is_a_warning(finished):
+    run_dir, given = finished
+    (run_dir / predictions.TABLE).unlink(missing_ok=True)
+    # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
+    evaluated = run_script("train.py", *given, "--eval_only", prelude=limit)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "Evaluated: label" in evaluated.stdout
+    words = " ".join(evaluated.stderr.split())
+    assert f"WARNING: {run_dir / predictions.TABLE}: cannot be written (File too large)." in words
+    assert not (run_dir / predictions.TABLE).exists()
+
+
+def test_tensorboard_shows_the_mistakes_of_each_task(finished):
+    run_dir, _ = finished
+    events = event_accumulator.EventAccumulator(str(run_dir), {event_accumulator.IMAGES: 0})
+    events.Reload()
+    results = json.loads((run_dir / "results.json").read_text())
+    wrong = {task for task in ("label", "kind") if results["accuracy_test"][task] < 1}
+    shown = {tag for tag in events.Tags()["images"] if "mistakes" in tag}
+    assert shown == {f"summary/mistakes_{task}" for task in wrong} and wrong
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (12, 8, 2), (8, 8, 3), (8, 8, 4)])
+def test_images_of_any_kind_are_drawn(shape):
+    images = np.random.RandomState(0).randint(0, 256, [7, *shape]).astype(np.uint8)
+    names = [("a", "b")] * 6 + [("a name that is much too long for a title", "上衣")]
+    png = mistakes.draw(images, names)
+    width, height = PIL.Image.open(io.BytesIO(png)).size
+    assert width > 2 * height  # two rows of six
+
+
+def test_a_title_that_is_long_has_two_lines():
+    assert mistakes.title_of("Coat", "Shirt") == "Coat → Shirt"
+    assert mistakes.title_of("a" * 22, "b" * 23) == "a" * 22 + "\n→ " + "b" * 21 + "…"
