@@ -512,6 +512,15 @@ def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():
     assert "loss 1.500" in shown["postfix"]
 
 
+def test_a_run_notes_its_step_where_others_can_read_it_until_it_ends(tmp_path):
+    note = tmp_path / "progress.json"
+    progress = Progress("some", 7, 100, note)
+    progress.add_step(32, 1.5, 0.01)
+    assert files.read_json(note) == {"step": 8, "last_step": 100}
+    progress.close()
+    assert not note.exists()
+
+
 def test_speed_leaves_out_the_first_step_and_counts_from_the_last_evaluation():
     progress = Progress("some", 0, 100)
     progress.add_step(1000, 1.5, 60.0)
