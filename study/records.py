@@ -52,7 +52,7 @@ class Folders(typing.NamedTuple):
 
 def flags_of(run):
     """The flags of train.py, apart from those that name folders: name -> value."""
-    return {**run.flags, "seed": run.seed, "dataset": "fashion_mnist"}
+    return {"dataset": "fashion_mnist", **run.flags, "seed": run.seed}
 
 
 # --- Making ---
@@ -117,9 +117,7 @@ def train(run, folders, stop, *more_flags):
                 process.terminate()  # does nothing to a process that has ended
         if process.returncode == 0:
             return None
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = (line for line in lines if line.startswith("train.py: "))
-        message = next(said, "train.py: ended without a message")
+        message = said(log.read_text(encoding="utf-8", errors="replace"))
         if process.returncode == Diverged.exit_code:
             return message
         # An earlier reproduce.py that was killed may have left this run training.
@@ -130,6 +128,12 @@ def train(run, folders, stop, *more_flags):
             )
         stop.wait(1)
     raise Failed("stopped")
+
+
+def said(output):
+    """The sentence in train.py's output with which it ended."""
+    lines = (line for line in output.splitlines() if line.startswith("train.py: "))
+    return next(lines, "train.py: ended without a message")
 
 
 def prune(chosen, folders):

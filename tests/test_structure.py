@@ -79,7 +79,7 @@ def test_an_import_is_seen_wherever_it_stands():
     # tf-slim is mended before its first use: everybody takes it from there.
     ("import tf_slim", {"harness.slim"}),
     # Flags are defined where a program begins.
-    ("flags.DEFINE_", {"train", *(f"study.{n}" for n in ("plot", "replicate", "reproduce", "screenshots"))}),
+    ("flags.DEFINE_", {"train", *(f"study.{n}" for n in ("compare", "plot", "replicate", "reproduce", "screenshots"))}),
     ("sys.path", {"train"}),
     ("importlib.util", set()),
     # One place writes events, and nothing reads them.

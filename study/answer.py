@@ -1,0 +1,375 @@
+"""What a comparison of study.compare answers: a page, its pictures and gains.csv."""
+
+import csv
+import io
+import typing
+
+import numpy as np
+
+from harness import files, matrices
+from harness.errors import Failed
+from harness.matrices import figure, matplotlib
+from harness.names import LAST_EVALUATIONS
+from study import groups, intervals, pictures, plot, tables, watching
+from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
+
+PAGE, GAINS, PICTURE, CURVES = "README.md", "gains.csv", "gains.png", "accuracy.png"
+MEAN = "mean"  # of the tasks
+FEW_IMAGES = 2000  # fewer test images are a limit that the page names
+
+
+class About(typing.NamedTuple):
+    """What was run."""
+
+    command: str
+    dataset: str  # its name
+    is_held_out: bool  # evaluated on held-out training images
+    jobs: int  # runs at a time
+
+
+class Gain(typing.NamedTuple):
+    """What a setting gains over the baseline on a task, in shares of 1."""
+
+    setting: str
+    task: str  # or MEAN
+    seeds: int  # that both have
+    images: int
+    mean: float
+    half_width: float  # for new seeds and new images; nan with too few seeds
+    half_width_of_seeds: float  # for new seeds and these images
+    p: float  # for new seeds and new images, corrected after Holm; nan with too few seeds
+
+    @property
+    def is_significant(self):
+        return self.p < SIGNIFICANCE
+
+    def text(self):
+        """For example "layer, kind, +0.31 ± 0.44 points"."""
+        return f"{self.setting}, {name_of(self.task)}, {points(self.mean, self.half_width)} points"
+
+
+def write(study, about, folder):
+    """Writes the page, its pictures and gains.csv.
+
+    Args:
+      study: list of `groups.Group`, the baseline first.
+      about: an `About`.
+      folder: their path.
+
+    Returns:
+      The page without its pictures.
+
+    Raises:
+      Failed: no run of the baseline ended, or a record lacks its predictions.
+    """
+    baseline = study[0]
+    if not baseline.records:
+        raise Failed(f"every run of {baseline.setting} diverged. Try a lower --learning_rate.")
+    for record in groups.records_of(study):
+        if not record.get("correct_last"):
+            raise Failed(
+                f"{folder}: the run with seed {record['seed']} of {record['setting']!r} lost its"
+                " predictions. Delete its record in runs/ to make it again."
+            )
+    gains = gains_of(study)
+    draw_gains(gains, folder / PICTURE)
+    draw_accuracies(study, folder / CURVES)
+    files.write(folder / GAINS, csv_of(gains))
+    title = f"# Does sharing help? {about.dataset}"
+    shown = [f"![{title}]({file})" for title, file in (("Gains", PICTURE), ("Accuracy", CURVES))]
+    top = [title, f"**{sentence(gains)}**", table(study, gains), legend(study, gains)]
+    below = [what_was_run(study, about), limits(study, about)]
+    files.write(folder / PAGE, "\n\n".join(filter(None, [*top, *shown, *below])) + "\n")
+    return "\n\n".join(filter(None, [*top, *below]))
+
+
+# --- Gains ---
+
+
+def tasks_of(study):
+    """The names of the tasks, and MEAN."""
+    return [*groups.records_of(study)[0]["correct_last"], MEAN]
+
+
+def shares(record, task):
+    """In which share of the last evaluations each image was predicted correctly, [N].
+
+    For MEAN, the mean of the tasks.
+    """
+    correct = record["correct_last"]
+    if task == MEAN:
+        return np.mean([shares(record, name) for name in correct], axis=0)
+    _, values = record["curves"]["accuracy_test"]
+    counts = np.frombuffer(correct[task].encode(), np.uint8) - ord("0")
+    return counts / len(values[-LAST_EVALUATIONS:])
+
+
+def differences(group, baseline, task):
+    """Of the seeds that both have, [S, N]."""
+    seeds = [seed for seed in group.records if seed in baseline.records]
+    return np.array([
+        shares(group.records[seed], task) - shares(baseline.records[seed], task) for seed in seeds
+    ])  # fmt: skip
+
+
+def estimated(values):
+    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
+    mean = float(np.mean(values)) if len(values) else np.nan
+    if len(values) < SEEDS_OF_AN_INTERVAL:
+        return mean, np.nan, np.nan, np.nan
+    found = intervals.estimate(values)
+    return mean, float(found.half_width), groups.half_width(values.mean(axis=1)), float(found.p)
+
+
+def gains_of(study):
+    """All gains, whose p-values are corrected together. Returns: a list of `Gain`."""
+    baseline, *others = study
+    found = []
+    for group in others:
+        for task in tasks_of(study):
+            values = differences(group, baseline, task)
+            images = values.shape[1] if len(values) else 0
+            found.append(Gain(group.setting, task, len(values), images, *estimated(values)))
+    tested = [gain for gain in found if not np.isnan(gain.p)]
+    corrected = iter(groups.holm([gain.p for gain in tested]).tolist())
+    return [gain if np.isnan(gain.p) else gain._replace(p=next(corrected)) for gain in found]
+
+
+# --- The sentence and the table ---
+
+
+def name_of(task):
+    return "the mean of the tasks" if task == MEAN else task
+
+
+def points(share, half_width, sign="+"):
+    """For example +0.31 ± 0.44, in percent."""
+    half = "" if np.isnan(half_width) else f" ± {100 * half_width:.2f}"
+    return "–" if np.isnan(share) else tables.number(100 * share, sign) + half
+
+
+def p_text(p):
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def sentence(gains):
+    """Which settings gain or lose on which task, by how much, and what chance explains."""
+    known = [gain for gain in gains if not np.isnan(gain.mean)]
+    if not known:
+        return "Every run of the other settings diverged, so nothing can be compared."
+    largest = max(known, key=lambda gain: abs(gain.mean))
+    tested = [gain for gain in known if not np.isnan(gain.p)]
+    if not tested:
+        return (
+            f"With two seeds, nobody can tell a gain from chance: use --seeds={SEEDS_OF_A_PAGE} or"
+            f" more. The largest difference: {largest.text()}."
+        )
+    told = [gain for gain in tested if gain.is_significant]
+    if not told:
+        largest = max(tested, key=lambda gain: abs(gain.mean))
+        return (
+            "No setting differs from none by more than chance explains. The largest difference:"
+            f" {largest.text()} ({p_text(largest.p)})."
+        )
+    sentences = []
+    for setting in dict.fromkeys(gain.setting for gain in told):
+        parts = [
+            f"{'gains' if gain.mean > 0 else 'loses'} {points(abs(gain.mean), gain.half_width, '')}"
+            f" points on {name_of(gain.task)} ({p_text(gain.p)})"
+            for gain in told
+            if gain.setting == setting
+        ]
+        sentences.append(f"{setting} {' and '.join(parts)}")
+    others = len(tested) - len(told)
+    rest = f" Chance explains the {others} other differences." if others > 1 else ""
+    rest = " Chance explains the other difference." if others == 1 else rest
+    return f"{'; '.join(sentences)}.{rest}"
+
+
+def table(study, gains):
+    """Accuracy of the baseline, and what the others gain, with p. In Markdown."""
+    baseline, tasks = study[0], tasks_of(study)
+    header, rows = ["setting", "seeds"], []
+    for task in tasks:
+        header += [task, "p"]
+    for group in study:
+        diverged = f", {group.diverged} diverged" if group.diverged else ""
+        row = [group.setting, f"{len(group.records)}{diverged}"]
+        for task in tasks:
+            if group is baseline:
+                values = np.array([shares(record, task) for record in group.records.values()])
+                mean, half, of_seeds, _ = estimated(values)
+                row += [cell(mean, half, of_seeds, ""), ""]
+                continue
+            (gain,) = [g for g in gains if (g.setting, g.task) == (group.setting, task)]
+            p = "" if np.isnan(gain.p) else p_text(gain.p).removeprefix("p = ").removeprefix("p ")
+            row += [cell(gain.mean, gain.half_width, gain.half_width_of_seeds, "+"), p]
+        rows.append(row)
+    return tables.markdown(header, rows)
+
+
+def cell(mean, half_width, of_seeds, sign):
+    """For example +0.31 ± 0.44 (0.20)."""
+    alone = "" if np.isnan(of_seeds) else f" ({100 * of_seeds:.2f})"
+    return points(mean, half_width, sign) + alone
+
+
+def legend(study, gains):
+    """What the table shows, in words."""
+    tested = sum(not np.isnan(gain.p) for gain in gains)
+    text = (
+        f"Row {study[0].setting}: accuracy in percent, of the last {LAST_EVALUATIONS} evaluations."
+        f" Other rows: gain over {study[0].setting} in points, paired by seed."
+    )
+    if tested:
+        text += (
+            " ±: 95 % interval for new seeds and new images; in brackets, for new seeds and these"
+            f" images. p is corrected after Holm for all {tested} comparisons."
+        )
+    return f"*{text}*"
+
+
+def csv_of(gains):
+    """The gains as CSV, in points. Returns: bytes, UTF-8 with a mark for spreadsheets."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["setting", "task", "seeds", "images", "gain", "half_width",
+                     "half_width_of_seeds", "p_holm"])  # fmt: skip
+    for gain in gains:
+        values = [
+            *(100 * v for v in (gain.mean, gain.half_width, gain.half_width_of_seeds)),
+            gain.p,
+        ]
+        numbers = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+        writer.writerow([gain.setting, gain.task, gain.seeds, gain.images, *numbers])
+    return text.getvalue().encode("utf-8-sig")
+
+
+# --- What was run, and what it cannot say ---
+
+
+def what_was_run(study, about):
+    """A section of the page: command, data, versions, machine, time."""
+    found = groups.records_of(study)
+    first = found[0]
+    classes = first["train_images"]
+    trained = sum(next(iter(classes.values())).values())
+    evaluated = len(next(iter(first["correct_last"].values())))
+    named = ", ".join(f"{task} ({len(of_task)} classes)" for task, of_task in classes.items())
+    which = "held-out training images" if about.is_held_out else "test images"
+    whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
+    time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
+    lines = [
+        f"`{about.command}`",
+        f"{about.dataset}: {trained:,} training images, {evaluated:,} {which}; {named}.",
+        f"{len(found)} runs of {first['global_step']:,} steps; {time}{about.jobs} at a time.",
+        tables.made_with(found).strip("*"),
+    ]
+    lines += [f"Python {first['versions']['python']}, tf-slim {first['versions']['tf-slim']}, numpy {first['versions']['numpy']}."]  # fmt: skip
+    return "## What was run\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def limits(study, about):
+    """A section of the page, or None: what the comparison cannot say, a line for each reason."""
+    images = len(next(iter(groups.records_of(study)[0]["correct_last"].values())))
+    seeds = min(len(group.records) for group in study if group.records)
+    lines = []
+    for group in study:
+        if group.diverged:
+            made = group.diverged + len(group.records)
+            lines.append(f"{group.setting}: {group.diverged} of {made} runs diverged.")
+    if seeds < SEEDS_OF_A_PAGE:
+        what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
+        lines.append(f"{seeds} seeds make {what}. Use --seeds={SEEDS_OF_A_PAGE} or more.")
+    if images < FEW_IMAGES:
+        lines.append(
+            f"{images:,} test images: one of them is {100 / images:.2f} points, so small gains"
+            " cannot be seen."
+        )
+    rising, short = [], []
+    for group in study:
+        told = is_rising(group)
+        rising += [group.setting] if told else []
+        short += [group.setting] if told is None and group.records else []
+    if rising:
+        lines.append(
+            f"Accuracy is still rising ({', '.join(rising)}): longer runs may have other gains. Use"
+            " a larger --num_epochs."
+        )
+    if short:
+        lines.append(
+            f"Fewer than {2 * LAST_EVALUATIONS} evaluations a run, so it is not known whether"
+            " accuracy is still rising. Use a smaller --eval_every."
+        )
+    if len(study) > 2 and not about.is_held_out:
+        lines.append(
+            "The best of these settings was found on the images that the table shows, so its gain"
+            " is likely too large. Choose with --holdout, and compare the chosen one without it."
+        )
+    return "## What it cannot say\n\n" + "\n".join(f"- {line}" for line in lines) if lines else None
+
+
+def is_rising(group):
+    """Whether the mean accuracy of the last evaluations is above that of as many before, by more
+    than its standard error over the seeds; None if there are too few seeds or evaluations."""
+    values = [record["curves"]["accuracy_test"][1] for record in group.records.values()]
+    count = LAST_EVALUATIONS
+    if len(values) < 2 or min(map(len, values)) < 2 * count:
+        return None
+    rises = [np.mean(of[-count:]) - np.mean(of[-2 * count : -count]) for of in values]
+    return bool(np.mean(rises) > np.std(rises, ddof=1) / np.sqrt(len(rises)))
+
+
+# --- Pictures ---
+
+
+def colours(names):
+    """A colour for each of these names."""
+    of_map = matplotlib.colormaps["tab10"].colors
+    return {name: of_map[index % len(of_map)] for index, name in enumerate(names)}
+
+
+@matrices.plain_style()
+def draw_gains(gains, path):
+    """Draws a dot and a bar for each setting and task, and a line at 0. Returns: the path."""
+    settings = list(dict.fromkeys(gain.setting for gain in gains))
+    of_tasks = colours(dict.fromkeys(gain.task for gain in gains))
+    step = 0.7 / len(of_tasks)
+    height = 1.5 + len(settings) * max(0.5, 0.17 * len(of_tasks))
+    picture = figure.Figure(**plot.PANEL | {"figsize": (8, height)})
+    axes = picture.subplots()
+    for position, (task, colour) in enumerate(of_tasks.items()):
+        shown = [gain for gain in gains if gain.task == task]
+        places = [settings.index(gain.setting) + step * (position - (len(of_tasks) - 1) / 2) for gain in shown]  # fmt: skip
+        widths = [100 * gain.half_width for gain in shown]
+        axes.errorbar(
+            [100 * gain.mean for gain in shown], places, xerr=widths, fmt="o", color=colour,
+            capsize=3, label=name_of(task),
+        )  # fmt: skip
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(settings)), [name[: matrices.LONGEST] for name in settings])
+    axes.set(ylim=(len(settings) - 0.5, -0.5), xlabel="gain over none, points of accuracy")
+    picture.legend(**pictures.LEGEND_BELOW)
+    return plot.save(picture, axes, path)
+
+
+@matrices.plain_style()
+def draw_accuracies(study, path):
+    """Draws the accuracy of each task over training, a panel each. Returns: the path."""
+    tasks = tasks_of(study)[:-1]
+    picture = figure.Figure(**plot.PANEL | {"figsize": (max(8, 4.2 * len(tasks)), 4.6)})
+    panels = np.ravel(picture.subplots(1, len(tasks)))
+    shown = [group for group in study if group.records]
+    of_settings = colours(group.setting for group in shown)
+    for panel, task in zip(panels, tasks):
+        for group in shown:
+            label = f"{group.setting} ({pictures.seeds_text(group)})"
+            colour = of_settings[group.setting]
+            pictures.draw_band(panel, group, f"accuracy_test_{task}", colour, label)
+        everything = np.concatenate([
+            record["curves"][f"accuracy_test_{task}"][1] for record in groups.records_of(shown)
+        ])  # fmt: skip
+        panel.set(title=task, xlabel="step", ylim=plot.axis_limits(everything, (12, 0)))
+    panels[0].set_ylabel("accuracy")
+    picture.legend(*panels[0].get_legend_handles_labels(), **pictures.LEGEND_BELOW)
+    return plot.save(picture, panels, path)

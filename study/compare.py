@@ -1,0 +1,396 @@
+"""Does sharing help on your labels? Trains every setting with every seed, and answers.
+
+    python -m study.compare --data_dir=FOLDER --tasks=label,kind    # README: how to write the files
+    python -m study.compare --data_dir=FOLDER --tasks=label,kind --seeds=10 --settings=none,channel
+    python -m study.compare --setting="fast units: --cross_stitch_learning_rate_scale=1000"
+
+Without --data_dir, it compares on Fashion-MNIST. All flags of train.py that are not listed below
+go to all runs, such as --num_epochs=10, --train_examples=1000 or --holdout=500. You can kill this
+program at any time: the same command resumes. A larger --seeds, or more settings, runs only what
+is missing. The answer is README.md in the comparison's folder, and is printed.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import filelock
+from absl import flags
+
+import data
+from harness import files, process
+from harness.errors import Failed, NotFinished
+from harness.files import ROOT
+from harness.names import NUMERICS
+from study import answer, groups, records, running, runs, watching
+from study.runs import Run
+
+FLAGS = flags.FLAGS
+
+KINDS = {**runs.KINDS_OF_SHARING, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
+BASELINE = "none"
+EXAMPLE = '--setting="fast units: --cross_stitch_learning_rate_scale=1000"'
+PARAMETERS = "comparison.json"  # what a folder compares
+
+# Flags of train.py that each run gets from this program.
+OF_RUNS = {"seed", "logdir", "run_name", "overwrite", "export_dir", "eval_only"}
+# In which the settings of --settings differ.
+OF_SETTINGS = {"cross_stitch", "cross_stitch_unit", "hard_sharing"}
+# All runs are evaluated on the same images.
+OF_ALL = {"data_dir", "dataset", "tasks", "holdout"}
+# That change no result, so a comparison goes on with others.
+CHANGEABLE = {"data_dir", "dataset", "threads", "save_checkpoint_secs", "keep_checkpoints"}
+EPOCHS, BATCH_SIZE = 30, 128  # train.py's defaults
+EVALUATIONS = 20  # of a run, about, unless --eval_every says otherwise
+
+
+def define_flags():
+    """Defines this program's flags."""
+    flags.DEFINE_list(
+        "settings", list(runs.KINDS_OF_SHARING), f"What to compare, out of {', '.join(KINDS)}."
+    )
+    flags.DEFINE_multi_string("setting", [], f"One of your own, with flags of train.py: {EXAMPLE}")
+    flags.DEFINE_integer("seeds", groups.SEEDS_OF_A_PAGE, "Runs of each setting: seeds 0, 1, ...")
+    flags.DEFINE_integer("jobs", None, "Runs at a time, which share the cores.", 1)
+    flags.DEFINE_string("name", None, "Folder below logs/compare; by default it follows from data and flags.")  # fmt: skip
+    flags.DEFINE_boolean("keep_runs", False, "Keep the runs' checkpoints.")
+
+
+# --- The program ---
+
+
+def main(argv):
+    """Runs the program. Raises: Failed, or OSError, for `process.run` to say."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        compare(argv)
+    except filelock.Timeout as error:
+        raise Failed(
+            f"{pathlib.Path(error.lock_file).parent}: another process is using this comparison."
+            " Wait for it, or choose another --name."
+        ) from None
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Run the same command to resume.")
+
+
+def compare(argv):
+    """Does what the command line asks. Raises: Failed, filelock.Timeout, OSError."""
+    given = of_command(argv[1:])
+    settings = wanted_settings()
+    if FLAGS.seeds < 2:
+        raise Failed(
+            f"--seeds={FLAGS.seeds}: with one seed, nobody can tell a gain from chance. Choose"
+            f" {groups.SEEDS_OF_A_PAGE} or more."
+        )
+    jobs = running.number_at_a_time(FLAGS.jobs)
+    above, given = from_root(given)
+    dataset = load(given)
+    folder = above / (FLAGS.name or name_of(dataset, given))
+    chosen = runs_of(settings, given, dataset)
+    folders = records.Folders(folder, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "lock").acquire(timeout=0):
+        check_folder(folder, parameters(dataset, settings, given))
+        missing = [run for run in chosen if not folders.has_record(run)]
+        say_what_comes(folder, settings, chosen, missing, jobs)
+        check_flags([run for run in missing if run.seed == 0], folders, jobs)
+        write_parameters(folder, parameters(dataset, settings, given))
+        if missing:
+            make_all(missing, dataset, folders, jobs)
+        command = shlex.join(["python", "-m", "study.compare", *sys.argv[1:]])
+        about = answer.About(command, dataset.name, is_held_out(given), jobs)
+        text = answer.write(groups_of(settings, chosen, folders), about, folder)
+    print(f"\n{text}\n{folder / answer.PAGE}")
+
+
+def say_what_comes(folder, settings, chosen, missing, jobs):
+    """Says how many runs there are and will be, before the first begins."""
+    seeds = f"seeds 0 to {FLAGS.seeds - 1}"
+    process.say(f"{len(chosen)} runs: {', '.join(settings)}; {seeds}. Writing to {folder}")
+    made = len(chosen) - len(missing)
+    if missing:
+        left = f"{made} are made, {len(missing)} are left. " if made else ""
+        process.say(f"{left}{jobs} at a time{'' if FLAGS.jobs else ', one on each core'}.")
+
+
+# --- The command line ---
+
+
+def of_command(words):
+    """The flags for all runs: name -> value. Raises: Failed, this program sets one itself."""
+    given = flags_in(words)
+    for name in given:
+        if name in OF_RUNS:
+            hint = " The number of seeds is --seeds." if name == "seed" else ""
+            raise Failed(f"--{name}: each run gets its own from this program. Leave it out.{hint}")
+        if name in OF_SETTINGS:
+            raise Failed(f"--{name}: the settings differ in it. Use --settings, or {EXAMPLE}")
+    return given
+
+
+def flags_in(words):
+    """Reads flags of train.py, whose values train.py will check.
+
+    Args:
+      words: such as ["--num_epochs=3", "--nocross_stitch"].
+
+    Returns:
+      name -> text.
+
+    Raises:
+      Failed: a word is not a flag, or a flag is there twice.
+    """
+    given = {}
+    for word in words:
+        found = re.fullmatch(r"--?([A-Za-z]\w*)(?:=(.*))?", word, re.S)
+        if not found:
+            raise Failed(f"{word}: not a flag. Write every flag as --name=value.")
+        name, value = found[1], found[2]
+        if value is None:  # --name or --noname
+            name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
+        if name in given:
+            raise Failed(f"--{name}: is given twice")
+        given[name] = value
+    return given
+
+
+def wanted_settings():
+    """The settings to compare. Returns: name -> flags of train.py. Raises: Failed."""
+    settings = {BASELINE: KINDS[BASELINE]}
+    named = [name.strip().replace("_", " ") for name in FLAGS.settings]
+    for name in named:
+        if name not in KINDS:
+            raise Failed(f"--settings: {name!r} is none of {', '.join(KINDS)}. For one of your own,"
+                         f" use {EXAMPLE}")  # fmt: skip
+        settings[name] = KINDS[name]
+    names = list(named)
+    for text in FLAGS.setting:
+        name, own = own_setting(text)
+        names.append(name)
+        settings[name] = own
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise Failed(f"the setting {twice[0]!r} is named twice. Give each a name of its own.")
+    if len(settings) == 1:
+        raise Failed(f"--settings={BASELINE}: nothing to compare it with. Name another setting.")
+    return settings
+
+
+def own_setting(text):
+    """A value of --setting. Returns: its name, and its flags. Raises: Failed."""
+    name, _, words = text.partition(":")
+    name = name.strip().replace("_", " ")
+    try:
+        own = flags_in(shlex.split(words))
+    except ValueError:  # a quotation mark without its end
+        own = {}
+    if not own or not re.fullmatch(r"\w[\w .,=+-]*", name):
+        raise Failed(
+            f"--setting={text}: must be a name of letters and digits, a colon and flags of train.py,"
+            f" such as {EXAMPLE}"
+        )
+    for flag in own:
+        if flag in OF_RUNS:
+            raise Failed(
+                f"--setting={text}: each run gets --{flag} from this program. Leave it out."
+            )
+        if flag in OF_ALL:
+            raise Failed(
+                f"--setting={text}: all settings need the same --{flag}. Write it outside of --setting."
+            )
+    return name, own
+
+
+def from_root(given):
+    """Goes to the project's folder, where runs start. Paths stay those that the user meant.
+
+    Returns: the folder of comparisons, and the flags for all runs.
+    """
+    start = os.getcwd()
+    is_there = os.path.samefile(start, ROOT)
+    os.chdir(ROOT)
+
+    def meant(path):
+        path = os.path.expanduser(path)
+        return path if is_there else os.path.join(start, path)
+
+    paths = {name: meant(given[name]) for name in ("data_dir", "init_from") if given.get(name)}
+    return pathlib.Path(meant("logs/compare")), given | paths
+
+
+# --- What is compared ---
+
+
+def load(given):
+    """Reads the data of all runs, but for the choice of training images. Raises: Failed."""
+    holdout = given.get("holdout", "0")
+    dataset = data.load(
+        given.get("dataset", "auto"),
+        given.get("data_dir"),
+        tasks=given["tasks"].split(",") if given.get("tasks") else None,
+        holdout=int(holdout) if holdout.isdecimal() else 0,  # train.py refuses others
+    )
+    if dataset.name == "synthetic":
+        raise Failed(
+            "synthetic images differ from seed to seed, so there is nothing to compare on. Name a"
+            " folder of images with --data_dir."
+        )
+    names = [task.name for task in dataset.tasks]
+    if len(names) < 2:
+        raise Failed(
+            f"--tasks={names[0]}: one task has nothing to share with. Name two, such as"
+            f" --tasks={names[0]},kind."
+        )
+    return dataset
+
+
+def is_held_out(given):
+    return given.get("holdout", "0") != "0"
+
+
+def name_of(dataset, given):
+    """The name of a comparison's folder, for example mine-custom-tasks=label,kind."""
+    others = {name: value for name, value in given.items() if name not in CHANGEABLE}
+    if "init_from" in others:
+        others["init_from"] = pathlib.Path(others["init_from"]).name
+    words = [dataset.name, *(f"{name}={others[name]}" for name in sorted(others))]
+    return re.sub(r"[^\w.,=+-]", "_", "-".join(words))
+
+
+def parameters(dataset, settings, given):
+    """What a folder's records have in common; the content of comparison.json."""
+    return {
+        "dataset": dataset.name,
+        "data": f"{dataset.fingerprint()} {dataset.fingerprint_of_classes()}",
+        "flags": {name: value for name, value in given.items() if name not in CHANGEABLE},
+        "numerics": NUMERICS,
+        "settings": settings,
+    }
+
+
+def check_folder(folder, now):
+    """Raises: Failed, the folder holds another comparison. Args: now, the `parameters`."""
+    before = files.read_json(folder / PARAMETERS)
+    another = "Choose another --name."
+    if not before:
+        if any(path.name != "lock" for path in folder.iterdir()):
+            raise Failed(f"{folder}: holds no comparison of this program. {another}")
+        return
+    if before["flags"] != now["flags"]:
+        was, asked = (shlex.join(words_of(of["flags"])) or "no flags" for of in (before, now))
+        raise Failed(f"{folder}: was started with {was}, not {asked}. {another}")
+    if (before["dataset"], before["data"]) != (now["dataset"], now["data"]):
+        raise Failed(f"{folder}: images, labels or classes have changed since it began. {another}")
+    if before["numerics"] != now["numerics"]:
+        raise Failed(
+            f"{folder}: another version of the program made its runs (numerics"
+            f" {before['numerics']}, now {now['numerics']}). {another}"
+        )
+    for name in before["settings"].keys() & now["settings"].keys():
+        was, asked = (" ".join(words_of(of["settings"][name])) for of in (before, now))
+        if was != asked:
+            raise Failed(
+                f"{folder}: its setting {name!r} is {was}, not {asked}. Choose another name."
+            )
+
+
+def write_parameters(folder, now):
+    """Adds what is compared now to what the folder holds."""
+    settings = files.read_json(folder / PARAMETERS).get("settings", {})
+    files.write_json(folder / PARAMETERS, now | {"settings": settings | now["settings"]})
+
+
+def words_of(flags_):
+    """Flags as words of a command line. Args: name -> value."""
+    return [f"--{name}={value}" for name, value in flags_.items()]
+
+
+def runs_of(settings, given, dataset):
+    """The runs: all settings of a seed before the next seed. Returns: a list."""
+    made = []
+    for name, own in settings.items():
+        of_all = {"dataset": "auto", **given, **own}
+        steps, _ = steps_of(of_all, len(dataset.train.images))
+        made.append((name, {"eval_every": max(1, steps // EVALUATIONS), **of_all}))
+    return [Run("runs", name, seed, of, None) for seed in range(FLAGS.seeds) for name, of in made]
+
+
+def steps_of(given, images):
+    """How many steps a run has, and how many images each, if train.py accepts its flags."""
+
+    def number(name, default):
+        value = given.get(name, "")
+        return int(value) if value.isdecimal() and int(value) else default
+
+    images, batch_size = number("train_examples", images), number("batch_size", BATCH_SIZE)
+    steps = number("num_epochs", EPOCHS) * -(-images // batch_size)
+    return min(steps, number("max_steps", steps)), batch_size
+
+
+# --- Running ---
+
+
+def check_flags(firsts, folders, jobs):
+    """Lets train.py check flags and data of a run of each setting, before hours of training.
+
+    Args:
+      firsts: the runs; those that have begun were checked before.
+      folders: `records.Folders`.
+      jobs: how many to check at a time.
+
+    Raises:
+      Failed: train.py refuses one.
+    """
+
+    def check(run):
+        if folders.run(run).exists():
+            return
+        command = [sys.executable, *folders.command(run)[1:], "--eval_only"]
+        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if ended.returncode != NotFinished.exit_code:
+            of_setting = "" if run.setting in KINDS else f"--setting={run.setting}: "
+            raise Failed(of_setting + records.said(ended.stderr).removeprefix("train.py: "))
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(check, firsts))
+
+
+def make_all(missing, dataset, folders, jobs):
+    """Makes the records that are missing, with one bar. Raises: Failed."""
+    with process.quiet_import():
+        import tensorflow  # noqa: F401 (before threads start; `records.checksum` uses it)
+    made = running.on_shares_of_the_cores(missing, folders, jobs, FLAGS.keep_runs)
+    costs = {folders.run(run): cost_of(run, dataset) for run in missing}
+    with watching.Bar(costs, jobs) as bar, contextlib.closing(made):
+        for run in made:
+            bar.has_made(folders.run(run))
+
+
+def cost_of(run, dataset):
+    """Returns: a run's `watching.Cost`."""
+    steps, batch_size = steps_of(run.flags, len(dataset.train.images))
+    return watching.cost_of(run.flags, steps, batch_size, len(dataset.test.images))
+
+
+def groups_of(settings, chosen, folders):
+    """Reads the records of the runs. Returns: a list of `groups.Group`, `BASELINE` first."""
+    found = []
+    for name in settings:
+        of_setting = {run.seed: folders.record(run) for run in chosen if run.setting == name}
+        read = {
+            seed: records.read_record(path, "seed", "command") for seed, path in of_setting.items()
+        }
+        ended = {seed: record for seed, record in read.items() if "diverged" not in record}
+        found.append(groups.Group(0, name, ended, len(read) - len(ended)))
+    return found
+
+
+if __name__ == "__main__":
+    define_flags()
+    process.run(main, known_only=True)

@@ -1,0 +1,363 @@
+"""study.compare: whether sharing helps on one's own labels, from one command."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import SECONDS, command_of, run_script
+from test_own_images import made, written
+
+from harness.errors import Failed
+from study import answer, compare, intervals
+from study.groups import Group
+
+
+def run_compare(where, *arguments, **options):
+    """Compares, started in a folder whose folder "mine" has the images."""
+    usual = {"--data_dir": "mine", "--tasks": "label,kind", "--name": "test"}
+    names = {word.partition("=")[0] for word in arguments}
+    given = [f"{name}={value}" for name, value in usual.items() if name not in names]
+    return run_script("study.compare", *given, *arguments, prelude=there(where), **options)
+
+
+def there(where):
+    return f"import os; os.chdir({str(where)!r})"
+
+
+def folder_in(where, name="test"):
+    return where / "logs" / "compare" / name
+
+
+# --- What it answers ---
+
+
+def made_record(setting, seed, label, kind, accuracies=(0.5,) * 10):
+    """Args: digits of both tasks, and the curve of accuracy."""
+    steps = list(range(1, len(accuracies) + 1))
+    names = "accuracy_test", "accuracy_test_label", "accuracy_test_kind"
+    return {
+        "setting": setting, "seed": seed, "correct_last": {"label": label, "kind": kind},
+        "curves": {name: [steps, list(accuracies)] for name in names}, "global_step": steps[-1],
+        "train_images": {"label": {"a": 30, "b": 30}, "kind": {"x": 60}}, "resumed_after": 0,
+        "wall_seconds": 9.0, "machine": {"processor": "AMD EPYC", "threads": 1}, "numerics": 1,
+        "versions": {"tensorflow": "2.21.0", "python": "3.11", "tf-slim": "1.1.0", "numpy": "2"},
+    }  # fmt: skip
+
+
+def made_study(seeds=5, images=400, gain=0.0, diverged=0, **others):
+    """None and channel, which is right about `gain` more of the labels; kinds are left to chance."""
+    random, settings = np.random.RandomState(0), {"none": 0.0, "channel": gain}
+    hard = random.uniform(0.3, 0.7, images)  # how often each image is right
+    found = []
+    for setting, more in settings.items():
+        records = {
+            seed: made_record(
+                setting,
+                seed,
+                *("".join(map(str, random.binomial(5, share))) for share in (hard + more, hard)),
+                **others,
+            )
+            for seed in range(seeds - (diverged if setting != "none" else 0))
+        }
+        found.append(Group(0, setting, records, diverged if setting != "none" else 0))
+    return found
+
+
+ABOUT = answer.About("python -m study.compare", "mine-custom", False, 2)
+
+
+def written_answer(study, folder, about=ABOUT):
+    answer.write(study, about, folder)
+    return (folder / answer.PAGE).read_text(encoding="utf-8")
+
+
+def test_a_gain_is_named_with_its_interval_and_what_chance_explains_is_counted(tmp_path):
+    page = written_answer(made_study(gain=0.2), tmp_path)
+    told = re.search(r"^\*\*channel gains (.*) ± (.*) points on label \(p < 0.001\)", page, re.M)
+    assert float(told[1]) == pytest.approx(20, abs=3)
+    assert "points on the mean of the tasks" in page
+    assert "Chance explains the other difference." in page
+    for picture in (answer.PICTURE, answer.CURVES):
+        assert f"({picture})" in page and (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_a_gain_the_largest_difference_is_named(tmp_path):
+    page = written_answer(made_study(), tmp_path)
+    assert re.search(
+        r"^\*\*No setting differs from none by more than chance explains\. The largest difference:"
+        r" channel, (label|kind|the mean of the tasks), [+-]\d\.\d\d ± \d\.\d\d points"
+        r" \(p = [01]\.\d{3}\)\.\*\*$",
+        page,
+        re.M,
+    )
+
+
+def test_figures_of_page_and_csv_are_those_of_the_records(tmp_path):
+    study = made_study(seeds=3, gain=0.1)
+    page = written_answer(study, tmp_path)
+    none, channel = (
+        np.array([[int(d) for d in r["correct_last"]["kind"]] for r in g.records.values()]) / 5
+        for g in study
+    )
+    found = intervals.estimate(channel - none)
+    per_seed = (channel - none).mean(axis=1)
+    alone = 4.303 * per_seed.std(ddof=1) / np.sqrt(3)
+    text = f"{100 * found.mean:+.2f} ± {100 * found.half_width:.2f} ({100 * alone:.2f})"
+    (row,) = [line for line in page.splitlines() if line.startswith("| channel")]
+    assert text in row
+    (row,) = [line for line in page.splitlines() if line.startswith("| none")]
+    assert f"| {100 * none.mean():.2f} ± " in row
+    with open(tmp_path / answer.GAINS, encoding="utf-8-sig", newline="") as file:
+        rows = {(row["setting"], row["task"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {("channel", task) for task in ("label", "kind", "mean")}
+    kind = rows["channel", "kind"]
+    assert (kind["seeds"], kind["images"]) == ("3", "400")
+    assert float(kind["gain"]) == pytest.approx(100 * found.mean, rel=1e-4)
+    assert float(kind["half_width"]) == pytest.approx(100 * found.half_width, rel=1e-4)
+    label, mean = (float(rows["channel", task]["gain"]) for task in ("label", "mean"))
+    assert mean == pytest.approx((label + float(kind["gain"])) / 2, rel=1e-4)
+
+
+def test_p_values_are_corrected_together(tmp_path):
+    study = made_study(gain=0.1)
+    gains = answer.gains_of(study)
+    alone = {
+        task: float(intervals.estimate(answer.differences(study[1], study[0], task)).p)
+        for task in ("label", "kind", "mean")
+    }
+    ordered = sorted(alone, key=alone.get)
+    corrected = {gain.task: gain.p for gain in gains}
+    assert corrected[ordered[0]] == pytest.approx(3 * alone[ordered[0]])
+    assert corrected[ordered[2]] == pytest.approx(
+        min(1, max(alone[ordered[2]], 2 * alone[ordered[1]]))
+    )
+
+
+def test_two_seeds_have_no_interval_and_the_page_says_so(tmp_path):
+    page = written_answer(made_study(seeds=2), tmp_path)
+    assert "**With two seeds, nobody can tell a gain from chance" in page
+    (row,) = [line for line in page.splitlines() if line.startswith("| channel")]
+    assert "±" not in row and "p <" not in page and "p =" not in page
+
+
+def test_a_run_that_diverged_costs_its_setting_the_seed(tmp_path):
+    page = written_answer(made_study(seeds=5, diverged=1), tmp_path)
+    assert "| channel | 4, 1 diverged |" in page
+    assert "channel: 1 of 5 runs diverged" in page
+    nothing = made_study(seeds=2, diverged=2)
+    assert "Every run of the other settings diverged" in written_answer(nothing, tmp_path)
+    none = Group(0, "none", {}, 3)
+    with pytest.raises(Failed, match="every run of none diverged"):
+        answer.write([none], ABOUT, tmp_path)
+
+
+RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.91]
+
+
+@pytest.mark.parametrize("study, about, said", [
+    ({"seeds": 5, "images": 2000}, ABOUT, []),
+    ({"seeds": 4, "images": 2000}, ABOUT, ["4 seeds make wide intervals"]),
+    ({"images": 1999}, ABOUT, ["1,999 test images"]),
+    ({"images": 2000, "accuracies": RISING}, ABOUT, ["still rising (none, channel)"]),
+    ({"images": 2000, "accuracies": RISING[:9]}, ABOUT, ["Fewer than 10 evaluations"]),
+])  # fmt: skip
+def test_what_it_cannot_say_is_there_only_where_it_is_so(study, about, said, tmp_path):
+    page = written_answer(made_study(**study), tmp_path, about)
+    _, _, found = page.partition("## What it cannot say\n\n")
+    lines = found.splitlines()
+    assert len(lines) == len(said), lines
+    for line, words in zip(lines, said):
+        assert words in line
+
+
+def test_whoever_chooses_the_best_setting_is_sent_to_held_out_images(tmp_path):
+    study = made_study(images=2000)
+    study.append(study[1]._replace(setting="layer"))
+    assert "Choose with --holdout" in written_answer(study, tmp_path)
+    held_out = written_answer(study, tmp_path, ABOUT._replace(is_held_out=True))
+    assert "--holdout" not in held_out and "2,000 held-out training images" in held_out
+    study = made_study(images=2000)  # one setting besides none leaves nothing to choose
+    assert "--holdout" not in written_answer(study, tmp_path)
+
+
+# --- What it refuses ---
+
+
+@pytest.fixture
+def where(tmp_path):
+    """A folder in which "mine" has 8x8 images with the labels "label" and "kind"."""
+    written(tmp_path / "mine", made((8, 8), 120), made((8, 8), 100, seed=1))
+    return tmp_path
+
+
+def assert_one_sentence(finished, *words):
+    """It ended with an error, in one sentence that has these words."""
+    assert finished.returncode == 1, finished.stderr
+    assert "Traceback" not in finished.stderr
+    (sentence,) = [li for li in finished.stderr.splitlines() if li.startswith("compare.py: ")]
+    for word in words:
+        assert word in sentence, sentence
+
+
+@pytest.mark.parametrize("given, words", [
+    (["--settings=none,chanel"], ["'chanel' is none of none, channel,"]),
+    (["--settings=none"], ["nothing to compare it with"]),
+    (["--settings=layer,layer"], ["'layer' is named twice"]),
+    (["--setting=layer: --seed=3"], ["--seed"]),
+    (["--setting=nddr: --learning_rate=0.1"], ["'nddr' is named twice"]),
+    (["--setting=fast units --lr=1"], ["--setting=fast units --lr=1: must be a name"]),
+    (["--setting=x: --holdout=5"], ["--holdout", "outside of --setting"]),
+    (["--setting=../x: --lr=1"], ["must be a name of letters and digits"]),
+    (["--seed=3"], ["--seed:", "--seeds"]),
+    (["--overwrite"], ["--overwrite:", "Leave it out"]),
+    (["--cross_stitch_unit=nddr"], ["--cross_stitch_unit:", "--settings"]),
+    (["--num_epochs", "3"], ["3: not a flag", "--name=value"]),
+    (["--seeds=1"], ["--seeds=1:", "one seed"]),
+    (["--tasks=label"], ["--tasks=label: one task"]),
+    (["--tasks=label,colour"], ["colour", "is missing"]),
+    (["--dataset=synthetic", "--tasks=article,group"], ["synthetic images differ"]),
+])  # fmt: skip
+def test_a_wrong_command_line_gets_one_sentence_before_anything_is_written(given, words, where):
+    assert_one_sentence(run_compare(where, *given), *words)
+    assert not (where / "logs").exists()
+
+
+@pytest.mark.parametrize("given, words", [
+    (["--leaning_rate=0.1"], ["leaning_rate"]),
+    (["--setting=fast: --leaning_rate=0.1", "--batch_size=40"], ["--setting=fast: ", "leaning_rate"]),
+    (["--num_epochs=x"], ["num_epochs"]),
+    (["--batch_size=500"], ["only 120 training images"]),
+])  # fmt: skip
+def test_what_train_py_refuses_is_refused_before_any_run(given, words, where):
+    finished = run_compare(where, "--settings=none", "--setting=y: --lr=0.01", *given)
+    assert_one_sentence(finished, *words)
+    assert [path.name for path in folder_in(where).iterdir()] == ["lock"]
+
+
+# --- A folder, and what may come after it ---
+
+QUICK = ("--seeds=2", "--settings=none,hard_sharing", "--num_epochs=6", "--batch_size=40",
+         "--batch_norm_decay=0.8")  # fmt: skip
+
+
+def state_of(where):
+    """Path below the folder -> when it was written, of its records."""
+    folder = folder_in(where) / "runs"
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+
+
+@pytest.mark.slow
+def test_a_users_day(where):
+    """Killed and resumed, raised to three seeds; and what else may be in the folder's way."""
+    command = command_of(
+        "study.compare", "--data_dir=mine", "--tasks=label,kind", "--name=test", *QUICK,
+        prelude=there(where),
+    )  # fmt: skip
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + SECONDS
+    while not state_of(where):
+        assert killed.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    assert_one_sentence(run_compare(where, *QUICK), "another process", "--name")
+    killed.send_signal(signal.SIGKILL)
+    output, _ = killed.communicate()
+    assert output.startswith("4 runs: none, hard sharing; seeds 0 to 1.")
+    assert re.search(r"^About .* for 4 runs\. Shorter: ", output, re.M)
+
+    before = state_of(where)
+    resumed = run_compare(where, *QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    assert before.items() <= state_of(where).items()  # no record is made again
+    runs_made = {f"{name}-seed{seed}.json" for name in ("none", "hard_sharing") for seed in (0, 1)}
+    assert set(state_of(where)) == runs_made
+    assert "**With two seeds, nobody can tell a gain from chance" in resumed.stdout
+    assert not list(folder_in(where).glob("runs/*/model.ckpt-*"))
+
+    before = state_of(where)
+    more = run_compare(where, *QUICK, "--seeds=3", "--keep_runs")
+    assert more.returncode == 0, more.stderr
+    assert before.items() <= state_of(where).items() and len(state_of(where)) == 6
+    page = (folder_in(where) / answer.PAGE).read_text(encoding="utf-8")
+    assert page.partition("## What")[0].split("![")[0].strip() in more.stdout
+    assert "`python -m study.compare --data_dir=mine" in page and " ± " in page
+    assert "mine-custom: 120 training images, 100 test images; label (20 classes)" in page
+    assert list(folder_in(where).glob("runs/*-seed2/model.ckpt-*"))
+
+    # Another comparison in its folder.
+    other = run_compare(where, *QUICK[:-1])
+    assert_one_sentence(other, "was started with", "--batch_norm_decay=0.8", "--name")
+    assert_one_sentence(
+        run_compare(where, *QUICK, "--setting=layer: --lr=0.1", "--tasks=kind,label"), "--tasks"
+    )
+    labels = where / "mine" / "train-kind-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[-1] = (content[-1] + 1) % 5
+    labels.write_bytes(content)
+    assert_one_sentence(run_compare(where, *QUICK), "have changed", "--name")
+    state = folder_in(where) / compare.PARAMETERS
+    parameters = json.loads(state.read_text())
+    content[-1] = (content[-1] - 1) % 5
+    labels.write_bytes(content)
+    state.write_text(json.dumps(parameters | {"numerics": -1}))
+    assert_one_sentence(run_compare(where, *QUICK), "numerics -1", "--name")
+    state.unlink()
+    assert_one_sentence(run_compare(where, *QUICK), "holds no comparison", "--name")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_it_with_one_sentence_and_the_same_command_resumes(where):
+    # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)"
+    given = (*QUICK, "--settings=none,channel")
+    usual = ("--data_dir=mine", "--tasks=label,kind", "--name=test")
+    failed = run_script("study.compare", *usual, *given, prelude=f"{there(where)}; {limit}")
+    assert_one_sentence(failed, "cannot be written", "same command")
+
+
+# --- What is planted is found ---
+
+
+def planted(where, kinds_of):
+    """Files of which the second task's training labels are changed. Returns: the answer's gains.
+
+    Args:
+      where: the folder.
+      kinds_of: function of labels and a RandomState that returns the second task's labels, of
+        the training split and of the test split.
+    """
+    images, labels, _ = made((8, 8), 300, classes=10)
+    test_images, test_labels, _ = made((8, 8), 1000, classes=10, seed=1)
+    kinds, test_kinds = kinds_of(labels, test_labels, np.random.RandomState(2))
+    written(where / "mine", (images, labels, kinds), (test_images, test_labels, test_kinds))
+    finished = run_compare(
+        where, "--seeds=4", "--settings=none,hard_sharing", "--num_epochs=8", "--batch_size=50",
+        "--batch_norm_decay=0.8",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    with open(folder_in(where) / answer.GAINS, encoding="utf-8-sig", newline="") as file:
+        return {row["task"]: row for row in csv.DictReader(file)}, finished.stdout
+
+
+@pytest.mark.slow
+def test_a_task_with_wrong_labels_gains_from_the_same_task_with_right_ones(tmp_path):
+    def half_wrong(labels, test_labels, random):
+        wrong = random.uniform(size=len(labels)) < 0.5
+        return np.where(wrong, random.randint(0, 10, len(labels)), labels), test_labels
+
+    gains, said = planted(tmp_path, half_wrong)
+    assert float(gains["kind"]["gain"]) > 0 and float(gains["kind"]["p_holm"]) < 0.05
+    assert re.search(r"hard sharing gains .* points on kind", said)
+
+
+@pytest.mark.slow
+def test_random_labels_gain_nothing(tmp_path):
+    def random_labels(labels, test_labels, random):
+        return random.randint(0, 4, len(labels)), random.randint(0, 4, len(test_labels))
+
+    gains, _ = planted(tmp_path, random_labels)
+    assert float(gains["kind"]["p_holm"]) >= 0.05
