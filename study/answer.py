@@ -25,6 +25,7 @@ class About(typing.NamedTuple):
     dataset: str  # its name
     is_held_out: bool  # evaluated on held-out training images
     jobs: int  # runs at a time
+    diverged: dict = {}  # setting -> the seeds with which it did
 
 
 class Gain(typing.NamedTuple):
@@ -169,7 +170,7 @@ def sentence(gains):
         largest = max(tested, key=lambda gain: abs(gain.mean))
         return (
             "No setting differs from none by more than chance explains. The largest difference:"
-            f" {largest.text()} ({p_text(largest.p)})."
+            f" {largest.text()} ({p_text(largest.p)} after correction for {len(tested)} comparisons)."
         )
     sentences = []
     for setting in dict.fromkeys(gain.setting for gain in told):
@@ -224,7 +225,8 @@ def legend(study, gains):
     if tested:
         text += (
             " ±: 95 % interval for new seeds and new images; in brackets, for new seeds and these"
-            f" images. p is corrected after Holm for all {tested} comparisons."
+            f" images. p is corrected after Holm for all {tested} comparisons, intervals are not: an"
+            " interval without 0 may be due to chance."
         )
     return f"*{text}*"
 
@@ -276,8 +278,8 @@ def limits(study, about):
     lines = []
     for group in study:
         if group.diverged:
-            made = group.diverged + len(group.records)
-            lines.append(f"{group.setting}: {group.diverged} of {made} runs diverged.")
+            which = tables.ranges_of(about.diverged[group.setting])
+            lines.append(f"{group.setting} diverged with seed {which}, and is compared without.")
     if seeds < SEEDS_OF_A_PAGE:
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
         lines.append(f"{seeds} seeds make {what}. Use --seeds={SEEDS_OF_A_PAGE} or more.")

@@ -28,22 +28,13 @@ from harness import files, process
 from harness.errors import Failed, NotFinished
 from harness.files import ROOT
 from harness.names import NUMERICS
-from study import answer, groups, records, running, runs, watching
+from study import answer, command_line, groups, records, running, runs, watching
 from study.runs import Run
 
 FLAGS = flags.FLAGS
 
-KINDS = {**runs.KINDS_OF_SHARING, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
-BASELINE = "none"
-EXAMPLE = '--setting="fast units: --cross_stitch_learning_rate_scale=1000"'
 PARAMETERS = "comparison.json"  # what a folder compares
 
-# Flags of train.py that each run gets from this program.
-OF_RUNS = {"seed", "logdir", "run_name", "overwrite", "export_dir", "eval_only"}
-# In which the settings of --settings differ.
-OF_SETTINGS = {"cross_stitch", "cross_stitch_unit", "hard_sharing"}
-# All runs are evaluated on the same images.
-OF_ALL = {"data_dir", "dataset", "tasks", "holdout"}
 # That change no result, so a comparison goes on with others.
 CHANGEABLE = {"data_dir", "dataset", "threads", "save_checkpoint_secs", "keep_checkpoints"}
 EPOCHS, BATCH_SIZE = 30, 128  # train.py's defaults
@@ -53,9 +44,13 @@ EVALUATIONS = 20  # of a run, about, unless --eval_every says otherwise
 def define_flags():
     """Defines this program's flags."""
     flags.DEFINE_list(
-        "settings", list(runs.KINDS_OF_SHARING), f"What to compare, out of {', '.join(KINDS)}."
+        "settings",
+        list(runs.KINDS_OF_SHARING),
+        f"What to compare, out of {', '.join(command_line.KINDS)}.",
     )
-    flags.DEFINE_multi_string("setting", [], f"One of your own, with flags of train.py: {EXAMPLE}")
+    flags.DEFINE_multi_string(
+        "setting", [], f"One of your own, with flags of train.py: {command_line.EXAMPLE}"
+    )
     flags.DEFINE_integer("seeds", groups.SEEDS_OF_A_PAGE, "Runs of each setting: seeds 0, 1, ...")
     flags.DEFINE_integer("jobs", None, "Runs at a time, which share the cores.", 1)
     flags.DEFINE_string("name", None, "Folder below logs/compare; by default it follows from data and flags.")  # fmt: skip
@@ -81,13 +76,15 @@ def main(argv):
 
 def compare(argv):
     """Does what the command line asks. Raises: Failed, filelock.Timeout, OSError."""
-    given = of_command(argv[1:])
-    settings = wanted_settings()
+    given = command_line.of_all_runs(argv[1:])
+    settings = command_line.settings_of(FLAGS.settings, FLAGS.setting)
     if FLAGS.seeds < 2:
         raise Failed(
             f"--seeds={FLAGS.seeds}: with one seed, nobody can tell a gain from chance. Choose"
             f" {groups.SEEDS_OF_A_PAGE} or more."
         )
+    if FLAGS.name is not None and not re.fullmatch(r"\w[\w.,=+-]*", FLAGS.name):
+        raise Failed(f"--name={FLAGS.name}: must be a name of letters, digits and _ . , = + -")
     jobs = running.number_at_a_time(FLAGS.jobs)
     above, given = from_root(given)
     dataset = load(given)
@@ -104,8 +101,9 @@ def compare(argv):
         if missing:
             make_all(missing, dataset, folders, jobs)
         command = shlex.join(["python", "-m", "study.compare", *sys.argv[1:]])
-        about = answer.About(command, dataset.name, is_held_out(given), jobs)
-        text = answer.write(groups_of(settings, chosen, folders), about, folder)
+        study, diverged = groups_of(settings, chosen, folders)
+        about = answer.About(command, dataset.name, is_held_out(given), jobs, diverged)
+        text = answer.write(study, about, folder)
     print(f"\n{text}\n{folder / answer.PAGE}")
 
 
@@ -117,94 +115,6 @@ def say_what_comes(folder, settings, chosen, missing, jobs):
     if missing:
         left = f"{made} are made, {len(missing)} are left. " if made else ""
         process.say(f"{left}{jobs} at a time{'' if FLAGS.jobs else ', one on each core'}.")
-
-
-# --- The command line ---
-
-
-def of_command(words):
-    """The flags for all runs: name -> value. Raises: Failed, this program sets one itself."""
-    given = flags_in(words)
-    for name in given:
-        if name in OF_RUNS:
-            hint = " The number of seeds is --seeds." if name == "seed" else ""
-            raise Failed(f"--{name}: each run gets its own from this program. Leave it out.{hint}")
-        if name in OF_SETTINGS:
-            raise Failed(f"--{name}: the settings differ in it. Use --settings, or {EXAMPLE}")
-    return given
-
-
-def flags_in(words):
-    """Reads flags of train.py, whose values train.py will check.
-
-    Args:
-      words: such as ["--num_epochs=3", "--nocross_stitch"].
-
-    Returns:
-      name -> text.
-
-    Raises:
-      Failed: a word is not a flag, or a flag is there twice.
-    """
-    given = {}
-    for word in words:
-        found = re.fullmatch(r"--?([A-Za-z]\w*)(?:=(.*))?", word, re.S)
-        if not found:
-            raise Failed(f"{word}: not a flag. Write every flag as --name=value.")
-        name, value = found[1], found[2]
-        if value is None:  # --name or --noname
-            name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
-        if name in given:
-            raise Failed(f"--{name}: is given twice")
-        given[name] = value
-    return given
-
-
-def wanted_settings():
-    """The settings to compare. Returns: name -> flags of train.py. Raises: Failed."""
-    settings = {BASELINE: KINDS[BASELINE]}
-    named = [name.strip().replace("_", " ") for name in FLAGS.settings]
-    for name in named:
-        if name not in KINDS:
-            raise Failed(f"--settings: {name!r} is none of {', '.join(KINDS)}. For one of your own,"
-                         f" use {EXAMPLE}")  # fmt: skip
-        settings[name] = KINDS[name]
-    names = list(named)
-    for text in FLAGS.setting:
-        name, own = own_setting(text)
-        names.append(name)
-        settings[name] = own
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise Failed(f"the setting {twice[0]!r} is named twice. Give each a name of its own.")
-    if len(settings) == 1:
-        raise Failed(f"--settings={BASELINE}: nothing to compare it with. Name another setting.")
-    return settings
-
-
-def own_setting(text):
-    """A value of --setting. Returns: its name, and its flags. Raises: Failed."""
-    name, _, words = text.partition(":")
-    name = name.strip().replace("_", " ")
-    try:
-        own = flags_in(shlex.split(words))
-    except ValueError:  # a quotation mark without its end
-        own = {}
-    if not own or not re.fullmatch(r"\w[\w .,=+-]*", name):
-        raise Failed(
-            f"--setting={text}: must be a name of letters and digits, a colon and flags of train.py,"
-            f" such as {EXAMPLE}"
-        )
-    for flag in own:
-        if flag in OF_RUNS:
-            raise Failed(
-                f"--setting={text}: each run gets --{flag} from this program. Leave it out."
-            )
-        if flag in OF_ALL:
-            raise Failed(
-                f"--setting={text}: all settings need the same --{flag}. Write it outside of --setting."
-            )
-    return name, own
 
 
 def from_root(given):
@@ -283,7 +193,9 @@ def check_folder(folder, now):
             raise Failed(f"{folder}: holds no comparison of this program. {another}")
         return
     if before["flags"] != now["flags"]:
-        was, asked = (shlex.join(words_of(of["flags"])) or "no flags" for of in (before, now))
+        was, asked = (
+            shlex.join(command_line.words_of(of["flags"])) or "no flags" for of in (before, now)
+        )
         raise Failed(f"{folder}: was started with {was}, not {asked}. {another}")
     if (before["dataset"], before["data"]) != (now["dataset"], now["data"]):
         raise Failed(f"{folder}: images, labels or classes have changed since it began. {another}")
@@ -293,7 +205,7 @@ def check_folder(folder, now):
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
     for name in before["settings"].keys() & now["settings"].keys():
-        was, asked = (" ".join(words_of(of["settings"][name])) for of in (before, now))
+        was, asked = (" ".join(command_line.words_of(of["settings"][name])) for of in (before, now))
         if was != asked:
             raise Failed(
                 f"{folder}: its setting {name!r} is {was}, not {asked}. Choose another name."
@@ -304,11 +216,6 @@ def write_parameters(folder, now):
     """Adds what is compared now to what the folder holds."""
     settings = files.read_json(folder / PARAMETERS).get("settings", {})
     files.write_json(folder / PARAMETERS, now | {"settings": settings | now["settings"]})
-
-
-def words_of(flags_):
-    """Flags as words of a command line. Args: name -> value."""
-    return [f"--{name}={value}" for name, value in flags_.items()]
 
 
 def runs_of(settings, given, dataset):
@@ -354,7 +261,7 @@ def check_flags(firsts, folders, jobs):
         command = [sys.executable, *folders.command(run)[1:], "--eval_only"]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if ended.returncode != NotFinished.exit_code:
-            of_setting = "" if run.setting in KINDS else f"--setting={run.setting}: "
+            of_setting = "" if run.setting in command_line.KINDS else f"--setting={run.setting}: "
             raise Failed(of_setting + records.said(ended.stderr).removeprefix("train.py: "))
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -379,16 +286,18 @@ def cost_of(run, dataset):
 
 
 def groups_of(settings, chosen, folders):
-    """Reads the records of the runs. Returns: a list of `groups.Group`, `BASELINE` first."""
-    found = []
+    """Reads the records of the runs.
+
+    Returns: a list of `groups.Group`, the baseline first; setting -> seeds of runs that diverged.
+    """
+    found, diverged = [], {}
     for name in settings:
-        of_setting = {run.seed: folders.record(run) for run in chosen if run.setting == name}
-        read = {
-            seed: records.read_record(path, "seed", "command") for seed, path in of_setting.items()
-        }
+        paths = {run.seed: folders.record(run) for run in chosen if run.setting == name}
+        read = {seed: records.read_record(path, "seed", "command") for seed, path in paths.items()}
+        diverged[name] = [seed for seed, record in read.items() if "diverged" in record]
         ended = {seed: record for seed, record in read.items() if "diverged" not in record}
-        found.append(groups.Group(0, name, ended, len(read) - len(ended)))
-    return found
+        found.append(groups.Group(0, name, ended, len(diverged[name])))
+    return found, diverged
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ RUN_ELSEWHERE = {
     "python train.py --data_dir=FOLDER --tasks=label,kind": (
         "test_readmes_way_from_arrays_to_an_exported_network"
     ),
+    "python -m study.compare --data_dir=FOLDER --tasks=label,kind": "test_a_users_day",
     "tensorboard --logdir=logs": "test_tensorboard_and_curves_show_these_runs",
     "python -m study.plot logs": "test_tensorboard_and_curves_show_these_runs",
     "python -m study.reproduce --draw": (

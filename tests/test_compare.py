@@ -12,6 +12,7 @@ import pytest
 from conftest import SECONDS, command_of, run_script
 from test_own_images import made, written
 
+import train
 from harness.errors import Failed
 from study import answer, compare, intervals
 from study.groups import Group
@@ -91,7 +92,7 @@ def test_without_a_gain_the_largest_difference_is_named(tmp_path):
     assert re.search(
         r"^\*\*No setting differs from none by more than chance explains\. The largest difference:"
         r" channel, (label|kind|the mean of the tasks), [+-]\d\.\d\d ± \d\.\d\d points"
-        r" \(p = [01]\.\d{3}\)\.\*\*$",
+        r" \(p = [01]\.\d{3} after correction for 3 comparisons\)\.\*\*$",
         page,
         re.M,
     )
@@ -146,11 +147,12 @@ def test_two_seeds_have_no_interval_and_the_page_says_so(tmp_path):
 
 
 def test_a_run_that_diverged_costs_its_setting_the_seed(tmp_path):
-    page = written_answer(made_study(seeds=5, diverged=1), tmp_path)
+    about = ABOUT._replace(diverged={"none": [], "channel": [4]})
+    page = written_answer(made_study(seeds=5, diverged=1), tmp_path, about)
     assert "| channel | 4, 1 diverged |" in page
-    assert "channel: 1 of 5 runs diverged" in page
+    assert "channel diverged with seed 4, and is compared without." in page
     nothing = made_study(seeds=2, diverged=2)
-    assert "Every run of the other settings diverged" in written_answer(nothing, tmp_path)
+    assert "Every run of the other settings diverged" in written_answer(nothing, tmp_path, about)
     none = Group(0, "none", {}, 3)
     with pytest.raises(Failed, match="every run of none diverged"):
         answer.write([none], ABOUT, tmp_path)
@@ -210,6 +212,7 @@ def assert_one_sentence(finished, *words):
     (["--settings=layer,layer"], ["'layer' is named twice"]),
     (["--setting=layer: --seed=3"], ["--seed"]),
     (["--setting=nddr: --learning_rate=0.1"], ["'nddr' is named twice"]),
+    (["--setting=dense: --lr=1"], ["'dense' is named twice"]),
     (["--setting=fast units --lr=1"], ["--setting=fast units --lr=1: must be a name"]),
     (["--setting=x: --holdout=5"], ["--holdout", "outside of --setting"]),
     (["--setting=../x: --lr=1"], ["must be a name of letters and digits"]),
@@ -218,6 +221,7 @@ def assert_one_sentence(finished, *words):
     (["--cross_stitch_unit=nddr"], ["--cross_stitch_unit:", "--settings"]),
     (["--num_epochs", "3"], ["3: not a flag", "--name=value"]),
     (["--seeds=1"], ["--seeds=1:", "one seed"]),
+    (["--name=../x"], ["--name=../x:"]),
     (["--tasks=label"], ["--tasks=label: one task"]),
     (["--tasks=label,colour"], ["colour", "is missing"]),
     (["--dataset=synthetic", "--tasks=article,group"], ["synthetic images differ"]),
@@ -237,6 +241,15 @@ def test_what_train_py_refuses_is_refused_before_any_run(given, words, where):
     finished = run_compare(where, "--settings=none", "--setting=y: --lr=0.01", *given)
     assert_one_sentence(finished, *words)
     assert [path.name for path in folder_in(where).iterdir()] == ["lock"]
+
+
+def test_it_knows_how_many_steps_a_run_has():
+    defaults = {name: train.FLAGS[name].default for name in ("num_epochs", "batch_size")}
+    assert defaults == {"num_epochs": compare.EPOCHS, "batch_size": compare.BATCH_SIZE}
+    assert compare.steps_of({}, 1000) == (30 * 8, 128)
+    given = {"train_examples": "300", "num_epochs": "2", "batch_size": "100"}
+    assert compare.steps_of(given, 1000) == (6, 100)
+    assert compare.steps_of(given | {"max_steps": "4"}, 1000) == (4, 100)
 
 
 # --- A folder, and what may come after it ---
@@ -322,21 +335,31 @@ def test_a_full_disk_ends_it_with_one_sentence_and_the_same_command_resumes(wher
 # --- What is planted is found ---
 
 
+def noisy(count, seed):
+    """Images of ten patterns in so much noise that about half are recognised, and their labels."""
+    random, labels = np.random.RandomState(seed), np.arange(count) % 10
+    patterns = np.random.RandomState(9).randint(-64, 64, [10, 8, 8])
+    images = 128 + patterns[labels] + random.normal(0, 90, [count, 8, 8])
+    return np.clip(images, 0, 255).astype(np.uint8), labels
+
+
 def planted(where, kinds_of):
-    """Files of which the second task's training labels are changed. Returns: the answer's gains.
+    """Compares hard sharing with none on two tasks, the second of which has labels of its own.
 
     Args:
       where: the folder.
-      kinds_of: function of labels and a RandomState that returns the second task's labels, of
-        the training split and of the test split.
+      kinds_of: function of the first task's labels, in both splits, and a RandomState. It
+        returns the labels of the second.
+
+    Returns:
+      Task -> its row of gains.csv; and what the program prints.
     """
-    images, labels, _ = made((8, 8), 300, classes=10)
-    test_images, test_labels, _ = made((8, 8), 1000, classes=10, seed=1)
+    (images, labels), (test_images, test_labels) = noisy(300, 0), noisy(1000, 1)
     kinds, test_kinds = kinds_of(labels, test_labels, np.random.RandomState(2))
     written(where / "mine", (images, labels, kinds), (test_images, test_labels, test_kinds))
     finished = run_compare(
-        where, "--seeds=4", "--settings=none,hard_sharing", "--num_epochs=8", "--batch_size=50",
-        "--batch_norm_decay=0.8",
+        where, "--seeds=5", "--settings=none,hard_sharing", "--num_epochs=10", "--batch_size=50",
+        "--eval_every=6", "--batch_norm_decay=0.8",
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     with open(folder_in(where) / answer.GAINS, encoding="utf-8-sig", newline="") as file:

@@ -1,0 +1,119 @@
+"""What a command of study.compare asks for: settings, and flags of train.py for all runs."""
+
+import re
+import shlex
+
+from harness.errors import Failed
+from study import runs
+
+KINDS = {**runs.KINDS_OF_SHARING, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
+BASELINE = "none"
+EXAMPLE = '--setting="fast units: --cross_stitch_learning_rate_scale=1000"'
+
+# Flags of train.py that each run gets from study.compare.
+OF_RUNS = {"seed", "logdir", "run_name", "overwrite", "export_dir", "eval_only"}
+# In which the settings of --settings differ.
+OF_SETTINGS = {"cross_stitch", "cross_stitch_unit", "hard_sharing"}
+# All runs are evaluated on the same images.
+OF_ALL = {"data_dir", "dataset", "tasks", "holdout"}
+
+
+def of_all_runs(words):
+    """The flags for all runs: name -> value. Raises: Failed, this program sets one itself."""
+    given = flags_in(words)
+    for name in given:
+        if name in OF_RUNS:
+            hint = " The number of seeds is --seeds." if name == "seed" else ""
+            raise Failed(f"--{name}: each run gets its own from this program. Leave it out.{hint}")
+        if name in OF_SETTINGS:
+            raise Failed(f"--{name}: the settings differ in it. Use --settings, or {EXAMPLE}")
+    return given
+
+
+def flags_in(words):
+    """Reads flags of train.py, whose values train.py will check.
+
+    Args:
+      words: such as ["--num_epochs=3", "--nocross_stitch"].
+
+    Returns:
+      name -> text.
+
+    Raises:
+      Failed: a word is not a flag, or a flag is there twice.
+    """
+    given = {}
+    for word in words:
+        found = re.fullmatch(r"--?([A-Za-z]\w*)(?:=(.*))?", word, re.S)
+        if not found:
+            raise Failed(f"{word}: not a flag. Write every flag as --name=value.")
+        name, value = found[1], found[2]
+        if value is None:  # --name or --noname
+            name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
+        if name in given:
+            raise Failed(f"--{name}: is given twice")
+        given[name] = value
+    return given
+
+
+def settings_of(chosen, own):
+    """The settings to compare.
+
+    Args:
+      chosen: names of `KINDS`.
+      own: such as "fast units: --cross_stitch_learning_rate_scale=1000".
+
+    Returns:
+      name -> flags of train.py, `BASELINE` first.
+
+    Raises:
+      Failed.
+    """
+    settings = {BASELINE: KINDS[BASELINE]}
+    named = [name.strip().replace("_", " ") for name in chosen]
+    for name in named:
+        if name not in KINDS:
+            raise Failed(f"--settings: {name!r} is none of {', '.join(KINDS)}. For one of your own,"
+                         f" use {EXAMPLE}")  # fmt: skip
+        settings[name] = KINDS[name]
+    names = list(named)
+    for text in own:
+        name, given = own_setting(text)
+        names.append(name)
+        settings[name] = given
+    for name in names:
+        if names.count(name) > 1 or name in {*KINDS} - {*named}:
+            raise Failed(f"the setting {name!r} is named twice. Give each a name of its own.")
+    if len(settings) == 1:
+        raise Failed(f"--settings={BASELINE}: nothing to compare it with. Name another setting.")
+    return settings
+
+
+def own_setting(text):
+    """A value of --setting. Returns: its name, and its flags. Raises: Failed."""
+    name, _, words = text.partition(":")
+    name = name.strip().replace("_", " ")
+    try:
+        own = flags_in(shlex.split(words))
+    except ValueError:  # a quotation mark without its end
+        own = {}
+    if not own or not re.fullmatch(r"\w[\w .,=+-]*", name):
+        raise Failed(
+            f"--setting={text}: must be a name of letters and digits, a colon and flags of train.py,"
+            f" such as {EXAMPLE}"
+        )
+    for flag in own:
+        if flag in OF_RUNS:
+            raise Failed(
+                f"--setting={text}: each run gets --{flag} from this program. Leave it out."
+            )
+        if flag in OF_ALL:
+            raise Failed(
+                f"--setting={text}: all settings need the same --{flag}. Write it outside of --setting."
+            )
+    return name, own
+
+
+def words_of(flags_):
+    """Flags as words of a command line. Args: name -> value."""
+    return [f"--{name}={value}" for name, value in flags_.items()]
