@@ -20,7 +20,7 @@ import warnings
 
 import numpy as np
 
-from harness import class_names, download, drawn_images, idx
+from harness import arrays, class_names, download, drawn_images
 from harness.errors import DataError, Unreachable
 
 # --- Tasks ---
@@ -64,7 +64,8 @@ class Split(typing.NamedTuple):
     """Images with their labels, as stored in the files."""
 
     images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]
-    # name -> [N] uint8: "article", or "label" of a user's own images, and the label files.
+    # name -> [N] uint8, or int32 if one is above 254. IDX images come with labels, "article" or
+    # "label" of a user's own images; those of label files follow as tasks need them.
     labels: dict
 
     def take(self, indices):
@@ -73,12 +74,12 @@ class Split(typing.NamedTuple):
         return Split(self.images[indices], labels)
 
     def main_labels(self):
-        """Returns the labels that came with the images, [N] uint8."""
+        """Returns the labels that came with the images, or else the first task's, [N]."""
         return next(iter(self.labels.values()))
 
     def shows_articles(self):
         """Returns whether images show the ten `ARTICLES`: False for a user's own images."""
-        return next(iter(self.labels)) == "article"
+        return "article" in self.labels
 
 
 class Dataset(typing.NamedTuple):
@@ -301,7 +302,7 @@ def read(dataset, data_dir, seed):
     try:
         if folder:
             folder = pathlib.Path(os.path.expanduser(folder))
-            files = idx.read_folder(folder, download.FILES, WHAT_TO_DO)
+            files = arrays.read_folder(folder, download.FILES, WHAT_TO_DO)
         else:
             folder = download.cache_folder()
             files = download.read_cache(WHAT_TO_DO)
@@ -328,23 +329,27 @@ def name_of(files, folder, dataset):
 
     Raises: DataError, a file is not official, and Fashion-MNIST was asked for.
     """
-    others = download.unofficial(files)
+    of_numpy = [file.path.name for file in files.values() if file.path.suffix == ".npy"]
+    others = of_numpy or download.unofficial(files)
     if not others:
         return "fashion_mnist"
     problem = f"{folder}: not the official Fashion-MNIST (other content: {', '.join(others)})"
     if dataset == "fashion_mnist":
         raise DataError(f"{problem}. To use these files, leave out --dataset=fashion_mnist.")
     name = re.sub(r"[^\w.-]+", "_", folder.resolve().name or "root") + "-custom"
-    warnings.warn(f"{problem}; this data set is called {name}")
+    if not of_numpy:  # which nobody takes for Fashion-MNIST
+        warnings.warn(f"{problem}; this data set is called {name}")
     return name
 
 
 def split_of(files, prefix, name):
-    """Makes a `Split` of two files, with labels of this name. Raises: DataError."""
-    images = files[f"{prefix}-images-idx3-ubyte.gz"]
-    labels = files[f"{prefix}-labels-idx1-ubyte.gz"]
-    images, labels = idx.images_and_labels(images, labels)
-    return Split(images, {name: labels})
+    """Makes a `Split` of images and their labels, which get this name, if they are there.
+
+    Raises: DataError.
+    """
+    images = arrays.images_of(files[f"{prefix}-images-idx3-ubyte.gz"])
+    labels = files.get(f"{prefix}-labels-idx1-ubyte.gz")
+    return Split(images, {name: arrays.labels_of(labels, len(images))} if labels else {})
 
 
 def synthetic(seed):
@@ -374,6 +379,8 @@ def find_tasks(names, folder, train, test):
     Returns: a tuple of `Task`. Raises: DataError.
     """
     names = names or (["article", "group"] if train.shows_articles() else ["label"])
+    for name in names:
+        check_name(name)
     tasks = tuple(find_task(name, folder, train, test) for name in names)
     for task in tasks:
         check_task(task)
@@ -393,8 +400,14 @@ def find_task(name, folder, train, test):
 
 def task_from_files(name, folder, train, test):
     """Makes a `Task` of label files. Its classes are 0 to the largest label of both splits."""
-    if name not in train.labels:  # the labels that came with the images were read with them
-        add_labels(name, folder, train, test)
+    if not folder:
+        raise DataError(
+            f"tasks: {name!r} is not in TASKS of data.py, and drawn images have no labels"
+        )
+    if name not in train.labels:  # those of IDX images were read with them
+        for prefix, split in zip(PREFIXES, (train, test)):
+            count = len(split.images)
+            split.labels[name] = arrays.read_labels(folder, prefix, name, count, WHAT_TO_DO)
     count = 1 + max(int(split.labels[name].max()) for split in (train, test))
     if count == 1:
         problem = f"every label of task {name!r} is 0"
@@ -405,37 +418,25 @@ def task_from_files(name, folder, train, test):
     return Task(name, class_names.read(folder, name, count, WHAT_TO_DO), ())
 
 
-def add_labels(task, folder, train, test):
-    """Adds the labels in a task's label files to both splits.
+def place_of(name):
+    """Where a task of this name is defined, to begin a message."""
+    is_known = name in [task.name for task in TASKS]
+    return f"task {name!r} {'in TASKS of data.py' if is_known else 'from label files'}"
 
-    The files are train-TASK-labels-idx1-ubyte.gz and t10k-TASK-labels-idx1-ubyte.gz, or unpacked.
-    Raises: DataError.
-    """
-    unknown = f"tasks: {task!r} is not in TASKS of data.py, and"
-    if not folder:
-        raise DataError(f"{unknown} drawn images have no labels")
-    for prefix, split in zip(PREFIXES, (train, test)):
-        name, count = f"{prefix}-{task}-labels-idx1-ubyte.gz", len(split.images)
-        path = idx.paths_in(folder, name)[0]
-        if not os.path.exists(path):
-            raise DataError(f"{unknown} {path} is missing")
-        file = idx.read_in(folder, name, WHAT_TO_DO)
-        if file.values.shape != (count,):
-            problem = f"has shape {file.values.shape}; it must have a label for each of the"
-            raise DataError(f"{file.path}: {problem} {count:,} images")
-        idx.check_labels(file)
-        split.labels[task] = file.values
+
+def check_name(name):
+    """Raises: DataError, no task may have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise DataError(f"{place_of(name)}: its name must consist of letters, digits and _ . -")
+    if name in ("images", "mean", "total", "l2"):
+        raise DataError(f"{place_of(name)}: this name is taken: choose another one")
+    if [task.name for task in TASKS].count(name) > 1:
+        raise DataError(f"{place_of(name)}: there are two tasks of this name")
 
 
 def check_task(task):
     """Raises: DataError, an entry of `TASKS` or a task from label files cannot be used."""
-    place = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
-        raise DataError(f"{place}: its name must consist of letters, digits and _ . -")
-    if task.name in ("mean", "total", "l2"):
-        raise DataError(f"{place}: the results use this name already: choose another one")
-    if [other.name for other in TASKS].count(task.name) > 1:
-        raise DataError(f"{place}: there are two tasks of this name")
+    place = place_of(task.name)
     class_names.check(task.classes, place)
     labels, count = task.from_article, len(task.classes)
     if task in TASKS and len(labels) != len(ARTICLES):

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 
-from harness import idx
+from harness import disk, idx
 from harness.errors import DataError
 
 
@@ -20,8 +20,10 @@ def read(folder, task, count, what_to_do):
     path = idx.paths_in(folder, f"{task}-classes.txt")[0]
     if not os.path.lexists(path):
         return tuple(map(str, range(count)))
+    with disk.opened(path, what_to_do) as file:
+        content = file.read()
     # Windows puts U+FEFF, the byte order mark, before UTF-8. UTF-16 without it is full of NUL.
-    text = idx.read_bytes(path, what_to_do).decode("utf-8", "replace").replace("\ufeff", "")
+    text = content.decode("utf-8", "replace").replace("\ufeff", "")
     if "\ufffd" in text or "\0" in text:
         raise DataError(f"{path}: not text in UTF-8. Save it again, with the encoding UTF-8.")
     names = tuple(name.strip() for name in text.splitlines() if name.strip())

@@ -45,7 +45,7 @@ def unofficial(files):
     """Compares files with the official ones.
 
     Args:
-      files: name -> `idx.File`, the four files that a folder has under these names.
+      files: name -> `disk.File`, the four files that a folder has under these names.
 
     Returns: the files' own names of those with other content. Raises: DataError, an official
       file has another one's name.
@@ -80,7 +80,7 @@ def cache_folder():
 def read_cache(what_to_do):
     """Reads the official files from the user's cache or that of Keras. Downloads missing ones.
 
-    Returns: name -> `idx.File`. Raises: as `download`.
+    Returns: name -> `disk.File`. Raises: as `download`.
     """
     keras = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
     files = {}

@@ -1,6 +1,7 @@
 """What the tests share: the program as a user starts it, the real data, and small files."""
 
 import gzip
+import io
 import os
 import pathlib
 import signal
@@ -155,7 +156,7 @@ def cache(files, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(download, "FILES", {name: download.sha256(c) for name, c in files.items()})
-    values = {name: download.sha256(idx.parse(c, name)) for name, c in files.items()}
+    values = {name: download.sha256(idx.parse(io.BytesIO(c), name)) for name, c in files.items()}
     monkeypatch.setattr(download, "VALUES", values)
     monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
     return download.cache_folder()

@@ -7,13 +7,15 @@ The 2,000 examples are always the same. To try more:
 
 import collections
 import gzip
+import io
 import os
+import pathlib
 import struct
 
 import pytest
 
 import data
-from harness import idx
+from harness import disk, idx
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install -r tests/requirements.txt")
 st = hypothesis.strategies
@@ -93,8 +95,8 @@ def test_mutated_files_are_refused_or_read_exactly(tmp_path):
         packed = mutate(packed, changes_of_gzip)
         try:
             files = {
-                f"train-{name}-idx{dimensions}-ubyte.gz": idx.File(
-                    name, idx.parse(packed[name], name)
+                f"train-{name}-idx{dimensions}-ubyte.gz": disk.File(
+                    pathlib.Path(name), idx.parse(io.BytesIO(packed[name]), name)
                 )
                 for name, dimensions in (("images", 3), ("labels", 1))
             }

@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import io
+import re
 import struct
 import tracemalloc
 
@@ -67,6 +69,30 @@ def test_a_file_that_cannot_be_read_is_named_in_a_sentence(folder, files, tmp_pa
     assert str(caught.value).endswith(data.WHAT_TO_DO) and "\n" not in str(caught.value)
 
 
+HELD = {
+    "labels in a column": (LABELS, packed([0x802, 30, 1], *[1] * 30), "has shape [30, 1]; labels have [N]. Save x[:, 0]"),
+    "labels of four bytes": (LABELS, packed([0xC01, 30], *bytes(120)), "holds int32 values; IDX files must hold bytes. Save the array with np.save, as README shows"),
+    "images of floats": (IMAGES, packed([0xD03, 30, 4, 4], *bytes(1920)), "holds float32 values; IDX files must hold bytes"),
+    "flat images": (IMAGES, packed([0x802, 30, 784], *bytes(30 * 784)), "has shape [30, 784]; images have [N, H, W] or [N, H, W, C]"),
+    "blank images": (IMAGES, packed([0x803, 40_000, 28, 28], *bytes(40_000 * 784)), "times its own size. If that is right, unpack it: gunzip "),
+    "a label 255": (LABELS, packed([0x801, 30], *[255] * 30), "has a label 255. Every image must have one, at most 254; np.save can save larger ones"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+@pytest.mark.parametrize("name, content, words", HELD.values(), ids=HELD)
+def test_a_sentence_says_what_a_file_holds_and_what_to_do(name, content, words, files, tmp_path):
+    write(tmp_path, {**files, name: content})
+    with pytest.raises(data.DataError, match=re.escape(words)) as caught:
+        data.load("auto", tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+
+
+def test_what_is_unpacked_as_the_sentence_says_is_read():
+    blank = gzip.decompress(HELD["blank images"][1])
+    assert idx.parse(io.BytesIO(blank), "blank").shape == (40_000, 28, 28)
+
+
 # --- Memory ---
 
 MANY = 2**26
@@ -85,8 +111,8 @@ def test_a_small_file_cannot_make_the_reader_use_much_memory(kind):
     header = gzip.compress(struct.pack(">2I", 0x801, announced))  # gzip files may be concatenated
     tracemalloc.start()
     try:
-        with pytest.raises(data.DataError, match="bomb.gz: its header announces"):
-            idx.parse(header + content, "bomb.gz")
+        with pytest.raises(data.DataError, match="bomb.gz: .*its header announces"):
+            idx.parse(io.BytesIO(header + content), "bomb.gz")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -95,7 +121,7 @@ def test_a_small_file_cannot_make_the_reader_use_much_memory(kind):
 
 def test_blank_images_that_compress_well_are_read():
     blank = np.zeros([20_000, 28, 28], np.uint8)
-    assert idx.parse(idx_bytes(blank), "blank.gz").shape == blank.shape
+    assert idx.parse(io.BytesIO(idx_bytes(blank)), "blank.gz").shape == blank.shape
 
 
 # --- Files as other programs leave them ---

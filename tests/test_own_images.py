@@ -96,7 +96,7 @@ def test_a_subset_of_ones_own_images_has_as_many_of_each_label(tmp_path):
 
 
 BAD = {
-    "channels first": (made((3, 32, 32)), "channels come first. Write images.transpose(0, 2, 3, 1)"),
+    "channels first": (made((3, 32, 32)), "channels come first. Save x.transpose(0, 2, 3, 1)"),
     "five channels": (made((8, 8, 5)), "the images have 5 channels; they may have 1 to 4"),
     "odd size": (made((30, 33)), "30x33 pixels, not multiples of 4: crop them to 28x32, or pad them to 32x36"),
     "too small": (made((2, 8)), "2x8 pixels, not multiples of 4: pad them to 4x8"),
