@@ -259,7 +259,7 @@ SYNTHETIC_SIZES = 12000, 2000  # training images, test images
 PREFIXES = ("train", "t10k")  # of files' names: the training and the test split
 FOLDER_VARIABLE = "FASHION_MNIST_DIR"
 WHAT_TO_DO = (  # if a file cannot be read or downloaded
-    f"Name a folder that holds the four files with --data_dir or {FOLDER_VARIABLE},"
+    f"Name a folder that holds the files with --data_dir or {FOLDER_VARIABLE},"
     " or try the program on drawn images with --dataset=synthetic."
 )
 
@@ -271,7 +271,7 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
       dataset: "auto": the files in the named folder, whatever they show; without a folder,
         Fashion-MNIST, or synthetic images, with a warning, if it is in no cache and no mirror
         can be reached. "fashion_mnist": other files are an error. "synthetic": drawn images.
-      data_dir: folder with the four files; by default the one that FASHION_MNIST_DIR names. With
+      data_dir: folder with the files; by default the one that FASHION_MNIST_DIR names. With
         neither, the files are in the user's cache or Keras's; missing ones are downloaded.
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article

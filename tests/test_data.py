@@ -318,7 +318,7 @@ def test_a_data_set_in_the_root_folder_has_a_name(files, tmp_path, monkeypatch):
 
 
 def write_labels(folder, name, train, test, classes=None):
-    """Label files of a task, made as README shows it, and the names of the classes."""
+    """IDX label files of a task, and the names of the classes."""
     for prefix, labels in (("train", train), ("t10k", test)):
         header = struct.pack(">II", 0x801, len(labels))
         content = header + np.array(labels, np.uint8).tobytes()

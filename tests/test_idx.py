@@ -159,3 +159,30 @@ def test_a_file_that_is_there_twice_must_agree(path, files, cache, tmp_path):
     write(folder, {path: content[:-1] + b"\0"})
     with pytest.raises(data.DataError, match=f"{folder / path} differ. Delete the wrong one"):
         data.load("fashion_mnist", folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_idx_files_of_colour_images_are_read_packed_or_not(files, tmp_path):
+    colour = {}
+    for name, content in files.items():
+        if "images" in name:
+            grey = idx.parse(io.BytesIO(content), name)
+            content = idx_bytes(np.stack([grey, 255 - grey, grey // 2], axis=-1))
+        colour[name.replace("idx3", "idx4")] = content
+    packed = data.load("auto", write(tmp_path / "packed", colour))
+    assert packed.image_shape() == (28, 28, 3)
+    unpacked = {plain(name): gzip.decompress(content) for name, content in colour.items()}
+    assert (
+        data.load("auto", write(tmp_path / "plain", unpacked)).fingerprint() == packed.fingerprint()
+    )
+    with pytest.raises(data.DataError, match=f"{IMAGES} and .*idx4-ubyte.gz: delete one"):
+        data.load("auto", write(tmp_path / "packed", {IMAGES: files[IMAGES]}))
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_the_labels_of_other_images_are_the_task_label_with_up_to_255_classes(files, tmp_path):
+    for prefix in ("train", "t10k"):
+        files[f"{prefix}-images-idx3-ubyte.gz"] = idx_bytes(np.ones([255, 4, 4], np.uint8) * 9)
+        files[f"{prefix}-labels-idx1-ubyte.gz"] = idx_bytes(np.arange(255, dtype=np.uint8))
+    (label,) = data.load("auto", write(tmp_path, files)).tasks
+    assert label.name == "label" and label.classes == tuple(map(str, range(255)))
