@@ -20,7 +20,7 @@ import warnings
 
 import numpy as np
 
-from harness import arrays, class_names, download, drawn_images
+from harness import arrays, class_names, disk, download, drawn_images
 from harness.errors import DataError, Unreachable
 
 # --- Tasks ---
@@ -63,7 +63,7 @@ TASKS = (
 class Split(typing.NamedTuple):
     """Images with their labels, as stored in the files."""
 
-    images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]
+    images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]; large ones are `disk.Rows`
     # name -> [N] uint8, or int32 if one is above 254. IDX images come with labels, "article" or
     # "label" of a user's own images; those of label files follow as tasks need them.
     labels: dict
@@ -90,6 +90,7 @@ class Dataset(typing.NamedTuple):
     test: Split  # the images for evaluation: the test set or held-out training images
     mean: np.ndarray  # as one image, float32: the mean of each pixel and channel
     scale: np.ndarray  # the same, 1 / (standard deviation + 1e-9); 0 for a constant pixel
+    digest: typing.Any  # SHA-256 of all images and labels, an object of hashlib
     tasks: tuple = TASKS  # each batch has one label per task and image, in this order
     first_row: int = 0  # of the test split in its file; held-out images are the last of theirs
 
@@ -107,7 +108,16 @@ class Dataset(typing.NamedTuple):
         return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
 
     def test_batches(self, batch_size):
-        """Yields the test split in order, as `batch` does; the last batch may be smaller."""
+        """Yields the test split in order, as `batch` does; the last batch may be smaller.
+
+        Raises: DataError, images on the disk differ from those that the data set began with.
+        """
+        changed = disk.changed([self.train.images, self.test.images])
+        if changed:
+            now = with_statistics(self.name, self.train, self.test, self.tasks)
+            if now.fingerprint() != self.fingerprint():
+                problem = "its images differ from those that this run began with. Restore them"
+                raise DataError(f"{changed[0]}: {problem}, or start over with --overwrite.")
         for start in range(0, len(self.test.images), batch_size):
             yield self.batch(self.test, slice(start, start + batch_size))
 
@@ -122,7 +132,7 @@ class Dataset(typing.NamedTuple):
 
     def standardise(self, images):
         """Computes the z-score of each pixel and channel: uint8 images -> [B, H, W, C] float32."""
-        return ((images - self.mean) * self.scale).reshape(-1, *self.image_shape())
+        return ((np.asarray(images) - self.mean) * self.scale).reshape(-1, *self.image_shape())
 
     def implied(self, articles):
         """Returns the labels that follow from articles, [B] int: task name -> [B] int32."""
@@ -142,10 +152,7 @@ class Dataset(typing.NamedTuple):
 
     def fingerprint(self):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            for array in (split.images, *split.labels.values()):
-                digest.update(np.ascontiguousarray(array))
+        digest = self.digest.copy()
         for task in self.tasks:
             if not task.from_article:
                 digest.update("\n".join((task.name, *task.classes)).encode())
@@ -170,15 +177,22 @@ def epoch_order(num_examples, seed, epoch):
 
 
 def with_statistics(name, train, test, tasks=TASKS):
-    """Makes a `Dataset` of two splits and computes the statistics of its training images."""
-    images, count = train.images, len(train.images)
-    # Sums of integers are exact, so the order of the images does not matter.
-    total = images.sum(axis=0, dtype=np.int64)
-    squares = np.einsum("n...,n...->...", images, images, dtype=np.int64)
-    # N^2 times the variance, still an integer: it is 0 only for a pixel that never varies.
-    spread = count * squares - total**2
+    """Makes a `Dataset` of two splits: its statistics and checksum. Reads each image once."""
+    count, total, squares, digest = len(train.images), 0, 0, hashlib.sha256()
+    for split, is_train in ((train, True), (test, False)):
+        for images in disk.pieces(split.images):
+            digest.update(np.ascontiguousarray(images))
+            if is_train:  # sums of integers are exact, so the order does not matter
+                total = total + images.sum(axis=0, dtype=np.int64)
+                squares = squares + np.einsum("n...,n...->...", images, images, dtype=np.int64)
+        for labels in split.labels.values():
+            digest.update(np.ascontiguousarray(labels))
+    # N^2 times the variance: 0 only for a pixel that never varies. Python's integers are exact
+    # for any N; int64 would overflow at 12 million images.
+    spread = (count * squares.astype(object) - total.astype(object) ** 2).astype(float)
     mean, scale = total / count, np.where(spread > 0, 1 / (np.sqrt(spread) / count + 1e-9), 0)
-    return Dataset(name, train, test, mean.astype(np.float32), scale.astype(np.float32), tasks)
+    statistics = mean.astype(np.float32), scale.astype(np.float32)
+    return Dataset(name, train, test, *statistics, digest, tasks)
 
 
 # --- Choosing training images ---
@@ -379,8 +393,6 @@ def find_tasks(names, folder, train, test):
     Returns: a tuple of `Task`. Raises: DataError.
     """
     names = names or (["article", "group"] if train.shows_articles() else ["label"])
-    for name in names:
-        check_name(name)
     tasks = tuple(find_task(name, folder, train, test) for name in names)
     for task in tasks:
         check_task(task)
@@ -418,25 +430,15 @@ def task_from_files(name, folder, train, test):
     return Task(name, class_names.read(folder, name, count, WHAT_TO_DO), ())
 
 
-def place_of(name):
-    """Where a task of this name is defined, to begin a message."""
-    is_known = name in [task.name for task in TASKS]
-    return f"task {name!r} {'in TASKS of data.py' if is_known else 'from label files'}"
-
-
-def check_name(name):
-    """Raises: DataError, no task may have this name."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise DataError(f"{place_of(name)}: its name must consist of letters, digits and _ . -")
-    if name in ("images", "mean", "total", "l2"):
-        raise DataError(f"{place_of(name)}: this name is taken: choose another one")
-    if [task.name for task in TASKS].count(name) > 1:
-        raise DataError(f"{place_of(name)}: there are two tasks of this name")
-
-
 def check_task(task):
     """Raises: DataError, an entry of `TASKS` or a task from label files cannot be used."""
-    place = place_of(task.name)
+    place = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
+        raise DataError(f"{place}: its name must consist of letters, digits and _ . -")
+    if task.name in ("images", "mean", "total", "l2"):
+        raise DataError(f"{place}: this name is used already: choose another one")
+    if [other.name for other in TASKS].count(task.name) > 1:
+        raise DataError(f"{place}: there are two tasks of this name")
     class_names.check(task.classes, place)
     labels, count = task.from_article, len(task.classes)
     if task in TASKS and len(labels) != len(ARTICLES):

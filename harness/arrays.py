@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from harness import idx, npy
+from harness import disk, idx, npy
 from harness.errors import DataError
 
 MAX_CLASSES = 1000
@@ -92,6 +92,8 @@ def read_labels(folder, prefix, task, count, what_to_do):
 
     Returns: as `labels_of`. Raises: DataError.
     """
+    if task == "images":
+        raise DataError(f"tasks: {task!r} is the name of the images' files: choose another one")
     paths = paths_of(folder, prefix, task)
     if not paths:
         names = (path.stem.removeprefix("train-") for path in folder.glob("train-*.npy"))
@@ -108,7 +110,7 @@ def read(paths, what_to_do):
         (npy if path.suffix == ".npy" else idx).read(path, what_to_do) for path in paths
     )
     for copy in copies:
-        if not np.array_equal(first.values, copy.values):
+        if not disk.are_equal(first.values, copy.values):
             raise DataError(f"{first.path} and {copy.path} differ. Delete the wrong one.")
     return first
 
@@ -119,7 +121,7 @@ def read(paths, what_to_do):
 def images_of(file):
     """Checks that a file holds images.
 
-    Returns: [N, H, W] uint8, or [N, H, W, C] with more than one channel. Raises: DataError.
+    Returns: an array or `disk.Rows`, [N, H, W] uint8, or [N, H, W, C] with C > 1. Raises: DataError.
     """
     path, values = file
     if values.ndim not in (3, 4):
@@ -128,7 +130,7 @@ def images_of(file):
     check_shape(path, *values.shape[1:])
     if values.dtype != np.uint8:
         raise DataError(f"{path}: the images are {values.dtype}{advice_for(values)}")
-    if values.max() <= 1:
+    if all(piece.max() <= 1 for piece in disk.pieces(values)):  # the first piece tells, as a rule
         warnings.warn(f"{path}: no value is above 1. Multiply images of 0 to 1 by 255.")
     return values.reshape(values.shape[:3]) if values.shape[3:] == (1,) else values
 
@@ -137,7 +139,8 @@ def advice_for(values):
     """What is the matter with images that are not uint8, and what to do: ends a sentence."""
     if values.dtype.kind not in "biuf":
         return "; they must be uint8, 0 to 255"
-    low, high = float(values.min()), float(values.max())
+    ends = [(piece.min(), piece.max()) for piece in disk.pieces(values)]
+    low, high = float(np.min(ends)), float(np.max(ends))
     if not (np.isfinite(low) and np.isfinite(high)):
         return ", and some values are not finite. Replace these, and save uint8, 0 to 255."
     if 0 <= low and high <= 1:

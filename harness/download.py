@@ -25,11 +25,23 @@ FILES = {  # name: SHA-256 of the official release
     "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
     "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
-VALUES = {  # name: SHA-256 of the values in it, however they are packed
-    "train-images-idx3-ubyte.gz": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
-    "train-labels-idx1-ubyte.gz": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
-    "t10k-images-idx3-ubyte.gz": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
-    "t10k-labels-idx1-ubyte.gz": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+VALUES = {  # name: number of values in it, and their SHA-256, however they are packed
+    "train-images-idx3-ubyte.gz": (
+        47_040_000,
+        "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        60_000,
+        "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        7_840_000,
+        "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        10_000,
+        "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+    ),
 }
 MIRRORS = (  # the official address first
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -50,15 +62,22 @@ def unofficial(files):
     Returns: the files' own names of those with other content. Raises: DataError, an official
       file has another one's name.
     """
-    official = {checksum: name for name, checksum in VALUES.items()}
     others = []
     for name, file in files.items():
-        found = official.get(sha256(file.values))
+        found = official_name(file.values)
         if found not in (None, name):
             raise DataError(f"{file.path}: this is the official {found} under a wrong name")
         if found is None:
             others.append(file.path.name)
     return others
+
+
+def official_name(values):
+    """Returns the name of the official file that holds these values, or None."""
+    for name, (size, checksum) in VALUES.items():
+        if values.size == size and sha256(values) == checksum:
+            return name
+    return None
 
 
 def sha256(content):
@@ -89,7 +108,7 @@ def read_cache(what_to_do):
         for candidate in (path, pathlib.Path(keras, "datasets", "fashion-mnist", name)):
             with contextlib.suppress(DataError):  # it is missing or damaged
                 files[name] = idx.read(candidate, what_to_do)
-                if sha256(files[name].values) == VALUES[name]:
+                if official_name(files[name].values) == name:
                     break
         else:
             download(name, path, what_to_do)

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from harness import disk
+from harness import disk, memory
 from harness.errors import DataError
 
 # The third byte of a file: the type of its values. Only bytes are read.
@@ -43,8 +43,8 @@ def parse(file, path):
     Args:
       file: the binary file, at its start.
 
-    Returns: a read-only uint8 array of one to four dimensions that is not empty.
-    Raises: DataError, the file is damaged, empty, not IDX, or a zip bomb.
+    Returns: a read-only uint8 array of one to four dimensions that is not empty, or `disk.Rows`.
+    Raises: DataError, the file is damaged, empty, not IDX, a zip bomb, or unpacked too large.
     """
     is_packed = file.read(2) == b"\x1f\x8b"
     size_of_file = file.seek(0, os.SEEK_END)
@@ -54,7 +54,7 @@ def parse(file, path):
         shape = read_header(stream, path)
         if not is_packed:
             return disk.read(file, path, shape, np.dtype(np.uint8))
-        check_ratio(path, disk.size_of(path, shape, np.dtype(np.uint8)), size_of_file)
+        check_packed(path, disk.size_of(path, shape, np.dtype(np.uint8)), size_of_file)
         return disk.read_stream(stream, path, shape, np.dtype(np.uint8))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error})") from error
@@ -79,9 +79,15 @@ def read_header(stream, path):
     return [int(n) for n in words]
 
 
-def check_ratio(path, size, size_of_file):
-    """Raises: DataError, a small file announces very many bytes, as a zip bomb does."""
+def check_packed(path, size, size_of_file):
+    """Raises: DataError, a packed file announces too many bytes, as a zip bomb does."""
     # Fashion-MNIST is compressed about 2 to 1, a zip bomb 1000 to 1.
     if size > max(2**24, 128 * size_of_file):
         problem = f"its header announces {size:,} values, {size // size_of_file} times its own size"
         raise DataError(f"{path}: {problem}. If that is right, unpack it: gunzip {path}")
+    # Small files are read whatever the system says of its memory.
+    if size > max(disk.IN_MEMORY, memory.free()):
+        problem = f"its {size / 1e9:.1f} GB of values do not fit into memory"
+        raise DataError(
+            f"{path}: {problem}. Unpack it, as they can stay on the disk: gunzip {path}"
+        )

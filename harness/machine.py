@@ -1,20 +1,18 @@
 """What a run may use of the machine: cores, memory, device; and what its bits depend on."""
 
-import contextlib
 import os
 import pathlib
 import platform
 import re
-import resource
 import warnings
 
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
+from harness import memory
 from harness.errors import Failed
 
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container
-MEMORY_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
 
 
@@ -98,24 +96,13 @@ def check_memory(num_weights, advice):
       num_weights: number of trained weights.
       advice: what to choose in place of this network.
     """
-    needed, allowed = num_weights * BYTES_OF_A_WEIGHT, memory()
+    needed, allowed = num_weights * BYTES_OF_A_WEIGHT, memory.allowed()
     if needed > allowed:
         raise Failed(
             f"the network has {num_weights:,} weights. Training them takes at least"
             f" {needed / 1e9:,.1f} GB of memory, and this process may use {allowed / 1e9:,.1f} GB."
             f" Choose {advice}."
         )
-
-
-def memory():
-    """How much memory this process may use, in bytes: all, or what the system allows it."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    sizes += [soft] if soft != resource.RLIM_INFINITY else []
-    for path in MEMORY_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            sizes.append(int(pathlib.Path(path).read_text()))
-    return min(sizes)
 
 
 # --- What the bits of a result depend on ---

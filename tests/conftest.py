@@ -156,7 +156,8 @@ def cache(files, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(download, "FILES", {name: download.sha256(c) for name, c in files.items()})
-    values = {name: download.sha256(idx.parse(io.BytesIO(c), name)) for name, c in files.items()}
+    parsed = {name: idx.parse(io.BytesIO(content), name) for name, content in files.items()}
+    values = {name: (array.size, download.sha256(array)) for name, array in parsed.items()}
     monkeypatch.setattr(download, "VALUES", values)
     monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/",))  # nothing listens there
     return download.cache_folder()

@@ -258,7 +258,7 @@ def test_missing_images_are_named(missing, tmp_path):
 
 
 def test_images_is_no_tasks_name(tmp_path):
-    with pytest.raises(data.DataError, match="task 'images' .*: this name is taken"):
+    with pytest.raises(data.DataError, match="tasks: 'images' is the name of the images' files"):
         load(saved(tmp_path / "mine"), "label", "images")
 
 
