@@ -42,6 +42,7 @@ with process.quiet_import(__name__ == "__main__"):
     from harness.export import Export
     from harness.predictions import PredictionLog
     from harness.progress import Progress
+    from harness.read_ahead import one_ahead
 
 FLAGS = flags.FLAGS
 process.forget_flags(__name__)  # of an earlier run in the same process, as in a notebook
@@ -394,12 +395,19 @@ def train(net, run):
         if first_step:
             process.say(f"Resuming after step {first_step:,}.")
         net.graph.finalize()
+        # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
+        # run continues with the same ones.
+        batches = one_ahead(
+            lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed),
+            range(first_step, last_step),
+        )
         with (
             EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
             PredictionLog(run.folder, first_step, dataset) as predicted,
             Events(run.folder) as tensorboard,
             contextlib.closing(Progress(dataset.name, first_step, last_step, note)) as progress,
             tf.Session(config=run.session_config) as session,
+            contextlib.closing(batches),  # ends its thread
         ):
             set_variables(session)
             write_start(tensorboard, log, session, net, run, first_step)
@@ -408,9 +416,7 @@ def train(net, run):
             for step in range(first_step + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
                 started = time.perf_counter()
-                # Step and seed decide which images come, and in `model.dropout` which mask: a
-                # resumed run continues with the same ones.
-                batch = dataset.train_batch(step - 1, FLAGS.batch_size, FLAGS.seed)
+                batch = next(batches)
                 loss, summary = train_step(session, net, step, batch, evaluates)
                 seconds = time.perf_counter() - started
                 progress.add_step(len(batch[0]), loss, seconds)
