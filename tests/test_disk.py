@@ -23,7 +23,7 @@ PIXELS = np.random.RandomState(0).randint(0, 256, [COUNT, 8, 8, 3]).astype(np.ui
 @pytest.fixture
 def large(monkeypatch):
     """Makes every file of images too large for memory, and a piece four images."""
-    monkeypatch.setattr(disk, "IN_MEMORY", 1000)
+    monkeypatch.setattr(disk, "IN_MEMORY", 80)
     monkeypatch.setattr(disk, "PIECE", 4 * PIXELS[0].size)
 
 
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*not the official")
 def test_a_data_set_on_the_disk_is_that_in_memory(save, options, tmp_path, monkeypatch):
     folder = save(tmp_path / "mine")
     expected = load(folder, **options)
-    monkeypatch.setattr(disk, "IN_MEMORY", 1000)
+    monkeypatch.setattr(disk, "IN_MEMORY", 80)
     monkeypatch.setattr(disk, "PIECE", 1000)
     found = load(folder, **options)
     assert isinstance(found.train.images, disk.Rows) and isinstance(found.test.images, disk.Rows)
@@ -165,7 +165,7 @@ def test_a_data_set_on_the_disk_takes_little_memory(options, tmp_path, monkeypat
 
 def test_each_image_is_read_once(tmp_path, monkeypatch):
     folder = as_npy(tmp_path / "mine")
-    monkeypatch.setattr(disk, "IN_MEMORY", 1000)
+    monkeypatch.setattr(disk, "IN_MEMORY", 80)
     monkeypatch.setattr(disk, "PIECE", PIXELS[0].size)
     count, pread = [], os.pread
     monkeypatch.setattr(os, "pread", lambda *a: count.append(a[1]) or pread(*a))
@@ -264,7 +264,7 @@ def test_a_file_in_place_of_an_open_one_changes_nothing(large, tmp_path):
 
 # --- Runs ---
 
-ON_DISK = "from harness import disk; disk.IN_MEMORY = 1000"
+ON_DISK = "from harness import disk; disk.IN_MEMORY = 80"
 
 
 @pytest.mark.slow

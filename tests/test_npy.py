@@ -1,5 +1,7 @@
 """Arrays as numpy saves them: read exactly, or refused in a sentence that says what to do."""
 
+import hashlib
+import io
 import os
 import re
 import warnings
@@ -9,7 +11,7 @@ import pytest
 from conftest import IMAGES, LABELS, idx_bytes, write
 
 import data
-from harness import npy
+from harness import idx, npy
 
 COUNT = 40
 PIXELS = np.random.RandomState(0).randint(0, 256, [COUNT, 8, 8, 3]).astype(np.uint8)
@@ -59,10 +61,10 @@ def test_the_same_arrays_in_idx_files_are_the_same_data(tmp_path):
             f"{prefix}-labels-idx1-ubyte.gz": idx_bytes(FOUR.astype(np.uint8)),
             f"{prefix}-kind-labels-idx1-ubyte.gz": idx_bytes(TWO.astype(np.uint8)),
         })  # fmt: skip
-    idx, npy = (load(f, "label", "kind") for f in (tmp_path / "idx", saved(tmp_path / "npy")))
-    assert idx.fingerprint() == npy.fingerprint()
-    np.testing.assert_array_equal(idx.mean, npy.mean)
-    np.testing.assert_array_equal(idx.scale, npy.scale)
+    of_idx, of_npy = (load(f, "label", "kind") for f in (tmp_path / "idx", saved(tmp_path / "npy")))
+    assert of_idx.fingerprint() == of_npy.fingerprint()
+    np.testing.assert_array_equal(of_idx.mean, of_npy.mean)
+    np.testing.assert_array_equal(of_idx.scale, of_npy.scale)
 
 
 @pytest.mark.parametrize("kind", ["i1", "u1", "<i2", ">u2", "<i4", ">i4", "<u8", ">i8"])
@@ -77,6 +79,23 @@ def test_a_task_may_have_1000_classes(tmp_path):
     dataset = load(saved(tmp_path / "mine", images=images, label=labels))
     assert dataset.tasks[0].classes == tuple(map(str, range(1000)))
     np.testing.assert_array_equal(dataset.batch(dataset.test, slice(None))[1]["label"], labels)
+
+
+def test_a_label_255_is_one_like_others(tmp_path):
+    labels = np.arange(256, dtype=np.uint8)
+    images = np.resize(PIXELS, [256, 4, 4])
+    assert len(load(saved(tmp_path / "mine", images=images, label=labels)).tasks[0].classes) == 256
+
+
+@pytest.mark.parametrize("largest, kind", [(254, "<u1"), (255, "<i4")])
+def test_the_fingerprint_digests_labels_up_to_254_as_bytes(largest, kind, tmp_path):
+    """As in IDX files, so that a run on the same data resumes."""
+    images = np.resize(PIXELS, [largest + 1, 4, 4])
+    labels = np.arange(largest + 1)
+    dataset = load(saved(tmp_path / "mine", images=images, label=labels))
+    classes = "\n".join(["label", *map(str, labels)]).encode()
+    half = images.tobytes() + labels.astype(kind).tobytes()
+    assert dataset.fingerprint() == hashlib.sha256(2 * half + classes).hexdigest()[:16]
 
 
 def test_images_with_a_single_channel_are_grey(tmp_path):
@@ -125,6 +144,17 @@ def test_labels_that_numpy_saved_lie_beside_fashion_mnist(files, cache, tmp_path
     dataset = data.load("fashion_mnist", folder, tasks=["article", "hands"])
     assert dataset.name == "fashion_mnist"
     np.testing.assert_array_equal(dataset.train.labels["hands"], np.arange(30) % 3)
+
+
+def test_fashion_mnist_in_arrays_is_a_data_set_of_ones_own(files, cache, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name, content in files.items():
+        prefix, array = name.split("-")[:2]
+        half = {"train": "train", "t10k": "test"}[prefix]
+        values = idx.parse(io.BytesIO(content), name)
+        np.save(tmp_path / "mine" / f"{half}-{array.replace('labels', 'label')}.npy", values)
+    dataset = load(tmp_path / "mine")
+    assert dataset.name == "mine-custom" and [task.name for task in dataset.tasks] == ["label"]
 
 
 # --- What is refused ---
