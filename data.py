@@ -108,18 +108,17 @@ class Dataset(typing.NamedTuple):
         return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
 
     def test_batches(self, batch_size):
-        """Yields the test split in order, as `batch` does; the last batch may be smaller.
-
-        Raises: DataError, images on the disk differ from those that the data set began with.
-        """
-        changed = disk.changed([self.train.images, self.test.images])
-        if changed:
-            now = with_statistics(self.name, self.train, self.test, self.tasks)
-            if now.fingerprint() != self.fingerprint():
-                problem = "its images differ from those that this run began with. Restore them"
-                raise DataError(f"{changed[0]}: {problem}, or start over with --overwrite.")
+        """Yields the test split in order, as `batch` does; the last batch may be smaller."""
+        self.check_files()
         for start in range(0, len(self.test.images), batch_size):
             yield self.batch(self.test, slice(start, start + batch_size))
+
+    def check_files(self):
+        """Raises: DataError, images on the disk differ from those that the data set began with."""
+        changed = disk.changed([self.train.images, self.test.images])
+        if changed and with_statistics(*self[:3], self.tasks).fingerprint() != self.fingerprint():
+            problem = "its images differ from those that this run began with. Restore them"
+            raise DataError(f"{changed[0]}: {problem}, or start over with --overwrite.")
 
     def batch(self, split, indices):
         """Makes a batch of those images of a split; the indices are [B] int or a slice.
