@@ -431,6 +431,7 @@ def train(net, run):
                 stopping = bool(signals)  # read once: a later signal waits for the next step
                 is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
                 if step == last_step or stopping or is_old:
+                    dataset.check_files()  # before weights of other images are saved
                     if not evaluates:
                         check_weights(session, net, step)
                     # First: a resumed run does not write again what is before its checkpoint.
