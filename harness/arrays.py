@@ -19,7 +19,6 @@ from harness.errors import DataError
 MAX_CLASSES = 1000
 HALVES = {"train": "train", "t10k": "test"}  # first word of an IDX file's name -> of a .npy file's
 
-
 # --- Finding ---
 
 
@@ -33,12 +32,6 @@ def idx_names(prefix, array):
 
 def npy_path(folder, prefix, array):
     return folder / f"{HALVES[prefix]}-{array}.npy"
-
-
-def has_npy_images(folder):
-    """Whether a folder holds images in .npy files, or in .npz, which they are mistaken for."""
-    paths = [npy_path(folder, prefix, "images") for prefix in HALVES]
-    return any(os.path.lexists(p) for path in paths for p in (path, path.with_suffix(".npz")))
 
 
 def paths_of(folder, prefix, array):
@@ -77,13 +70,16 @@ def read_folder(folder, names, what_to_do):
     Returns: official name -> `disk.File`; with images in .npy files, without labels.
     Raises: DataError.
     """
-    is_npy, files = has_npy_images(folder), {}
+    images = {prefix: paths_of(folder, prefix, "images") for prefix in HALVES}
+    is_npy = any(path.suffix == ".npy" for paths in images.values() for path in paths)
+    files = {}
     for name in names:
         prefix, array = name.split("-")[:2]
-        if array == "images" or not is_npy:
-            array = array.replace("labels", "label")
+        if array == "images":
             missing = npy_path(folder, prefix, array) if is_npy else folder / name
-            files[name] = read(paths_of(folder, prefix, array) or [missing], what_to_do)
+            files[name] = read(images[prefix] or [missing], what_to_do)
+        elif not is_npy:
+            files[name] = read(paths_of(folder, prefix, "label") or [folder / name], what_to_do)
     return files
 
 

@@ -10,7 +10,10 @@ from harness import disk, memory
 from harness.errors import DataError
 
 # The third byte of a file: the type of its values. Only bytes are read.
-TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+TYPES = {
+    b"\x08": "uint8", b"\x09": "int8", b"\x0b": "int16",
+    b"\x0c": "int32", b"\x0d": "float32", b"\x0e": "float64",
+}  # fmt: skip
 
 
 def paths_in(folder, name):
@@ -64,19 +67,14 @@ def read_header(stream, path):
     """Returns: the array's shape. Raises: DataError, the file is not IDX or holds no bytes."""
     magic = stream.read(4)
     kind, dimensions = magic[2:3], int.from_bytes(magic[3:], "big")
-    words = np.frombuffer(stream.read(4 * dimensions), ">u4")
-    name = TYPES.get(int.from_bytes(kind, "big"))
-    if (
-        magic[:2] != b"\0\0"
-        or not name
-        or len(words) != dimensions
-        or dimensions not in (1, 2, 3, 4)
-    ):
+    shape = [int(n) for n in np.frombuffer(stream.read(4 * dimensions), ">u4")]
+    name = TYPES.get(kind)
+    if magic[:2] != b"\0\0" or not name or len(shape) != dimensions or not 1 <= dimensions <= 4:
         raise DataError(f"{path}: not an IDX file of images or labels, packed or unpacked")
     if name != "uint8":
         advice = "Save the array with np.save, as README shows"
         raise DataError(f"{path}: holds {name} values; IDX files must hold bytes. {advice}.")
-    return [int(n) for n in words]
+    return shape
 
 
 def check_packed(path, size, size_of_file):

@@ -157,6 +157,23 @@ def test_fashion_mnist_in_arrays_is_a_data_set_of_ones_own(files, cache, tmp_pat
     assert dataset.name == "mine-custom" and [task.name for task in dataset.tasks] == ["label"]
 
 
+def test_an_archive_beside_fashion_mnist_hides_nothing(files, cache, tmp_path):
+    folder = write(tmp_path / "mine", files)
+    np.savez(folder / "train-images.npz", PIXELS)
+    dataset = data.load("fashion_mnist", folder)
+    assert [task.name for task in dataset.tasks] == ["article", "group"]
+
+
+def test_each_array_may_have_its_own_kind_of_file(tmp_path):
+    folder = saved(tmp_path / "mine")
+    expected = load(folder).fingerprint()
+    for name, array in (("images-idx4", PIXELS), ("labels-idx1", FOUR.astype(np.uint8))):
+        write(folder, {f"t10k-{name}-ubyte.gz": idx_bytes(array)})
+    (folder / "test-images.npy").unlink()
+    (folder / "test-label.npy").unlink()
+    assert load(folder).fingerprint() == expected
+
+
 # --- What is refused ---
 
 PICKLED = "which are never loaded, as they can run any program. Save an array of numbers"
