@@ -1,8 +1,9 @@
 """What a run predicted for each image that it is evaluated on.
 
-predictions.bin has the last evaluations. The file only grows while the run trains, by the same number of bytes for each evaluation: the
-step, and for each task the class of every image, in the order of the images. At the end, the
-evaluations of which a run's accuracy is the mean are left. numpy reads it:
+predictions.bin has the last evaluations. It only grows while the run trains, by the same number
+of bytes for each evaluation: the step, and for each task the class of every image, in the order
+of the images. At the end, the evaluations of which a run's accuracy is the mean are left. numpy
+reads it:
 
     np.fromfile("predictions.bin", predictions.layout(dataset))
 """

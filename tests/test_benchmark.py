@@ -130,7 +130,7 @@ def test_draw_mends_falsified_figures(monkeypatch, tmp_path):
         copies.append(tmp_path / f"{number}.md")
         copies[-1].write_text(false, encoding="utf-8")
     monkeypatch.setattr(benchmark, "PAGES", copies)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--draw"])
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "tests/benchmark.py"), "--draw"])
     benchmark.main()
     for page, copy in zip(pages, copies):
         assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
