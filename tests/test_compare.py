@@ -367,17 +367,6 @@ def planted(where, kinds_of):
 
 
 @pytest.mark.slow
-def test_a_task_with_wrong_labels_gains_from_the_same_task_with_right_ones(tmp_path):
-    def half_wrong(labels, test_labels, random):
-        wrong = random.uniform(size=len(labels)) < 0.5
-        return np.where(wrong, random.randint(0, 10, len(labels)), labels), test_labels
-
-    gains, said = planted(tmp_path, half_wrong)
-    assert float(gains["kind"]["gain"]) > 0 and float(gains["kind"]["p_holm"]) < 0.05
-    assert re.search(r"hard sharing gains .* points on kind", said)
-
-
-@pytest.mark.slow
 def test_random_labels_gain_nothing(tmp_path):
     def random_labels(labels, test_labels, random):
         return random.randint(0, 4, len(labels)), random.randint(0, 4, len(test_labels))
