@@ -224,6 +224,7 @@ def tables_of_peers(record):
     peers = [peer for peer in TITLES if any(name.split()[0] == peer for name in modes)]
     rounds = max(len(values) for values in measured.values())
     few = min(len(values) for values in measured.values())
+    of_dense = f"; of {few} for dense units" if "dense" in units else ""
 
     speeds = [("setting", "this program", *(TITLES[peer] for peer in peers))]
     speeds += [
@@ -262,11 +263,11 @@ def tables_of_peers(record):
     others.append(("train.py's peak memory, GB", *(spread(v, 2) for v in memory)))
 
     return [
-        f"Training, images a second: the median (lowest – highest) of {rounds} processes, of"
-        f" {few} for dense units. PyTorch, Keras 3 and plain slim in their best mode, see below.",
+        f"Training, images a second: the median (lowest – highest) of {rounds} processes"
+        f"{of_dense}. PyTorch, Keras 3 and plain slim in their best mode, see below.",
         table(*speeds),
         f"How many times as fast as these: the geometric mean over {rounds} pairs, one of each"
-        f" round (95 % interval); over {few} for dense units.",
+        f" round (95 % interval){of_dense}.",
         table(*ratios),
         "The modes of the others, images a second, one process each in a first round of half as"
         " many steps, which chose the best.",

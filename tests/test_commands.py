@@ -63,10 +63,11 @@ RUN_ELSEWHERE = {
     "python -m study.reproduce --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
-    "python tests/benchmark.py --record=tests/speed_amd.json": (
+    "python tests/benchmark.py --rounds=6 --steps=50 --units=none,channel,layer,nddr"
+    " --record=tests/speed_amd.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
-    "python tests/benchmark.py --against=FOLDER --record=tests/same_commit.json": (
+    "python tests/benchmark.py --against=FOLDER --steps=50 --record=tests/same_commit.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
     "python tests/benchmark.py --draw": "test_draw_mends_falsified_figures",
