@@ -64,9 +64,7 @@ RUN_ELSEWHERE = {
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
     "python tests/benchmark.py --rounds=6 --steps=50 --units=none,channel,layer,nddr"
-    " --record=tests/speed_amd.json": (
-        "test_the_benchmark_runs_for_one_step"
-    ),
+    " --record=tests/speed_amd.json": ("test_the_benchmark_runs_for_one_step"),
     "python tests/benchmark.py --against=FOLDER --steps=50 --record=tests/same_commit.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
