@@ -307,15 +307,13 @@ def test_a_users_day(where):
     assert_one_sentence(
         run_compare(where, *QUICK, "--setting=layer: --lr=0.1", "--tasks=kind,label"), "--tasks"
     )
-    labels = where / "mine" / "train-kind-labels-idx1-ubyte"
-    content = bytearray(labels.read_bytes())
-    content[-1] = (content[-1] + 1) % 5
-    labels.write_bytes(content)
+    path = where / "mine" / "train-kind.npy"
+    kinds = np.load(path)
+    np.save(path, np.append(kinds[:-1], (kinds[-1] + 1) % 5))
     assert_one_sentence(run_compare(where, *QUICK), "have changed", "--name")
     state = folder_in(where) / compare.PARAMETERS
     parameters = json.loads(state.read_text())
-    content[-1] = (content[-1] - 1) % 5
-    labels.write_bytes(content)
+    np.save(path, kinds)
     state.write_text(json.dumps(parameters | {"numerics": -1}))
     assert_one_sentence(run_compare(where, *QUICK), "numerics -1", "--name")
     state.unlink()

@@ -28,7 +28,7 @@ def dataset_of(**numbers):
         data.Task(task, tuple(map(str, range(number))), ()) for task, number in numbers.items()
     ]
     split = make_split(COUNT)
-    return data.Dataset("made", split, split, EMPTY, EMPTY, tuple(tasks))
+    return data.Dataset("made", split, split, EMPTY, EMPTY, None, tuple(tasks))
 
 
 DATASET = dataset_of(label=255, kind=256)

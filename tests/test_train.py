@@ -857,9 +857,11 @@ def test_tensorboard_shows_what_the_units_learn(tensorboard, runs):
     counts = {step: sum(count for *_, count in bins) for _, step, bins in histograms}
     assert counts == dict.fromkeys((0, *STEPS), 2 * 2 * 32)  # the entries of a unit
     tags = {"mean_weights", "confusion_article", "confusion_group"}
+    tags |= {"mistakes_article", "mistakes_group"}
     shown = tensorboard("images/tags")[CHANNEL]
     assert set(shown) == {f"summary/{tag}" for tag in tags}
-    for tag, steps in (("mean_weights", STEPS), ("confusion_article", STEPS[-1:])):
+    at_the_end = ("confusion_article", "mistakes_group")
+    for tag, steps in (("mean_weights", STEPS), *((tag, STEPS[-1:]) for tag in at_the_end)):
         images = tensorboard("images/images", tag=f"summary/{tag}", run=CHANNEL, sample=0, index=0)
         assert [image["step"] for image in images] == steps
         png = tensorboard("images/individualImage?" + images[-1]["query"])
