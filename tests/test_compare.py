@@ -341,11 +341,12 @@ def noisy(count, seed):
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
-def planted(where, kinds_of):
-    """Compares hard sharing with none on two tasks, the second of which has labels of its own.
+def planted(where, kinds_of, *settings):
+    """Compares settings with none on two tasks, the second of which has labels of its own.
 
     Args:
       where: the folder.
+      settings: flags that name the settings, and the seeds.
       kinds_of: function of the first task's labels, in both splits, and a RandomState. It
         returns the labels of the second.
 
@@ -356,8 +357,8 @@ def planted(where, kinds_of):
     kinds, test_kinds = kinds_of(labels, test_labels, np.random.RandomState(2))
     written(where / "mine", (images, labels, kinds), (test_images, test_labels, test_kinds))
     finished = run_compare(
-        where, "--seeds=5", "--settings=none,hard_sharing", "--num_epochs=10", "--batch_size=50",
-        "--eval_every=6", "--batch_norm_decay=0.8",
+        where, *settings, "--num_epochs=10", "--batch_size=50", "--eval_every=6",
+        "--batch_norm_decay=0.8",
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     with open(folder_in(where) / answer.GAINS, encoding="utf-8-sig", newline="") as file:
@@ -369,5 +370,16 @@ def test_random_labels_gain_nothing(tmp_path):
     def random_labels(labels, test_labels, random):
         return random.randint(0, 4, len(labels)), random.randint(0, 4, len(test_labels))
 
-    gains, _ = planted(tmp_path, random_labels)
+    gains, _ = planted(tmp_path, random_labels, "--seeds=5", "--settings=none,hard_sharing")
     assert float(gains["kind"]["p_holm"]) >= 0.05
+
+
+@pytest.mark.slow
+def test_a_setting_that_hardly_learns_loses(tmp_path):
+    def odd(labels, test_labels, random):
+        return labels % 2, test_labels % 2
+
+    slow = "--setting=slow: --cross_stitch=False --learning_rate=1e-5"
+    gains, said = planted(tmp_path, odd, "--seeds=3", "--settings=none", slow)
+    assert float(gains["label"]["gain"]) < -10 and float(gains["label"]["p_holm"]) < 0.05
+    assert "slow loses" in said and "points on label" in said
