@@ -305,7 +305,7 @@ def test_a_users_day(where):
     other = run_compare(where, *QUICK[:-1])
     assert_one_sentence(other, "was started with", "--batch_norm_decay=0.8", "--name")
     assert_one_sentence(
-        run_compare(where, *QUICK, "--setting=layer: --lr=0.1", "--tasks=kind,label"), "--tasks"
+        run_compare(where, *QUICK, "--setting=mine: --lr=0.1", "--tasks=kind,label"), "--tasks"
     )
     path = where / "mine" / "train-kind.npy"
     kinds = np.load(path)
