@@ -112,10 +112,11 @@ def test_the_hparams_table_compares_both_runs_by_sharing_and_accuracy(see):
 
 def test_the_pictures_of_weights_and_confusion_are_there_and_not_empty(see):
     shown = see("images", IMAGES)
-    confusion = ["summary/confusion_article", "summary/confusion_group"]
+    confusion = [f"summary/confusion_{task}" for task in ("article", "group")]
+    mistakes = [f"summary/mistakes_{task}" for task in ("article", "group")]
     assert sorted((image["run"], image["tag"]) for image in shown) == [
-        *((CHANNEL, tag) for tag in (*confusion, "summary/mean_weights")),
-        *((NONE, tag) for tag in confusion),
+        *((CHANNEL, tag) for tag in (*confusion, "summary/mean_weights", *mistakes)),
+        *((NONE, tag) for tag in (*confusion, *mistakes)),
     ]
     for image in shown:
         assert image["height"] > 150 and image["colours"] > 20, image

@@ -222,7 +222,8 @@ def test_whatever_surrounds_a_run_ends_it_not_and_changes_no_picture(tmp_path):
     warned = re.findall(r"^WARNING: (.*?),", without_compiler(finished.stderr), re.M)
     assert warned == ["XLA_FLAGS is ignored"], finished.stderr
     events = event_accumulator.EventAccumulator(str(run_dir)).Reload()
-    assert len(events.Tags()["images"]) == 3  # of the units, and a matrix for each task
+    # Of the units, and for each task a matrix and the worst mistakes.
+    assert len(events.Tags()["images"]) == 5
     assert results["commit"] == "unknown" and results["versions"]["tensorflow"] == tf.__version__
     assert "Kn\u00f6pfe" in results["recall"]["article"]
     # A terminal that knows neither the run's name nor those of its classes.
