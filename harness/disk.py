@@ -36,6 +36,15 @@ def opened(path, what_to_do):
         raise DataError(f"{path}: cannot be read ({error.strerror}). {what_to_do}") from error
 
 
+def read_file(path, parse, what_to_do):
+    """Reads the array of a file. Args: parse, function of the open file and its path.
+
+    Returns: a `File`. Raises: DataError.
+    """
+    with opened(path, what_to_do) as file:
+        return File(path, parse(file, path))
+
+
 def size_of(path, shape, dtype):
     """Returns the bytes of an array. Raises: DataError, it is empty."""
     size = math.prod(shape) * dtype.itemsize  # of Python's integers, which never overflow

@@ -11,7 +11,7 @@ import warnings
 from harness import checkpoints, evaluation_log, predictions
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
-from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS
+from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
 
 LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
@@ -137,7 +137,7 @@ def check_settings(run_dir, settings, defaults, may_differ):
 def check_numerics(run_dir):
     """Raises: Failed, a version of this program with other rounding started the run."""
     before = read_json(run_dir / SETTINGS)
-    numerics = before.get("numerics", 1)  # the first ones do not name them
+    numerics = numerics_of(before)
     if before and numerics != NUMERICS and checkpoints.steps_saved(run_dir):
         raise Failed(
             f"{run_dir}: this run was started with numerics {numerics}, and this version of the"

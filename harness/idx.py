@@ -36,8 +36,7 @@ def paths_in(folder, name):
 
 def read(path, what_to_do):
     """Reads the IDX file of this path. Returns: a `disk.File`. Raises: DataError."""
-    with disk.opened(path, what_to_do) as file:
-        return disk.File(path, parse(file, path))
+    return disk.read_file(path, parse, what_to_do)
 
 
 def parse(file, path):

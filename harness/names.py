@@ -12,6 +12,11 @@ NUMERICS = 2  # raised by a change of this program that alters a result's bits
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
 
 
+def numerics_of(content):
+    """The numerics that a run's settings or its record name. The first ones do not name them."""
+    return content.get("numerics", 1)
+
+
 def sharing_of(flags):
     """What a run's towers share: "hard_sharing", the kind of unit, or "none".
 

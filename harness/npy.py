@@ -10,8 +10,7 @@ READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_arr
 
 def read(path, what_to_do):
     """Reads the .npy file of this path. Returns: a `disk.File`. Raises: DataError."""
-    with disk.opened(path, what_to_do) as file:
-        return disk.File(path, parse(file, path))
+    return disk.read_file(path, parse, what_to_do)
 
 
 def parse(file, path):

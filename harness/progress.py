@@ -11,7 +11,7 @@ SECONDS = 0.5  # between two notes of the step
 
 
 class Progress:
-    """A bar with the time left, training speed, cross-entropies and test accuracies.
+    """A bar with the time left, training speed, the loss and test accuracies.
 
     Speed is that of the training steps, without the first, in which TensorFlow compiles.
 

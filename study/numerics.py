@@ -4,11 +4,10 @@ Numerics is a number that is raised by a change of the program that alters a res
 """
 
 from harness.errors import Failed
-from harness.names import PLACES, sharing_of
+from harness.names import PLACES, numerics_of, sharing_of
 
-# Of records that name neither, which are older: those of 630d4e2. What a network shares -> what
+# Of records that name no network, which are older: those of 630d4e2. What a network shares -> what
 # `model.Model.checksum` says of it.
-FIRST_NUMERICS = 1
 FIRST_NETWORKS = {
     "none": "edb65bceee1b54713620467acb8ae9dd58173d313363d4d98cb006a2da2c13d7",
     "channel": "e88633dddaead6113d00ffa55138a61565b2fc22fb0fc7b14412dc3691c25d77",
@@ -24,11 +23,6 @@ FIRST_NETWORKS = {
     "none until pool_2": "1440fda8907d22e84ed943e33ea5c3a4c8c80be6ee36e906385eb8abb06b2b5a",
     "hard_sharing": "c93e19b3379fdf2abd26e965c108a362cfd5aa96107d3a70ddea64d31f2947bb",
 }
-
-
-def of(record):
-    """The numerics that a record was made with."""
-    return record.get("numerics", FIRST_NUMERICS)
 
 
 def network_of(record):
@@ -53,7 +47,7 @@ def check_alike(folder, found):
 
     Raises: Failed, they are of several numerics, or those of a setting of several networks.
     """
-    several = sorted({of(record) for record in found})
+    several = sorted({numerics_of(record) for record in found})
     if len(several) > 1:
         refuse(folder, f"of numerics {' and '.join(map(str, several))}")
     networks = {}

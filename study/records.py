@@ -17,7 +17,7 @@ import numpy as np
 from harness import evaluation_log, files
 from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
-from harness.names import NUMERICS, RESULTS
+from harness.names import NUMERICS, RESULTS, numerics_of
 from study import groups, numerics, runs
 
 
@@ -231,8 +231,8 @@ def check_numerics(missing, folder):
     other = {}
     for study in dict.fromkeys(run.study for run in missing):
         for record in records_in(study, folder).values():
-            if numerics.of(record) != NUMERICS:
-                other[study] = numerics.of(record)
+            if numerics_of(record) != NUMERICS:
+                other[study] = numerics_of(record)
     if other:
         names = ", ".join(f"{study} (numerics {number})" for study, number in other.items())
         raise Failed(

@@ -5,6 +5,7 @@ Which tables a study has, its entry in `runs.STUDIES` says, by their names in TA
 
 import numpy as np
 
+from harness.names import numerics_of
 from study import groups, runs
 from study.groups import baseline_of, find, records_of
 
@@ -79,8 +80,7 @@ def made_with(records):
     """The line under a table: with what and on which machines its runs were made, and on what
     they were evaluated."""
     versions = sorted({record["versions"]["tensorflow"] for record in records})
-    # The first records do not name the numerics.
-    numerics = sorted({str(record.get("numerics", 1)) for record in records})
+    numerics = sorted({str(numerics_of(record)) for record in records})
     made = f"Made with TensorFlow {' and '.join(versions)}, numerics {' and '.join(numerics)}"
     made = f"{made}, on {machines_of(records)}."
     held_out = {record.get("flags", {}).get("holdout", 0) for record in records} - {0}

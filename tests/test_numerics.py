@@ -9,7 +9,7 @@ from conftest import ROOT, run_script
 
 import model
 from harness.errors import Failed
-from harness.names import NUMERICS
+from harness.names import NUMERICS, numerics_of
 from study import numerics, records, runs
 
 RECORDS = ROOT / "study" / "records"
@@ -71,7 +71,7 @@ def test_records_of_two_kinds_make_no_table(change, words, fast_units):
 
 
 def test_a_record_without_numerics_is_of_the_first_ones():
-    assert numerics.of({}) == 1 and numerics.of({"numerics": 7}) == 7
+    assert numerics_of({}) == 1 and numerics_of({"numerics": 7}) == 7
 
 
 def test_no_run_is_added_to_records_of_other_numerics(fast_units, tmp_path):
