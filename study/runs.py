@@ -175,9 +175,14 @@ STUDIES = {
     "best_lever": Study({"none": NO_UNITS, "start 0.7": START_07}, FEW_IMAGES, range(200, 210)),
     # "Rate x1000" was first by all ten.
     "fast_units": Study(
-        {"none": NO_UNITS, "rate x1000": RATE_X1000},
+        {
+            "none": NO_UNITS,
+            "rate x1000": RATE_X1000,
+            "rate x1000 own only": {**RATE_X1000, "cross_stitch_own_only": True},
+        },
         {1000: FEW_IMAGES[1000]},
         range(210, 220),
+        controls={"rate x1000": "rate x1000 own only"},
         question=("rate x1000", "mean"),
     ),
     "starved": Study(
