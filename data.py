@@ -17,11 +17,14 @@ import pathlib
 import re
 import typing
 import warnings
+import zlib
 
 import numpy as np
 
-from harness import arrays, class_names, disk, download, drawn_images
+from harness import arrays, class_names, disk, download, drawn_images, pools
 from harness.errors import DataError, Unreachable
+
+UNKNOWN = -1  # in place of a label
 
 # --- Tasks ---
 
@@ -41,10 +44,14 @@ class Task(typing.NamedTuple):
     from_article: tuple  # the label of each of the ten ARTICLES; empty: labels are in files
 
     def labels(self, split):
-        """Returns the labels of a split's images, [N] int32."""
+        """Returns the labels of a split's images, [N] int32; UNKNOWN for some, perhaps."""
         if self.from_article:
-            return np.array(self.from_article, np.int32)[split.labels["article"]]
-        return split.labels[self.name].astype(np.int32)
+            # The last one is that of UNKNOWN, -1.
+            labels = np.array((*self.from_article, UNKNOWN), np.int32)[split.labels["article"]]
+        else:
+            labels = split.labels[self.name].astype(np.int32)
+        hidden = split.hidden.get(self.name)
+        return labels if hidden is None else np.where(hidden, np.int32(UNKNOWN), labels)
 
 
 ARTICLES = (
@@ -64,14 +71,18 @@ class Split(typing.NamedTuple):
     """Images with their labels, as stored in the files."""
 
     images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]; large ones are `disk.Rows`
-    # name -> [N] uint8, or int32 if one is above 254. IDX images come with labels, "article" or
-    # "label" of a user's own images; those of label files follow as tasks need them.
+    # name -> [N] uint8, or int32 if one is above 254 or UNKNOWN. IDX images come with labels,
+    # "article" or "label" of a user's own images; those of label files follow as tasks need them.
     labels: dict
+    hidden: dict = {}  # task -> [N] bool: whose labels `hide_labels` hides
 
     def take(self, indices):
         """Returns a `Split` of these images."""
-        labels = {name: values[indices] for name, values in self.labels.items()}
-        return Split(self.images[indices], labels)
+        labels, hidden = (
+            {name: values[indices] for name, values in of.items()}
+            for of in (self.labels, self.hidden)
+        )
+        return Split(self.images[indices], labels, hidden)
 
     def main_labels(self):
         """Returns the labels that came with the images, or else the first task's, [N]."""
@@ -91,18 +102,45 @@ class Dataset(typing.NamedTuple):
     mean: np.ndarray  # as one image, float32: the mean of each pixel and channel
     scale: np.ndarray  # the same, 1 / (standard deviation + 1e-9); 0 for a constant pixel
     digest: typing.Any  # SHA-256 of all images and labels, an object of hashlib
-    tasks: tuple = TASKS  # each batch has one label per task and image, in this order
-    first_row: int = 0  # of the test split in its file; held-out images are the last of theirs
+    tasks: tuple  # in the order of the towers
+    pools: dict = {}  # of images with labels of the same tasks, as harness/pools.py makes them
+    rows: np.ndarray = None  # [N] int: where each image of the test split is in its file
 
     def image_shape(self):
         """Returns height, width and channels of an image."""
         return (*self.mean.shape, 1)[:3]
 
-    def train_batch(self, step, batch_size, seed):
+    def has_unknown_labels(self):
+        """Returns whether training images lack labels, so that a batch may not train all tasks."""
+        return len(self.pools) > 1
+
+    def unused_labels(self, batch_size):
+        """Counts labels that no batch uses. Returns: task -> number. Raises: as `train_batch`."""
+        return pools.for_batches(self.pools, batch_size)[1] if self.has_unknown_labels() else {}
+
+    def steps_per_epoch(self, batch_size, balance=0.0):
+        """Counts the steps of an epoch. Args and raises: as `train_batch`."""
+        if self.has_unknown_labels():
+            for_batches, _ = pools.for_batches(self.pools, batch_size)
+            return sum(pools.steps_per_epoch(for_batches, batch_size, balance))
+        return steps_per_epoch(len(self.train.images), batch_size)
+
+    def train_batch(self, step, batch_size, seed, balance=0.0):
         """Makes the batch of any training step, from 0; no earlier step is needed.
 
-        The seed determines the order of the images. Returns: as `batch`.
+        Args:
+          step, batch_size: which batch, and how many images a batch has.
+          seed: determines the order of the images.
+          balance: how often images with few labels come: 0, as often as the others, to 1, as
+            many batches of them as of the others. Without effect if all labels are known.
+
+        Returns: as `batch`, with the labels of the tasks that the step trains. Raises: DataError,
+          too few images have labels of the same tasks.
         """
+        if self.has_unknown_labels():
+            tasks, rows = pools.batch_of_step(self.pools, step, batch_size, seed, balance)
+            images, labels = self.batch(self.train, rows)
+            return images, {task: labels[task] for task in tasks}
         epoch, index = divmod(step, steps_per_epoch(len(self.train.images), batch_size))
         order = epoch_order(len(self.train.images), seed, epoch)
         return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
@@ -116,7 +154,8 @@ class Dataset(typing.NamedTuple):
     def check_files(self):
         """Raises: DataError, images on the disk differ from those that the data set began with."""
         changed = disk.changed([self.train.images, self.test.images])
-        if changed and with_statistics(*self[:3], self.tasks).fingerprint() != self.fingerprint():
+        now = changed and with_statistics(*self[:3], self.tasks, self.rows)
+        if changed and now.fingerprint() != self.fingerprint():
             problem = "its images differ from those that this run began with. Restore them"
             raise DataError(f"{changed[0]}: {problem}, or start over with --overwrite.")
 
@@ -145,9 +184,14 @@ class Dataset(typing.NamedTuple):
         """Counts the training images. Returns: task -> class -> number of images."""
         counts = {}
         for task in self.tasks:
-            numbers = np.bincount(task.labels(self.train), minlength=len(task.classes)).tolist()
+            labels = task.labels(self.train)
+            numbers = np.bincount(labels[labels >= 0], minlength=len(task.classes)).tolist()
             counts[task.name] = dict(zip(task.classes, numbers))
         return counts
+
+    def number_of_labels(self, split):
+        """Counts the images of a split whose label is known. Returns: task -> number."""
+        return {task.name: int(np.sum(task.labels(split) >= 0)) for task in self.tasks}
 
     def fingerprint(self):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""
@@ -175,8 +219,11 @@ def epoch_order(num_examples, seed, epoch):
     return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
-def with_statistics(name, train, test, tasks=TASKS):
-    """Makes a `Dataset` of two splits: its statistics and checksum. Reads each image once."""
+def with_statistics(name, train, test, tasks=TASKS, rows=None):
+    """Makes a `Dataset` of two splits: its statistics and checksum. Reads each image once.
+
+    Without `rows`, the test split is a whole file.
+    """
     count, total, squares, digest = len(train.images), 0, 0, hashlib.sha256()
     for split, is_train in ((train, True), (test, False)):
         for images in disk.pieces(split.images):
@@ -184,30 +231,40 @@ def with_statistics(name, train, test, tasks=TASKS):
             if is_train:  # sums of integers are exact, so the order does not matter
                 total = total + images.sum(axis=0, dtype=np.int64)
                 squares = squares + np.einsum("n...,n...->...", images, images, dtype=np.int64)
-        for labels in split.labels.values():
+        for labels in (*split.labels.values(), *split.hidden.values()):
             digest.update(np.ascontiguousarray(labels))
     # N^2 times the variance: 0 only for a pixel that never varies. Python's integers are exact
     # for any N; int64 would overflow at 12 million images.
     spread = (count * squares.astype(object) - total.astype(object) ** 2).astype(float)
     mean, scale = total / count, np.where(spread > 0, 1 / (np.sqrt(spread) / count + 1e-9), 0)
     statistics = mean.astype(np.float32), scale.astype(np.float32)
-    return Dataset(name, train, test, *statistics, digest, tasks)
+    of_tasks = pools.of_labels({task.name: task.labels(train) for task in tasks})
+    rows = np.arange(len(test.images)) if rows is None else rows
+    return Dataset(name, train, test, *statistics, digest, tasks, of_tasks, rows)
 
 
 # --- Choosing training images ---
 
 
 def hold_out(train, test, holdout):
-    """Makes this many of the last training images the test split; with 0, changes nothing.
+    """Makes this many training images the test split; with 0, changes nothing.
 
-    Returns: training split, test split. Raises: DataError, no training image would be left.
+    Of Fashion-MNIST, the last ones. Files of a user's own may be sorted, so theirs are drawn
+    by `balanced_rows`; they are the same for every seed.
+
+    Returns: training split, test split, and where each image of the latter is in its file, [N]
+      int. Raises: DataError, no training image would be left.
     """
-    count = len(train.images) - holdout
-    if count <= 0:
-        raise DataError(f"holdout={holdout}: there are {len(train.images):,} training images")
-    if holdout:
-        train, test = train.take(slice(count)), train.take(slice(count, None))
-    return train, test
+    count = len(train.images)
+    if holdout >= count:
+        raise DataError(f"holdout={holdout}: there are {count:,} training images")
+    if not holdout:
+        return train, test, np.arange(len(test.images))
+    is_held_out = np.arange(count) >= count - holdout
+    if not train.shows_articles():
+        is_held_out = np.isin(np.arange(count), balanced_rows(train.main_labels(), holdout, 0))
+    rows = np.flatnonzero(is_held_out)
+    return train.take(np.flatnonzero(~is_held_out)), train.take(rows), rows
 
 
 def choose_images(train, train_examples, starve, seed):
@@ -223,23 +280,26 @@ def choose_images(train, train_examples, starve, seed):
     if starve > 1:
         train = starved_subset(train, starve, seed)
     if train_examples:
-        train = balanced_subset(train, train_examples, seed)
+        train = train.take(balanced_rows(train.main_labels(), train_examples, seed))
     return train
 
 
-def balanced_subset(split, size, seed):
-    """Chooses images at random, the same number of each article or label as far as possible.
+def balanced_rows(labels, size, seed):
+    """Chooses images at random, the same number of each label as far as possible.
 
-    With the same seed, a smaller subset is part of every larger one.
-    Returns: a `Split` of `size` images, in their original order.
+    With the same seed, a smaller choice is part of every larger one. Images whose label is
+    unknown keep their share. Args: labels, [N]. Returns: [size] int, ascending.
     """
     # The 2 makes these numbers differ from those of the order.
-    order = np.random.RandomState([seed, 0, 2]).permutation(len(split.images))
-    labels = split.main_labels()[order]
-    rank = np.empty(len(order), int)  # how many images of the same label come before it
+    order = np.random.RandomState([seed, 0, 2]).permutation(len(labels))
+    labels, known = labels[order], np.sum(labels >= 0)
+    rank = np.empty(len(order))  # how many images of the same label come before it
     for label in np.unique(labels):
         rank[labels == label] = np.arange(np.sum(labels == label))
-    return split.take(np.sort(order[np.argsort(rank, kind="stable")[:size]]))
+    unknown = labels < 0
+    if unknown.any():  # as if they were spread over the classes
+        rank[unknown] *= known / np.sum(unknown) / max(1, len(np.unique(labels)) - 1)
+    return np.sort(order[np.argsort(rank, kind="stable")[:size]])
 
 
 def starved_subset(split, ratio, seed):
@@ -249,7 +309,7 @@ def starved_subset(split, ratio, seed):
     of the rarest. With the same seed, the images of a larger ratio are part of those of a
     smaller one. Returns: a `Split`, the images in their original order.
     """
-    # The 3 makes these numbers differ from those of the order and of `balanced_subset`.
+    # The 3 makes these numbers differ from those of the order and of `balanced_rows`.
     order = np.random.RandomState([seed, 0, 3]).permutation(len(split.images))
     chosen = []
     for article, rank in enumerate(ranks_of_articles(seed)):
@@ -257,6 +317,58 @@ def starved_subset(split, ratio, seed):
         share = ratio ** (-rank / (len(ARTICLES) - 1))
         chosen.append(of_article[: max(1, round(len(of_article) * share))])
     return split.take(np.sort(np.concatenate(chosen)))
+
+
+def hide_labels(train, tasks, label_only, seed):
+    """Hides all labels of some tasks but so many, and leaves out images without any label.
+
+    The labels that stay are drawn at random in the data's proportions of classes. With the same
+    seed, fewer of them are part of more.
+
+    Args:
+      label_only: task -> number of labels that stay.
+
+    Returns: a `Split`. Raises: DataError, there are fewer labels, or no such task.
+    """
+    by_name = {task.name: task for task in tasks}
+    for name, count in label_only.items():
+        if name not in by_name:
+            raise DataError(f"label_only={name}:{count}: {name!r} is none of the tasks")
+        labels = by_name[name].labels(train)
+        # The 6, and the name, make these numbers differ from all others.
+        random = np.random.RandomState([seed, 0, 6, zlib.crc32(name.encode())])
+        order = random.permutation(np.flatnonzero(labels >= 0))
+        if count > len(order):
+            problem = f"only {len(order):,} training images have this label"
+            raise DataError(f"label_only={name}:{count}: {problem}")
+        place = np.empty(len(order))  # spreads each class evenly over the order
+        for label in np.unique(labels[order]):
+            is_of_class = labels[order] == label
+            place[is_of_class] = (np.arange(np.sum(is_of_class)) + 0.5) / np.sum(is_of_class)
+        hidden = np.ones(len(labels), bool)
+        hidden[order[np.argsort(place, kind="stable")[:count]]] = False
+        train = train._replace(hidden=train.hidden | {name: hidden})
+    has_label = np.any([task.labels(train) >= 0 for task in tasks], axis=0)
+    if has_label.all():
+        return train
+    count = np.sum(~has_label)
+    warnings.warn(f"training leaves out {count:,} images, which have no label of a chosen task")
+    return train.take(np.flatnonzero(has_label))
+
+
+def check_labels(tasks, train, test):
+    """Warns of classes without images. Raises: DataError, a task has no label at all."""
+    for task in tasks:
+        of_splits = {"training": task.labels(train), "test": task.labels(test)}
+        for which, labels in of_splits.items():
+            numbers = np.bincount(labels[labels >= 0], minlength=len(task.classes))
+            if not numbers.any():
+                raise DataError(f"task {task.name!r}: no {which} image has a label")
+            missing = [name for name, number in zip(task.classes, numbers) if not number]
+            others = f" (and {len(missing) - 1} more labels)" if missing[1:] else ""
+            if missing:
+                problem = f"no {which} image has label {missing[0]}{others}"
+                warnings.warn(f"task {task.name!r}: {problem}")
 
 
 def ranks_of_articles(seed):
@@ -277,7 +389,10 @@ WHAT_TO_DO = (  # if a file cannot be read or downloaded
 )
 
 
-def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, holdout=0, starve=1):
+def load(
+    dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, holdout=0, starve=1,
+    label_only={},
+):  # fmt: skip
     """Finds, reads and checks a data set.
 
     Args:
@@ -289,18 +404,20 @@ def load(dataset="auto", data_dir=None, seed=0, tasks=None, train_examples=0, ho
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or label if the files in the folder are not Fashion-MNIST.
-      train_examples: number of training images, chosen by `balanced_subset`; 0 for all.
-      holdout: evaluate on this many of the last training images, held out; 0: the test set.
+      train_examples: number of training images, chosen by `balanced_rows`; 0 for all.
+      holdout: evaluate on this many training images, chosen by `hold_out`; 0: the test set.
       starve: ratio of `starved_subset`, which chooses the training images; 1 for all.
+      label_only: task -> number of training labels that are used, as in `hide_labels`.
 
     Returns: a `Dataset`. Raises: DataError.
     """
     name, folder, train, test = read(dataset, data_dir, seed)
     tasks = find_tasks(tasks, folder, train, test)
-    first_row = len(train.images) - holdout if holdout else 0
-    train, test = hold_out(train, test, holdout)
+    train, test, rows = hold_out(train, test, holdout)
     train = choose_images(train, train_examples, starve, seed)
-    return with_statistics(name, train, test, tasks)._replace(first_row=first_row)
+    train = hide_labels(train, tasks, label_only, seed)
+    check_labels(tasks, train, test)
+    return with_statistics(name, train, test, tasks, rows)
 
 
 def read(dataset, data_dir, seed):
@@ -420,12 +537,9 @@ def task_from_files(name, folder, train, test):
             count = len(split.images)
             split.labels[name] = arrays.read_labels(folder, prefix, name, count, WHAT_TO_DO)
     count = 1 + max(int(split.labels[name].max()) for split in (train, test))
-    if count == 1:
-        problem = f"every label of task {name!r} is 0"
+    if count < 2:
+        problem = f"every label of task {name!r} is {'0' if count else 'unknown'}"
         raise DataError(f"{folder}: {problem}. A task needs at least two classes.")
-    gaps = set(range(count)) - set(train.labels[name].tolist())
-    if gaps:
-        warnings.warn(f"task {name!r}: no training image has label {min(gaps)}")
     return Task(name, class_names.read(folder, name, count, WHAT_TO_DO), ())
 
 

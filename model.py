@@ -417,17 +417,40 @@ def stored(image_shape):
 # --- Loss and evaluation ---
 
 
-def cross_entropies(logits, labels):
-    """Mean cross-entropy of each task over the batch, in nats. Returns: task -> []."""
+def cross_entropies(logits, labels, some_unknown):
+    """Mean cross-entropy of each task over the batch, in nats. Returns: task -> [].
+
+    With `some_unknown`, over the images whose label is not negative; without any, it is 0.
+    """
     return {
-        name: tf.reduce_mean(
+        name: mean_of_known(
             tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=labels[name], logits=logits[name]
+                # A negative label would make it NaN.
+                labels=tf.maximum(labels[name], 0) if some_unknown else labels[name],
+                logits=logits[name],
             ),
-            name=name,
+            labels[name] if some_unknown else None,
+            name,
         )
         for name in logits
     }
+
+
+def mean_of_known(values, labels, name):
+    """The mean of values over the batch, or over the images whose label is not negative.
+
+    Args:
+      values: [B] float32.
+      labels: [B] int32; None if all are known.
+      name: of the result.
+
+    Returns:
+      [], 0 if no label is known.
+    """
+    if labels is None:
+        return tf.reduce_mean(values, name=name)
+    known = tf.cast(labels >= 0, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(known * values), tf.reduce_sum(known), name=name)
 
 
 def regularisation_loss():
@@ -442,14 +465,25 @@ def total(losses, name):
     return tf.reduce_sum(tf.stack(losses or [0.0]), name=name)
 
 
-def accuracies_of(predictions, labels):
-    """Share of the batch that is predicted correctly. Returns: task -> []."""
-    return {
-        name: tf.reduce_mean(
-            tf.cast(tf.equal(predictions[name], labels[name]), tf.float32), name=name
+def accuracies_of(predictions, labels, some_unknown):
+    """Share of the batch that is predicted correctly. Returns: task -> [], and their mean.
+
+    With `some_unknown`, of the images whose label is not negative, and the mean over the tasks
+    that have any.
+    """
+    accuracies = {
+        name: mean_of_known(
+            tf.cast(tf.equal(predictions[name], labels[name]), tf.float32),
+            labels[name] if some_unknown else None,
+            name,
         )
         for name in predictions
     }
+    of_tasks = tf.stack(list(accuracies.values()))
+    if not some_unknown:
+        return accuracies, tf.reduce_mean(of_tasks, name="mean")
+    has_labels = tf.stack([tf.reduce_max(labels[name]) for name in accuracies])
+    return accuracies, mean_of_known(of_tasks, has_labels, "mean")
 
 
 # --- The training step ---
@@ -561,7 +595,7 @@ class Model(typing.NamedTuple):
 
     graph: tf.Graph
     x: tf.Tensor  # [B, H, W, C] float32, standardised images
-    labels: dict  # task -> [B] int32
+    labels: dict  # task -> [B] int32; negative: unknown, if built for it
     is_training: tf.Tensor  # [] bool: use batch statistics and dropout
     logits: dict  # task -> [B, classes] float32
     predictions: dict  # task -> [B] int32
@@ -593,7 +627,10 @@ class Model(typing.NamedTuple):
         return self.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
 
 
-def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE):
+def build(
+    tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE,
+    some_unknown=False,
+):  # fmt: skip
     """Builds the whole graph: network, loss, evaluation, training step, summaries.
 
     Args:
@@ -606,6 +643,8 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         units' rate in `Adam`. It computes the same up to rounding, and either graph
         restores the other's checkpoints.
       image_shape: height, width and channels of the images.
+      some_unknown: labels that are fed may be negative, which means unknown. Losses and
+        accuracies are then those of the images whose label is known.
 
     Returns:
       A `Model`.
@@ -642,7 +681,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
         logits = dict(zip(names, outputs))
 
         with tf.name_scope("loss"):
-            losses = cross_entropies(logits, labels)
+            losses = cross_entropies(logits, labels, some_unknown)
             l2_loss = regularisation_loss()
             loss = total([*losses.values(), l2_loss], "total")  # what is minimised
 
@@ -650,8 +689,7 @@ def build(tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=
             predictions = {
                 name: tf.argmax(z, axis=1, output_type=tf.int32) for name, z in logits.items()
             }
-            accuracies = accuracies_of(predictions, labels)
-            accuracy = tf.reduce_mean(tf.stack(list(accuracies.values())), name="mean")
+            accuracies, accuracy = accuracies_of(predictions, labels, some_unknown)
 
         # The variable scope puts Adam's moments under "train". The name scope is
         # entered by its full name, or TensorFlow would call it "train_1".

@@ -38,7 +38,7 @@ with process.quiet_import(__name__ == "__main__"):
     import model
     from harness import checkpoints, evaluation_log, folder, machine, predictions, results
     from harness.evaluation_log import EvaluationLog
-    from harness.events import Events
+    from harness.events import Events, without_tasks
     from harness.export import Export
     from harness.predictions import PredictionLog
     from harness.progress import Progress
@@ -82,6 +82,12 @@ flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("max_steps", 0, "Stop after this many steps; 0 for no limit.", lower_bound=0)
 flags.DEFINE_integer(
     "train_examples", 0, "Train on this many images, balanced by label; 0 for all.", lower_bound=0
+)
+flags.DEFINE_string(
+    "label_only", None, "Train on this many labels of a task, such as article:1000,group:500."
+)
+flags.DEFINE_float(
+    "balance", 0.0, "How often images with rare labels are seen: 0, as others, to 1, as many steps."
 )
 flags.DEFINE_integer(
     "starve", 1, "R: the rarest article keeps 1/R of its images. 1 for all.", lower_bound=1
@@ -227,6 +233,7 @@ def train_and_report(net, run, program_started):
         "correct_last": trained.correct,
         **trained.units,
         "train_images": run.dataset.images_by_class(),
+        "test_labels": run.dataset.number_of_labels(run.dataset.test),
         "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
         # Of the last process, which resumed after this step.
         "resumed_after": trained.resumed_after,
@@ -245,7 +252,7 @@ def evaluation_text(run):
     with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
         accuracies, confusions, _ = evaluate(session, net, run.dataset)
         table = predictions.table(
-            rows(session, net, run.dataset), run.dataset.tasks, run.dataset.first_row
+            rows(session, net, run.dataset), run.dataset.tasks, run.dataset.rows
         )
     path = run.folder / predictions.TABLE
     try:
@@ -263,6 +270,8 @@ def run_from_flags():
     Returns: a `Run`. Raises: Failed, the data cannot be used, or the flags do not fit them.
     """
     unify_hard_sharing()
+    label_only = flag_rules.label_only(flag_values())
+    FLAGS.label_only = flag_rules.label_only_text(label_only)
     tasks = FLAGS.tasks.split(",") if "tasks" in given_flags() else None
     dataset = data.load(
         FLAGS.dataset,
@@ -272,6 +281,7 @@ def run_from_flags():
         train_examples=FLAGS.train_examples,
         holdout=FLAGS.holdout,
         starve=FLAGS.starve,
+        label_only=label_only,
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
     flag_rules.warn_of_ignored(flag_values(), given_flags())
@@ -280,7 +290,8 @@ def run_from_flags():
         raise Failed(
             f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
         )
-    steps = FLAGS.num_epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
+    say_which_labels_are_known(dataset)
+    steps = FLAGS.num_epochs * dataset.steps_per_epoch(FLAGS.batch_size, FLAGS.balance)
     sharing = sharing_of(flag_values())
     return Run(
         dataset,
@@ -289,6 +300,27 @@ def run_from_flags():
         min(steps, FLAGS.max_steps or steps),
         machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
     )
+
+
+def say_which_labels_are_known(dataset):
+    """Counts the labels of each task if some are unknown, and warns of those that no batch uses.
+
+    Raises: DataError, too few images have labels of the same tasks.
+    """
+    for which, split in (("training", dataset.train), ("test", dataset.test)):
+        known, all_images = dataset.number_of_labels(split), len(split.images)
+        if min(known.values()) < all_images:
+            counts = ", ".join(f"{task} {count:,}" for task, count in known.items())
+            process.say(f"Known labels of the {all_images:,} {which} images: {counts}.")
+    unused = dataset.unused_labels(FLAGS.batch_size)
+    if unused:
+        counts = ", ".join(f"{count:,} of {task}" for task, count in unused.items())
+        warnings.warn(
+            f"labels that are not used, because fewer than --batch_size={FLAGS.batch_size} images"
+            f" have labels of the same tasks: {counts}"
+        )
+    if "balance" in given_flags() and not dataset.has_unknown_labels():
+        warnings.warn("ignored, because all training labels are known: --balance")
 
 
 def folder_of_run(dataset, sharing):
@@ -317,6 +349,7 @@ def build(dataset):
         # The fast forms are for CPUs: some are compiled, which a GPU needs more packages for.
         fast=FLAGS.device == "cpu",
         image_shape=dataset.image_shape(),
+        some_unknown=dataset.has_unknown_labels(),
     )
 
 
@@ -398,7 +431,7 @@ def train(net, run):
         # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
         # run continues with the same ones.
         batches = one_ahead(
-            lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed),
+            lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed, FLAGS.balance),
             range(first_step, last_step),
         )
         with (
@@ -462,7 +495,7 @@ def train_step(session, net, step, batch, with_summary):
       session: a session of the net's graph.
       net: a `model.Model`.
       step: the global step after this one.
-      batch: images and labels, as `data.Dataset.train_batch` returns them.
+      batch: images, and labels of the tasks to train, as `data.Dataset.train_batch` returns them.
       with_summary: whether to compute the batch's summary, too.
 
     Returns:
@@ -479,13 +512,16 @@ def train_step(session, net, step, batch, with_summary):
     values = session.run(fetches, feed(net, batch, training=True))
     if not np.isfinite(values["loss"]):
         raise Diverged(diverged("loss", step))
-    return values["loss"], values.get("summary")
+    untrained = net.labels.keys() - batch[1].keys()
+    summary = values.get("summary")
+    return values["loss"], summary and without_tasks(summary, untrained)
 
 
 def feed(net, batch, training):
     """A batch, images and labels by task, as a feed_dict."""
     images, labels = batch
-    by_task = {net.labels[name]: labels[name] for name in net.labels}
+    unknown = np.full(len(images), data.UNKNOWN)  # of tasks that the batch does not train
+    by_task = {net.labels[name]: labels.get(name, unknown) for name in net.labels}
     return {net.x: images, net.is_training: training, **by_task}
 
 
@@ -493,7 +529,7 @@ def evaluate(session, net, dataset):
     """Predicts the whole test set.
 
     Returns:
-      task -> accuracy: the share of the images that is predicted correctly. If a task's labels
+      task -> accuracy: of the images whose label is known, the share that is predicted correctly. If a task's labels
       follow from the article, "<task>_by_article" is the accuracy of what the article's
       prediction implies.
       task -> confusion matrix, [classes, classes]: row = label, column = prediction.
@@ -509,14 +545,15 @@ def evaluate(session, net, dataset):
         predicted = session.run(net.predictions, batch)
         implied = dataset.implied(predicted["article"]) if "article" in predicted else {}
         for task in labels:
-            np.add.at(confusions[task], (labels[task], predicted[task]), 1)
+            known = labels[task] >= 0  # a negative index would be one from the end
+            np.add.at(confusions[task], (labels[task][known], predicted[task][known]), 1)
             classes[task].append(predicted[task])
             if task in implied:
-                name, correct = f"{task}_by_article", int(np.sum(implied[task] == labels[task]))
-                by_article[name] = by_article.get(name, 0) + correct
-    correct = {task: int(np.trace(matrix)) for task, matrix in confusions.items()} | by_article
-    count = len(dataset.test.images)
-    accuracies = {name: number / count for name, number in correct.items()}
+                correct = int(np.sum(implied[task] == labels[task]))
+                by_article[task] = by_article.get(task, 0) + correct
+    accuracies = {task: np.trace(matrix) / matrix.sum() for task, matrix in confusions.items()}
+    for task, correct in by_article.items():
+        accuracies[f"{task}_by_article"] = correct / confusions[task].sum()
     return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
 
 
@@ -599,7 +636,8 @@ def write_end(tensorboard, session, net, dataset, confusions, step):
     """Writes the confusion matrices, the worst mistakes, and that the run has ended."""
     mistakes = predictions.worst(rows(session, net, dataset), net.labels)
     for task in dataset.tasks:
-        tensorboard.add_confusion(task.name, task.classes, confusions[task.name], step)
+        count = len(dataset.test.images)
+        tensorboard.add_confusion(task.name, task.classes, confusions[task.name], count, step)
         images = [dataset.test.images[index] for index, _ in mistakes[task.name]]
         titles = [
             (task.classes[one.label], task.classes[one.prediction])

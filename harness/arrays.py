@@ -17,6 +17,7 @@ from harness import disk, idx, npy
 from harness.errors import DataError
 
 MAX_CLASSES = 1000
+UNKNOWN_IN_IDX = 255  # a label that is not known; in .npy files, any negative one
 HALVES = {"train": "train", "t10k": "test"}  # first word of an IDX file's name -> of a .npy file's
 
 # --- Finding ---
@@ -175,7 +176,7 @@ def check_shape(path, height, width, channels=1):
 def labels_of(file, count):
     """Checks that a file holds the labels of so many images.
 
-    Returns: [N] uint8; int32 if one is above 254. Raises: DataError.
+    Returns: [N] uint8; int32 if one is above 254, or unknown, which is -1. Raises: DataError.
     """
     path, values = file
     if values.dtype.kind not in "iu":
@@ -191,14 +192,11 @@ def labels_of(file, count):
         raise DataError(f"{path}: {problem}. Save {advice}.")
     if len(values) != count:
         raise DataError(f"{path}: has {len(values):,} labels, but there are {count:,} images")
-    if values.min() < 0:
-        advice = "Every image must have a label: 0, 1, …"
-        raise DataError(f"{path}: {np.sum(values < 0):,} labels are negative. {advice}")
     largest = int(values.max())
-    if largest == 255 and path.suffix != ".npy":
-        advice = "Every image must have one, at most 254; np.save can save larger ones."
-        raise DataError(f"{path}: has a label 255. {advice}")
     if largest >= MAX_CLASSES:
         advice = f"A task may have {MAX_CLASSES:,} classes: 0 to {MAX_CLASSES - 1}."
         raise DataError(f"{path}: its largest label is {largest:,}. {advice}")
+    is_unknown = values < 0 if path.suffix == ".npy" else values == UNKNOWN_IN_IDX
+    if is_unknown.any():
+        return np.where(is_unknown, np.int32(-1), values.astype(np.int32))
     return values.astype(np.uint8 if largest <= 254 else np.int32, copy=False)

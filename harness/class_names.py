@@ -29,7 +29,8 @@ def read(folder, task, count, what_to_do):
     names = tuple(name.strip() for name in text.splitlines() if name.strip())
     if len(names) != count:
         problem = f"has {len(names)} names, but the labels have {count} classes"
-        raise DataError(f"{path}: {problem}: write one name a line")
+        hint = " (in IDX files, 255 is an unknown label)" if len(names) == 256 else ""
+        raise DataError(f"{path}: {problem}{hint}: write one name a line")
     check(names, path)
     return names
 

@@ -30,6 +30,14 @@ def tag_of(name):
     return name if name.startswith(CLASS_TAG) else TAG + name
 
 
+def without_tasks(summary, tasks):
+    """A batch's summary without the curves of tasks that it does not train. Args and returns:
+    serialised summaries."""
+    names = {f"{TAG}{kind}_{task}" for task in tasks for kind in ("loss", "accuracy_train")}
+    values = [v for v in tf.Summary.FromString(summary).value if v.tag not in names]
+    return tf.Summary(value=values).SerializeToString()
+
+
 class Events:
     """The event files of a run that trains. A context manager.
 
@@ -122,11 +130,16 @@ class Events:
             "mean_weights", step, panels=panels, names=tasks, axes=axes, limit=limit, signed=True
         )
 
-    def add_confusion(self, task, classes, counts, step):
-        """Draws a confusion matrix, [classes, classes]: row = label, column = prediction."""
+    def add_confusion(self, task, classes, counts, images, step):
+        """Draws a confusion matrix, [classes, classes]: row = label, column = prediction.
+
+        Its title says how many of the images have a label, if not all.
+        """
+        known = counts.sum()
+        title = task if known == images else f"{task}: {known:,} of {images:,} images"
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes = ("label", "prediction")
-        panels = {task: (shares, counts)}
+        panels = {title: (shares, counts)}
         self._add_picture(
             f"confusion_{task}",
             step,

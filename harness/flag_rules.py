@@ -43,6 +43,24 @@ def warn_of_ignored(flags, given):
         warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")
 
 
+def label_only(flags):
+    """The flag --label_only: task -> number of labels. Raises: Failed."""
+    counts = {}
+    for word in flags["label_only"].split(",") if flags["label_only"] is not None else []:
+        name, _, count = word.strip().rpartition(":")
+        is_wrong = not name or name in counts or not count.isdecimal() or not int(count)
+        message = "must be tasks with a number of labels each, such as article:1000,group:500"
+        if is_wrong:
+            raise Failed(f"--label_only={flags['label_only']}: {message}")
+        counts[name] = int(count)
+    return counts
+
+
+def label_only_text(counts):
+    """The flag's value, which does not depend on the order; None without any task."""
+    return ",".join(f"{name}:{counts[name]}" for name in sorted(counts)) or None
+
+
 # --- Which values they may have ---
 
 ONE_OF_TWO = "leave out one of the two"
@@ -93,6 +111,9 @@ def check_alone(flags, known_tasks):
     decay = flags["batch_norm_decay"]
     refuse_if(not 0 <= decay < 1, "batch_norm_decay", "must be at least 0 and below 1")
     refuse_if(not 0 <= flags["l2_scale"] < float("inf"), "l2_scale", "must be at least 0")
+    refuse_if(not 0 <= flags["balance"] <= 1, "balance", "must be between 0 and 1")
+    unknown = label_only(flags).keys() - set(tasks)
+    refuse_if(unknown, "label_only tasks", f"{', '.join(sorted(unknown))} is none of the tasks")
     for name in ("data_dir", "logdir", "export_dir"):
         refuse_if(flags[name] == "", name, "must name a folder")
     is_root = flags["export_dir"] and os.path.abspath(flags["export_dir"]) == "/"
@@ -116,6 +137,11 @@ def check_together(flags, given):
         flags["starve"] > 1 and flags["train_examples"],
         "starve train_examples",
         f"each of the two chooses the training images: {one}",
+    )
+    refuse_if(
+        flags["starve"] > 1 and flags["label_only"],
+        "starve label_only",
+        f"each of the two leaves articles with few labels: {one}",
     )
     refuse_if(
         flags["device"] == "gpu" and flags["threads"],

@@ -22,6 +22,7 @@ from harness.errors import CannotWrite
 from harness.names import LAST_EVALUATIONS
 
 NAME, TABLE = "predictions.bin", "predictions.csv"  # in the run's folder
+NO_LABEL = "-"
 MISTAKES = 24  # of a task that TensorBoard shows
 
 
@@ -39,6 +40,11 @@ def layout(dataset):
     kinds = {task.name: "<u1" if len(task.classes) <= 255 else "<u2" for task in dataset.tasks}
     classes = [(name, kind, (count,)) for name, kind in kinds.items()]
     return np.dtype([("step", "<i8"), ("classes", classes)])
+
+
+def digits(counts, labels):
+    """Args: [N] int each. Returns: a digit for each image, NO_LABEL for a negative label."""
+    return "".join(str(n) if label >= 0 else NO_LABEL for n, label in zip(counts, labels))
 
 
 class PredictionLog:
@@ -80,10 +86,11 @@ class PredictionLog:
 
         Args:
           steps: of the evaluations of which the run's accuracy is the mean.
-          labels: task -> [N] int.
+          labels: task -> [N] int, negative if unknown.
 
         Returns:
-          task -> a digit for each image: how many of those evaluations predicted it correctly.
+          task -> a digit for each image: how many of those evaluations predicted it correctly;
+          NO_LABEL for an image without a label of this task.
           None if one of them is not in the file, as in a run that an earlier version began.
 
         Raises:
@@ -100,7 +107,7 @@ class PredictionLog:
         if evaluations["step"].tolist() != steps:
             return None
         return {
-            task: "".join(map(str, np.sum(evaluations["classes"][task] == of_task, axis=0)))
+            task: digits(np.sum(evaluations["classes"][task] == of_task, axis=0), of_task)
             for task, of_task in labels.items()
         }
 
@@ -133,7 +140,7 @@ class PredictionLog:
 class Predicted(typing.NamedTuple):
     """What a network says of an image, for one task."""
 
-    label: int
+    label: int  # negative: unknown
     prediction: int
     probability: float  # of the prediction
 
@@ -146,13 +153,13 @@ def of_batch(logits, labels):
     return [Predicted(*of) for of in zip(labels.tolist(), predictions.tolist(), shares.tolist())]
 
 
-def table(rows, tasks, first_row):
+def table(rows, tasks, places):
     """A table of all images, for pandas and spreadsheets.
 
     Args:
       rows: for each image, task -> its `Predicted`.
       tasks: the tasks, each with a name and classes.
-      first_row: the row of the first image in its file.
+      places: where each image is in its file.
 
     Returns:
       CSV in UTF-8, with the mark by which spreadsheets know it: bytes.
@@ -160,11 +167,15 @@ def table(rows, tasks, first_row):
     text = io.StringIO()
     writer, kinds = csv.writer(text), ("label", "prediction", "probability")
     writer.writerow(["row", *(f"{task.name}_{kind}" for task in tasks for kind in kinds)])
-    for row, of_image in enumerate(rows, first_row):
-        cells = [row]
+    for place, of_image in zip(places, rows):
+        cells = [place]
         for task in tasks:
             label, prediction, probability = of_image[task.name]
-            cells += [task.classes[label], task.classes[prediction], f"{probability:.6f}"]
+            cells += [
+                task.classes[label] if label >= 0 else "",
+                task.classes[prediction],
+                f"{probability:.6f}",
+            ]
         writer.writerow(cells)
     return text.getvalue().encode("utf-8-sig")
 
@@ -183,7 +194,7 @@ def worst(rows, tasks):
     for index, of_image in enumerate(rows):
         for task, heap in found.items():
             one = of_image[task]
-            if one.label != one.prediction:
+            if 0 <= one.label != one.prediction:
                 entry = one.probability, -index, one
                 (heapq.heappush if len(heap) < MISTAKES else heapq.heappushpop)(heap, entry)
     return {

@@ -200,7 +200,6 @@ BAD = {
     "one-hot": ({"label": np.eye(4, dtype=int)[FOUR]}, "has shape [40, 4]; labels have [N]. Save x.argmax(axis=1) if they are one-hot"),
     "a number": ({"label": np.int64(3)}, "has shape []; labels have [N]"),
     "fewer labels": ({"label": FOUR[1:]}, "train-label.npy: has 39 labels, but there are 40 images"),
-    "negative": ({"label": FOUR - 1}, "train-label.npy: 10 labels are negative. Every image must have a label: 0, 1, …"),
     "too large": ({"label": FOUR + 997}, "its largest label is 1,000. A task may have 1,000 classes: 0 to 999"),
     "enormous": ({"label": FOUR.astype(np.uint64) + np.uint64(2**64 - 4)}, "its largest label is 18,446,744,073,709,551,615"),
 }  # fmt: skip
