@@ -189,6 +189,10 @@ class Dataset(typing.NamedTuple):
             counts[task.name] = dict(zip(task.classes, numbers))
         return counts
 
+    def splits(self):
+        """Returns both splits by the words for them."""
+        return {"training": self.train, "test": self.test}
+
     def number_of_labels(self, split):
         """Counts the images of a split whose label is known. Returns: task -> number."""
         return {task.name: int(np.sum(task.labels(split) >= 0)) for task in self.tasks}

@@ -233,7 +233,11 @@ def train_and_report(net, run, program_started):
         "correct_last": trained.correct,
         **trained.units,
         "train_images": run.dataset.images_by_class(),
-        "test_labels": run.dataset.number_of_labels(run.dataset.test),
+        "images": {which: len(split.images) for which, split in run.dataset.splits().items()},
+        "labels": {
+            which: run.dataset.number_of_labels(split)
+            for which, split in run.dataset.splits().items()
+        },
         "ranks": ranks if FLAGS.starve > 1 else None,  # of articles, 0 for the commonest
         # Of the last process, which resumed after this step.
         "resumed_after": trained.resumed_after,
@@ -260,7 +264,10 @@ def evaluation_text(run):
     except OSError as error:  # a finished run may be on a disk that cannot be written
         warnings.warn(f"{path}: cannot be written ({error.strerror or error}).")
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
-    tables = [results.confusion_table(task, confusions[task.name]) for task in run.dataset.tasks]
+    tables = [
+        results.confusion_table(task, confusions[task.name], len(run.dataset.test.images))
+        for task in run.dataset.tasks
+    ]
     return "\n\n".join([f"Evaluated: {shown}", *tables])
 
 
@@ -307,7 +314,7 @@ def say_which_labels_are_known(dataset):
 
     Raises: DataError, too few images have labels of the same tasks.
     """
-    for which, split in (("training", dataset.train), ("test", dataset.test)):
+    for which, split in dataset.splits().items():
         known, all_images = dataset.number_of_labels(split), len(split.images)
         if min(known.values()) < all_images:
             counts = ", ".join(f"{task} {count:,}" for task, count in known.items())

@@ -162,6 +162,9 @@ def table(results):
         accuracy_row(f"{evaluated} accuracy", results["accuracy_test"]),
         accuracy_row(f"  last {LAST_EVALUATIONS} evaluations", results["accuracy_test_last"]),
     ]
+    known = results.get("labels", {}).get("test", {})
+    if len({*known.values(), results.get("images", {}).get("test")} - {None}) > 1:
+        lines.append(row(f"{evaluated} images", [f"{known[name]:,}" for name in names[:-1]]))
     if results["cross_stitch"]:
         lines += ["", row("mean weights, to \\ from", names[:-1])]
     for scope, weights in results["cross_stitch"].items():
@@ -171,11 +174,13 @@ def table(results):
     return "\n".join(lines)
 
 
-def confusion_table(task, confusion):
+def confusion_table(task, confusion, images):
     """Recall of every class of a task and its confusion matrix, as text."""
     width = max(6, len(str(confusion.max())) + 2)
     first = max(map(len, (*task.classes, task.name))) + 5
-    lines = [f"{task.name}: a row for each class, a column for each prediction"]
+    count = confusion.sum()
+    of = "" if count == images else f" ({count:,} of {images:,} images have this label)"
+    lines = [f"{task.name}: a row for each class, a column for each prediction{of}"]
     numbers = "".join(f"{i:>{width}}" for i in range(len(task.classes)))
     lines.append(" " * first + "  recall" + numbers)
     for index, (name, row, recall) in enumerate(zip(task.classes, confusion, recalls(confusion))):

@@ -10,6 +10,7 @@ from harness import files, matrices
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import LAST_EVALUATIONS
+from harness.predictions import NO_LABEL
 from study import groups, intervals, pictures, plot, tables, watching
 from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
 
@@ -93,16 +94,24 @@ def tasks_of(study):
 
 
 def shares(record, task):
-    """In which share of the last evaluations each image was predicted correctly, [N].
+    """In which share of the last evaluations each image with a label was predicted correctly.
 
-    For MEAN, the mean of the tasks.
+    Returns: [N]; for MEAN, the mean of the tasks.
     """
     correct = record["correct_last"]
     if task == MEAN:
-        return np.mean([shares(record, name) for name in correct], axis=0)
+        return np.mean([of_all_images(record, name) for name in correct], axis=0)
     _, values = record["curves"]["accuracy_test"]
-    counts = np.frombuffer(correct[task].encode(), np.uint8) - ord("0")
-    return counts / len(values[-LAST_EVALUATIONS:])
+    digits = np.array(list(correct[task]))
+    return digits[digits != NO_LABEL].astype(int) / len(values[-LAST_EVALUATIONS:])
+
+
+def of_all_images(record, task):
+    """Values of all images whose mean is that of `shares`, [N]: 0 for one without this label."""
+    has_label = np.array(list(record["correct_last"][task])) != NO_LABEL
+    values = np.zeros(len(has_label))
+    values[has_label] = shares(record, task) / np.mean(has_label)
+    return values
 
 
 def differences(group, baseline, task):
@@ -255,9 +264,15 @@ def what_was_run(study, about):
     found = groups.records_of(study)
     first = found[0]
     classes = first["train_images"]
-    trained = sum(next(iter(classes.values())).values())
-    evaluated = len(next(iter(first["correct_last"].values())))
     named = ", ".join(f"{task} ({len(of_task)} classes)" for task, of_task in classes.items())
+    known = numbers_of_labels(first)
+    trained, evaluated = (max(labels.values()) for labels in known.values())
+    if "images" in first:  # of those, perhaps no task has all labels
+        trained, evaluated = first["images"]["training"], first["images"]["test"]
+    for (kind, labels), count in zip(known.items(), (trained, evaluated)):
+        if min(labels.values()) < count:
+            counts = ", ".join(f"{task} {number:,}" for task, number in labels.items())
+            named += f"; known {kind} labels: {counts}"
     which = "held-out training images" if about.is_held_out else "test images"
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
     time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
@@ -271,9 +286,20 @@ def what_was_run(study, about):
     return "## What was run\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
+def numbers_of_labels(record):
+    """How many labels the images had: "training" and "test" -> task -> number."""
+    trained = {task: sum(of_task.values()) for task, of_task in record["train_images"].items()}
+    tested = {task: len(shares(record, task)) for task in record["correct_last"]}
+    return {"training": trained, "test": tested}
+
+
 def limits(study, about):
     """A section of the page, or None: what the comparison cannot say, a line for each reason."""
-    images = len(next(iter(groups.records_of(study)[0]["correct_last"].values())))
+    of_tasks = numbers_of_labels(groups.records_of(study)[0])["test"]
+    fewest = min(of_tasks, key=of_tasks.get)
+    images, of_task = of_tasks[fewest], ""
+    if len(set(of_tasks.values())) > 1:
+        of_task = f" have a label of {fewest}"
     seeds = min(len(group.records) for group in study if group.records)
     lines = []
     for group in study:
@@ -285,7 +311,7 @@ def limits(study, about):
         lines.append(f"{seeds} seeds make {what}. Use --seeds={SEEDS_OF_A_PAGE} or more.")
     if images < FEW_IMAGES:
         lines.append(
-            f"{images:,} test images: one of them is {100 / images:.2f} points, so small gains"
+            f"{images:,} test images{of_task}: one of them is {100 / images:.2f} points, so small gains"
             " cannot be seen."
         )
     rising, short = [], []

@@ -24,7 +24,7 @@ import filelock
 from absl import flags
 
 import data
-from harness import files, process
+from harness import files, flag_rules, pools, process
 from harness.errors import Failed, NotFinished
 from harness.files import ROOT
 from harness.names import NUMERICS
@@ -223,20 +223,32 @@ def runs_of(settings, given, dataset):
     made = []
     for name, own in settings.items():
         of_all = {"dataset": "auto", **given, **own}
-        steps, _ = steps_of(of_all, len(dataset.train.images))
+        steps, _ = steps_of(of_all, dataset)
         made.append((name, {"eval_every": max(1, steps // EVALUATIONS), **of_all}))
     return [Run("runs", name, seed, of, None) for seed in range(FLAGS.seeds) for name, of in made]
 
 
-def steps_of(given, images):
+def steps_of(given, dataset):
     """How many steps a run has, and how many images each, if train.py accepts its flags."""
 
     def number(name, default):
         value = given.get(name, "")
         return int(value) if value.isdecimal() and int(value) else default
 
-    images, batch_size = number("train_examples", images), number("batch_size", BATCH_SIZE)
-    steps = number("num_epochs", EPOCHS) * -(-images // batch_size)
+    batch_size = number("batch_size", BATCH_SIZE)
+    train, images = dataset.train, number("train_examples", len(dataset.train.images))
+    of_epoch = -(-images // batch_size)
+    with contextlib.suppress(Failed, ValueError):  # train.py refuses these flags
+        train = data.choose_images(train, min(images, len(train.images)), 1, 0)
+        label_only = flag_rules.label_only({"label_only": given.get("label_only")})
+        train = data.hide_labels(train, dataset.tasks, label_only, 0)
+        labels = {task.name: task.labels(train) for task in dataset.tasks}
+        of_pools = pools.of_labels(labels)
+        if len(of_pools) > 1:
+            merged, _ = pools.for_batches(of_pools, batch_size)
+            balance = float(given.get("balance", 0))
+            of_epoch = sum(pools.steps_per_epoch(merged, batch_size, balance))
+    steps = number("num_epochs", EPOCHS) * of_epoch
     return min(steps, number("max_steps", steps)), batch_size
 
 
@@ -281,7 +293,7 @@ def make_all(missing, dataset, folders, jobs):
 
 def cost_of(run, dataset):
     """Returns: a run's `watching.Cost`."""
-    steps, batch_size = steps_of(run.flags, len(dataset.train.images))
+    steps, batch_size = steps_of(run.flags, dataset)
     return watching.cost_of(run.flags, steps, batch_size, len(dataset.test.images))
 
 

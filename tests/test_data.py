@@ -385,7 +385,7 @@ def test_the_fingerprint_covers_labels_and_names_of_classes(labelled):
 @pytest.mark.parametrize("train, classes, words", [
     (None, None, "'hands' is not in TASKS of data.py, and .*train-hands.npy is missing$"),
     ([0] * 29, None, "has 29 labels, but there are 30 images"),
-    ([255] * 30, None, "task 'hands': no training image has a label"),
+    ([255] * 29 + [0], None, "mine: every label of task 'hands' is 0. A task needs"),
     ([0, 1, 2] * 10, "ab", "classes.txt: has 2 names, but the labels have 3 classes"),
     ([0, 1] * 15, "abc", "classes.txt: has 3 names, but the labels have 2 classes"),
     ([0, 1, 2] * 10, "aba", "hands-classes.txt: two of its classes have the same name"),

@@ -75,7 +75,6 @@ HELD = {
     "images of floats": (IMAGES, packed([0xD03, 30, 4, 4], *bytes(1920)), "holds float32 values; IDX files must hold bytes"),
     "flat images": (IMAGES, packed([0x802, 30, 784], *bytes(30 * 784)), "has shape [30, 784]; images have [N, H, W] or [N, H, W, C]"),
     "blank images": (IMAGES, packed([0x803, 40_000, 28, 28], *bytes(40_000 * 784)), "times its own size. If that is right, unpack it: gunzip "),
-    "a label 255": (LABELS, packed([0x801, 30], *[255] * 30), "task 'label': no training image has a label"),
 }  # fmt: skip
 
 
