@@ -10,12 +10,12 @@ from harness import files, matrices
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import LAST_EVALUATIONS
-from harness.predictions import NO_LABEL
-from study import groups, intervals, pictures, plot, tables, watching
+from study import groups, pictures, plot, tables, watching
 from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
+from study.machines import made_with, ranges_of
+from study.per_image import MEAN, differences, estimated, shares
 
 PAGE, GAINS, PICTURE, CURVES = "README.md", "gains.csv", "gains.png", "accuracy.png"
-MEAN = "mean"  # of the tasks
 FEW_IMAGES = 2000  # fewer test images are a limit that the page names
 
 
@@ -91,44 +91,6 @@ def write(study, about, folder):
 def tasks_of(study):
     """The names of the tasks, and MEAN."""
     return [*groups.records_of(study)[0]["correct_last"], MEAN]
-
-
-def shares(record, task):
-    """In which share of the last evaluations each image with a label was predicted correctly.
-
-    Returns: [N]; for MEAN, the mean of the tasks.
-    """
-    correct = record["correct_last"]
-    if task == MEAN:
-        return np.mean([of_all_images(record, name) for name in correct], axis=0)
-    _, values = record["curves"]["accuracy_test"]
-    digits = np.array(list(correct[task]))
-    return digits[digits != NO_LABEL].astype(int) / len(values[-LAST_EVALUATIONS:])
-
-
-def of_all_images(record, task):
-    """Values of all images whose mean is that of `shares`, [N]: 0 for one without this label."""
-    has_label = np.array(list(record["correct_last"][task])) != NO_LABEL
-    values = np.zeros(len(has_label))
-    values[has_label] = shares(record, task) / np.mean(has_label)
-    return values
-
-
-def differences(group, baseline, task):
-    """Of the seeds that both have, [S, N]."""
-    seeds = [seed for seed in group.records if seed in baseline.records]
-    return np.array([
-        shares(group.records[seed], task) - shares(baseline.records[seed], task) for seed in seeds
-    ])  # fmt: skip
-
-
-def estimated(values):
-    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
-    mean = float(np.mean(values)) if len(values) else np.nan
-    if len(values) < SEEDS_OF_AN_INTERVAL:
-        return mean, np.nan, np.nan, np.nan
-    found = intervals.estimate(values)
-    return mean, float(found.half_width), groups.half_width(values.mean(axis=1)), float(found.p)
 
 
 def gains_of(study):
@@ -280,7 +242,7 @@ def what_was_run(study, about):
         f"`{about.command}`",
         f"{about.dataset}: {trained:,} training images, {evaluated:,} {which}; {named}.",
         f"{len(found)} runs of {first['global_step']:,} steps; {time}{about.jobs} at a time.",
-        tables.made_with(found).strip("*"),
+        made_with(found).strip("*"),
     ]
     lines += [f"Python {first['versions']['python']}, tf-slim {first['versions']['tf-slim']}, numpy {first['versions']['numpy']}."]  # fmt: skip
     return "## What was run\n\n" + "\n".join(f"- {line}" for line in lines)
@@ -304,7 +266,7 @@ def limits(study, about):
     lines = []
     for group in study:
         if group.diverged:
-            which = tables.ranges_of(about.diverged[group.setting])
+            which = ranges_of(about.diverged[group.setting])
             lines.append(f"{group.setting} diverged with seed {which}, and is compared without.")
     if seeds < SEEDS_OF_A_PAGE:
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"

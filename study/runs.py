@@ -7,6 +7,8 @@ its tables to README.md. `python -m study.reproduce --only=NAME` makes what is m
 
 import typing
 
+from harness import pools
+
 ALL_IMAGES = 60000
 STARVED_IMAGES = 14891  # of --starve=100
 
@@ -15,7 +17,7 @@ class Study(typing.NamedTuple):
     """Runs that are compared with each other."""
 
     settings: dict  # name -> flags of train.py; init_from is another setting of the same seed
-    schedules: dict  # training images -> flags of train.py, num_epochs and eval_every at least
+    schedules: dict  # training images, or labels -> flags: num_epochs and eval_every at least
     seeds: range
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
@@ -24,6 +26,7 @@ class Study(typing.NamedTuple):
     # What was asked before any of the runs was made: whether this setting gains in this measure.
     # Its p-value needs no correction, and the study has no part in the list of all comparisons.
     question: tuple | None = None
+    condition: str = "images"  # what the keys of `schedules` count
     table: str = "gains"  # what its table shows, out of `tables.TABLES`
     more_tables: dict = {}  # name -> what it shows
     # File in img/ -> what it shows, out of `pictures.PICTURES`, and of which settings if not all.
@@ -54,7 +57,12 @@ class Run(typing.NamedTuple):
         """What it costs, in training images without units; an evaluated one costs a third."""
         of_study = STARVED_IMAGES if "starve" in self.flags else ALL_IMAGES
         examples = self.flags.get("train_examples") or of_study
-        steps = self.flags["num_epochs"] * -(-examples // 128)
+        of_epoch = -(-examples // 128)
+        if "label_only" in self.flags:
+            few = int(self.flags["label_only"].rpartition(":")[2])
+            sizes = {("few",): range(few), ("all",): range(examples - few)}
+            of_epoch = sum(pools.steps_per_epoch(sizes, 128, self.flags["balance"]))
+        steps = self.flags["num_epochs"] * of_epoch
         steps = min(steps, self.flags.get("max_steps", steps))
         evaluations = steps / self.flags["eval_every"]
         return int(steps * 128 + evaluations * 10000 / 3)
@@ -253,11 +261,13 @@ def quick(runs):
         if "starve" in flags:  # which chooses the training images itself
             del flags["train_examples"]
             flags["max_steps"] = 6
+        if "label_only" in flags:  # a batch of labels, and a batch of images without one
+            flags["label_only"] = f"{flags['label_only'].partition(':')[0]}:128"
         return run._replace(flags=flags, source=source)
 
     def is_of_the_first_schedule(run):
         schedule = next(iter(STUDIES[run.study].schedules.values()))
-        return run.flags.get("train_examples") == schedule.get("train_examples")
+        return all(run.flags.get(n) == schedule.get(n) for n in ("train_examples", "label_only"))
 
     chosen = filter(is_of_the_first_schedule, runs)
     return [shortened(run) for run in chosen if run.seed_index < 2]

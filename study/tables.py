@@ -5,9 +5,9 @@ Which tables a study has, its entry in `runs.STUDIES` says, by their names in TA
 
 import numpy as np
 
-from harness.names import numerics_of
-from study import groups, runs
+from study import groups, per_image, runs
 from study.groups import baseline_of, find, records_of
+from study.machines import made_with
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
 NAMES_IN_PROJECT = ("results",)
@@ -76,48 +76,6 @@ def details(summary, text):
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
-def made_with(records):
-    """The line under a table: with what and on which machines its runs were made, and on what
-    they were evaluated."""
-    versions = sorted({record["versions"]["tensorflow"] for record in records})
-    numerics = sorted({str(numerics_of(record)) for record in records})
-    made = f"Made with TensorFlow {' and '.join(versions)}, numerics {' and '.join(numerics)}"
-    made = f"{made}, on {machines_of(records)}."
-    held_out = {record.get("flags", {}).get("holdout", 0) for record in records} - {0}
-    if held_out:
-        made = f"Accuracy on {min(held_out):,} held-out training images. {made}"
-    return f"*{made}*"
-
-
-def machines_of(records):
-    """The kinds of machine that records were made on, with their seeds if there are several."""
-    kinds = {}
-    for record in records:
-        kinds.setdefault(machine_of(record), set()).add(record["seed"])
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return " and ".join(f"{kind} (seeds {ranges_of(kinds[kind])})" for kind in sorted(kinds))
-
-
-def machine_of(record):
-    """The kind of machine: what decides in which order sums are added up. Older records name
-    no vector instructions."""
-    machine = record["machine"]
-    name = machine["processor"].replace("(R)", "").replace(" Processor", "")
-    vectors = f" with {machine['vectors']}" if "vectors" in machine else ""
-    plain = "" if machine.get("onednn", "1") == "1" else ", without oneDNN"
-    cores = f", {machine['threads']} cores a run" if machine["threads"] > 1 else ""
-    return f"{name}{vectors}{plain}{cores}"
-
-
-def ranges_of(numbers):
-    """Whole numbers as text: 0 to 3, 5."""
-    numbers = sorted(numbers)
-    starts = [n for n in numbers if n - 1 not in numbers]
-    ends = [n for n in numbers if n + 1 not in numbers]
-    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends))
-
-
 # --- A study's table ---
 
 
@@ -146,6 +104,55 @@ def answer(gains):
     if not is_enough(gains):
         return ""
     return f"*The question fixed beforehand: p = {groups.p_value(gains):.3f}.* "
+
+
+def new_images_table(study, definition):
+    """What each setting gains on each task, with intervals and p for new seeds and new images.
+
+    The question that was fixed beforehand has a p-value of its own; all others are corrected
+    together after Holm. As `gains_table`.
+    """
+    tasks = [task for task in groups.tasks_of(study) if task != per_image.MEAN]
+    found = {}  # (group, task) -> mean, half widths and p
+    for group in study:
+        none = baseline_of(study, group)
+        for task in tasks:
+            if group.setting == none.setting:
+                values = per_image.values(group, task)
+            else:
+                values = per_image.differences(group, none, task)
+            found[group.condition, group.setting, task] = per_image.estimated(values)
+    asked = (next(iter(definition.schedules)), *(definition.question or ()))
+    tested = {key: of[3] for key, of in found.items() if key[1] != "none" and key != asked}
+    tested = {key: p for key, p in tested.items() if not np.isnan(p)}
+    corrected = dict(zip(tested, groups.holm(list(tested.values())).tolist()))
+    if asked in found and not np.isnan(found[asked][3]):
+        corrected[asked] = found[asked][3]
+    rows = []
+    for group in study:
+        row = [f"{group.condition:,}", group.setting, len(group.records)]
+        for task in tasks:
+            key = group.condition, group.setting, task
+            sign = "" if group.setting == "none" else "+"
+            p = f"{corrected[key]:.3f}" if key in corrected else ""
+            row += [
+                estimate_cell(found[key], sign),
+                p + (" (fixed beforehand)" if key == asked and p else ""),
+            ]
+        rows.append(row)
+    header = [definition.condition, "setting", "seeds"]
+    for task in tasks:
+        header += [task, f"p ({task})"]
+    return f"{markdown(header, rows)}\n\n{made_with(records_of(study))}"
+
+
+def estimate_cell(estimated, sign):
+    """For example +0.31 ± 0.44 (0.20), in percent, of what `per_image.estimated` returns."""
+    mean, half_width, of_seeds, _ = estimated
+    if np.isnan(mean):
+        return "–"
+    halves = "" if np.isnan(half_width) else f" ± {100 * half_width:.2f} ({100 * of_seeds:.2f})"
+    return number(100 * mean, sign) + halves
 
 
 def kinds_table(study, definition):
@@ -391,6 +398,7 @@ def told_from_0(gained, question):
 # What a table can show: name in `runs.STUDIES` -> function of groups and the study's definition.
 TABLES = {
     "gains": gains_table,
+    "new images": new_images_table,
     "kinds": kinds_table,
     "weights": units_table,
     "recalls": recalls_table,

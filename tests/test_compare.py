@@ -14,7 +14,7 @@ from test_own_images import made, written
 
 import train
 from harness.errors import Failed
-from study import answer, compare, intervals
+from study import answer, compare, intervals, per_image
 from study.groups import Group
 
 
@@ -128,7 +128,7 @@ def test_p_values_are_corrected_together(tmp_path):
     study = made_study(gain=0.1)
     gains = answer.gains_of(study)
     alone = {
-        task: float(intervals.estimate(answer.differences(study[1], study[0], task)).p)
+        task: float(intervals.estimate(per_image.differences(study[1], study[0], task)).p)
         for task in ("label", "kind", "mean")
     }
     ordered = sorted(alone, key=alone.get)

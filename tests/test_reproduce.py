@@ -16,7 +16,18 @@ import pytest
 from conftest import ROOT, command_of, run_script
 
 from harness.errors import Failed
-from study import groups, pages, pictures, plot, records, replication, reproduce, runs, tables
+from study import (
+    groups,
+    machines,
+    pages,
+    pictures,
+    plot,
+    records,
+    replication,
+    reproduce,
+    runs,
+    tables,
+)
 from study.groups import Group
 
 RECORDS_FOLDER = ROOT / "study" / "records"
@@ -460,9 +471,9 @@ def test_what_the_pages_say_of_the_originals_claim_is_what_the_records_say():
 
 def test_a_table_names_the_numerics_and_versions_it_was_made_with():
     older, newer = made_record(0, 0.7, 0.7), made_record(1, 0.7, 0.7)
-    assert "TensorFlow 2.21.0, numerics 1, on AMD EPYC." in tables.made_with([older, newer])
+    assert "TensorFlow 2.21.0, numerics 1, on AMD EPYC." in machines.made_with([older, newer])
     newer |= {"numerics": 2, "versions": {"tensorflow": "2.20.0"}, "flags": {"holdout": 10000}}
-    line = tables.made_with([older, newer])
+    line = machines.made_with([older, newer])
     assert "TensorFlow 2.20.0 and 2.21.0, numerics 1 and 2, on" in line
     assert "10,000 held-out training images" in line
 
@@ -472,7 +483,7 @@ def test_a_table_names_the_kinds_of_machine_and_the_seeds_of_each():
     newer = {"processor": "Intel(R) Xeon(R) Processor", "vectors": "avx512f", "onednn": "1"}
     for record in records[3:]:
         record["machine"] = {**newer, "threads": 2}
-    line = tables.made_with([*records, made_record(7, 0.7, 0.7)])
+    line = machines.made_with([*records, made_record(7, 0.7, 0.7)])
     intel = "Intel Xeon with avx512f, 2 cores a run (seeds 4 to 5)"
     assert f"on AMD EPYC (seeds 0 to 2, 7) and {intel}." in line
 
@@ -964,7 +975,7 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
         kinds = {}
         for group in groups.shown(name, studies):
             for seed, record in group.records.items():
-                kinds.setdefault((group.condition, seed), set()).add(tables.machine_of(record))
+                kinds.setdefault((group.condition, seed), set()).add(machines.machine_of(record))
         assert kinds and all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
 
 

@@ -18,7 +18,7 @@ import data
 import model
 from harness import evaluation_log, flag_rules, pools, predictions
 from harness.errors import Failed
-from study import answer
+from study import per_image
 
 # --- Pools and batches ---
 
@@ -459,6 +459,6 @@ def test_a_comparison_weighs_each_tasks_images_alike():
         "correct_last": {"a": "50-5", "b": "3---"},
         "curves": {"accuracy_test": [[], [0] * 5]},
     }
-    np.testing.assert_allclose(answer.shares(record, "a"), [1, 0, 1])
-    np.testing.assert_allclose(answer.shares(record, "b"), [0.6])
-    assert np.mean(answer.shares(record, answer.MEAN)) == pytest.approx((2 / 3 + 0.6) / 2)
+    np.testing.assert_allclose(per_image.shares(record, "a"), [1, 0, 1])
+    np.testing.assert_allclose(per_image.shares(record, "b"), [0.6])
+    assert np.mean(per_image.shares(record, per_image.MEAN)) == pytest.approx((2 / 3 + 0.6) / 2)

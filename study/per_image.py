@@ -1,0 +1,60 @@
+"""What records say of single test images, for intervals that cover new images.
+
+A record keeps in how many of its last evaluations each image was predicted correctly.
+"""
+
+import numpy as np
+
+from harness.names import LAST_EVALUATIONS
+from harness.predictions import NO_LABEL
+from study import groups, intervals
+
+MEAN = "mean"  # of the tasks
+
+
+def has_predictions(found):
+    """Whether all these records keep what was predicted for each image; older ones do not."""
+    return all(record.get("correct_last") for record in found)
+
+
+def shares(record, task):
+    """In which share of the last evaluations each image with a label was predicted correctly.
+
+    Returns: [N]; for MEAN, the mean of the tasks.
+    """
+    correct = record["correct_last"]
+    if task == MEAN:
+        return np.mean([of_all_images(record, name) for name in correct], axis=0)
+    _, values = record["curves"]["accuracy_test"]
+    digits = np.array(list(correct[task]))
+    return digits[digits != NO_LABEL].astype(int) / len(values[-LAST_EVALUATIONS:])
+
+
+def of_all_images(record, task):
+    """Values of all images whose mean is that of `shares`, [N]: 0 for one without this label."""
+    has_label = np.array(list(record["correct_last"][task])) != NO_LABEL
+    values = np.zeros(len(has_label))
+    values[has_label] = shares(record, task) / np.mean(has_label)
+    return values
+
+
+def values(group, task):
+    """Of all seeds, [S, N]."""
+    return np.array([shares(record, task) for record in group.records.values()])
+
+
+def differences(group, baseline, task):
+    """Of the seeds that both have, [S, N]."""
+    seeds = [seed for seed in group.records if seed in baseline.records]
+    return np.array([
+        shares(group.records[seed], task) - shares(baseline.records[seed], task) for seed in seeds
+    ])  # fmt: skip
+
+
+def estimated(values):
+    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
+    mean = float(np.mean(values)) if len(values) else np.nan
+    if len(values) < groups.SEEDS_OF_AN_INTERVAL:
+        return mean, np.nan, np.nan, np.nan
+    found = intervals.estimate(values)
+    return mean, float(found.half_width), groups.half_width(values.mean(axis=1)), float(found.p)
