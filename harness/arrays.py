@@ -179,6 +179,10 @@ def labels_of(file, count):
     Returns: [N] uint8; int32 if one is above 254, or unknown, which is -1. Raises: DataError.
     """
     path, values = file
+    if values.ndim != 1:
+        advice = "x[:, 0]" if values.shape[1:] == (1,) else "x.argmax(axis=1) if they are one-hot"
+        problem = f"has shape {list(values.shape)}; labels have [N]"
+        raise DataError(f"{path}: {problem}. Save {advice}.")
     if values.dtype.kind not in "iu":
         is_text = values.dtype.kind in "SU"
         found, advice = (
@@ -186,10 +190,6 @@ def labels_of(file, count):
         )
         advice = f"np.save(name, {advice})" + (", with the names sorted" if is_text else "")
         raise DataError(f"{path}: the labels are {found}; they must be integers: {advice}")
-    if values.ndim != 1:
-        advice = "x[:, 0]" if values.shape[1:] == (1,) else "x.argmax(axis=1) if they are one-hot"
-        problem = f"has shape {list(values.shape)}; labels have [N]"
-        raise DataError(f"{path}: {problem}. Save {advice}.")
     if len(values) != count:
         raise DataError(f"{path}: has {len(values):,} labels, but there are {count:,} images")
     largest = int(values.max())

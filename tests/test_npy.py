@@ -198,6 +198,7 @@ BAD = {
     "strings": ({"label": FOUR.astype(str)}, "the labels are strings; they must be integers: np.save(name, np.searchsorted(names, x)), with the names sorted"),
     "a column": ({"label": FOUR[:, None]}, "train-label.npy: has shape [40, 1]; labels have [N]. Save x[:, 0]"),
     "one-hot": ({"label": np.eye(4, dtype=int)[FOUR]}, "has shape [40, 4]; labels have [N]. Save x.argmax(axis=1) if they are one-hot"),
+    "one-hot floats": ({"label": np.eye(4)[FOUR]}, "has shape [40, 4]; labels have [N]. Save x.argmax(axis=1) if they are one-hot"),
     "a number": ({"label": np.int64(3)}, "has shape []; labels have [N]"),
     "fewer labels": ({"label": FOUR[1:]}, "train-label.npy: has 39 labels, but there are 40 images"),
     "too large": ({"label": FOUR + 997}, "its largest label is 1,000. A task may have 1,000 classes: 0 to 999"),
