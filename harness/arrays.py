@@ -19,6 +19,7 @@ from harness.errors import DataError
 MAX_CLASSES = 1000
 UNKNOWN_IN_IDX = 255  # a label that is not known; in .npy files, any negative one
 HALVES = {"train": "train", "t10k": "test"}  # first word of an IDX file's name -> of a .npy file's
+IMAGES_OF = {"train": "training images", "t10k": "test images"}  # in messages
 
 # --- Finding ---
 
@@ -72,16 +73,30 @@ def read_folder(folder, names, what_to_do):
     Raises: DataError.
     """
     images = {prefix: paths_of(folder, prefix, "images") for prefix in HALVES}
+    if not any(images.values()):
+        raise DataError(f"{problem_without_images(folder, names)}. {what_to_do}")
     is_npy = any(path.suffix == ".npy" for paths in images.values() for path in paths)
     files = {}
     for name in names:
         prefix, array = name.split("-")[:2]
         if array == "images":
-            missing = npy_path(folder, prefix, array) if is_npy else folder / name
-            files[name] = read(images[prefix] or [missing], what_to_do)
+            if is_npy and not images[prefix]:
+                missing = npy_path(folder, prefix, array)
+                raise DataError(f"{missing}: is missing. Save the {IMAGES_OF[prefix]} there.")
+            files[name] = read(images[prefix] or [folder / name], what_to_do)
         elif not is_npy:
             files[name] = read(paths_of(folder, prefix, "label") or [folder / name], what_to_do)
     return files
+
+
+def problem_without_images(folder, names):
+    """Says why no images are found in a folder. Args: as `read_folder`."""
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        return f"{folder}: cannot be read ({error.strerror})"
+    expected = npy_path(folder, "train", "images").name
+    return f"{folder}: holds no images, neither {expected} nor {next(iter(names))}"
 
 
 def read_labels(folder, prefix, task, count, what_to_do):
@@ -92,6 +107,9 @@ def read_labels(folder, prefix, task, count, what_to_do):
     if task == "images":
         raise DataError(f"tasks: {task!r} is the name of the images' files: choose another one")
     paths = paths_of(folder, prefix, task)
+    if not paths and any(paths_of(folder, half, task) for half in HALVES):
+        missing = npy_path(folder, prefix, task)
+        raise DataError(f"{missing}: is missing. Save the labels of the {IMAGES_OF[prefix]} there.")
     if not paths:
         names = (path.stem.removeprefix("train-") for path in folder.glob("train-*.npy"))
         others = sorted(name for name in names if name not in ("images", task))

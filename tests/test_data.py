@@ -383,7 +383,7 @@ def test_the_fingerprint_covers_labels_and_names_of_classes(labelled):
 
 
 @pytest.mark.parametrize("train, classes, words", [
-    (None, None, "'hands' is not in TASKS of data.py, and .*train-hands.npy is missing$"),
+    (None, None, "train-hands.npy: is missing. Save the labels of the training images there.$"),
     ([0] * 29, None, "has 29 labels, but there are 30 images"),
     ([255] * 29 + [0], None, "mine: every label of task 'hands' is 0. A task needs"),
     ([0, 1, 2] * 10, "ab", "classes.txt: has 2 names, but the labels have 3 classes"),

@@ -296,12 +296,22 @@ def test_two_kinds_of_files_for_one_array_are_refused(name, array, files, tmp_pa
         load(folder)
 
 
-@pytest.mark.parametrize("missing", ["train-images.npy", "test-images.npy"])
-def test_missing_images_are_named(missing, tmp_path):
-    folder = saved(tmp_path / "mine")
-    (folder / missing).unlink()
-    with pytest.raises(data.DataError, match=f"{folder / missing}: cannot be read"):
-        load(folder)
+@pytest.mark.parametrize("missing, what", [
+    ("train-images", "training images"), ("test-images", "test images"),
+    ("train-kind", "labels of the training images"), ("test-kind", "labels of the test images"),
+])  # fmt: skip
+def test_a_file_that_only_one_half_has_is_named_with_what_belongs_there(missing, what, tmp_path):
+    path = saved(tmp_path / "mine") / f"{missing}.npy"
+    path.unlink()
+    with pytest.raises(data.DataError, match=f"^{path}: is missing. Save the {what} there.$"):
+        load(tmp_path / "mine", "label", "kind")
+
+
+def test_a_folder_without_images_is_named_with_the_names_that_images_have(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    words = f"{tmp_path}: holds no images, neither train-images.npy nor {IMAGES}. Name a folder"
+    with pytest.raises(data.DataError, match=f"^{words}"):
+        load(tmp_path)
 
 
 def test_images_is_no_tasks_name(tmp_path):
