@@ -258,17 +258,19 @@ def evaluation_text(run):
         table = predictions.table(
             rows(session, net, run.dataset), run.dataset.tasks, run.dataset.rows
         )
+    shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
+    count = len(run.dataset.test.images)
+    tables = [
+        results.confusion_table(t, confusions[t.name], count) for t in run.dataset.tasks
+    ]
+    said = [f"Evaluated: {shown}", *tables]
     path = run.folder / predictions.TABLE
     try:
         files.write(path, table)
+        said.append(f"{path}: holds label and prediction of each image.")
     except OSError as error:  # a finished run may be on a disk that cannot be written
         warnings.warn(f"{path}: cannot be written ({error.strerror or error}).")
-    shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
-    tables = [
-        results.confusion_table(task, confusions[task.name], len(run.dataset.test.images))
-        for task in run.dataset.tasks
-    ]
-    return "\n\n".join([f"Evaluated: {shown}", *tables])
+    return "\n\n".join(said)
 
 
 def run_from_flags():

@@ -192,6 +192,7 @@ def test_an_evaluated_run_writes_what_it_predicts_for_each_image(finished):
     run_dir, given = finished
     evaluated = run_train(*given, "--eval_only")
     assert evaluated.returncode == 0, evaluated.stderr
+    assert f"\n{run_dir / predictions.TABLE}: holds label and prediction" in evaluated.stdout
     rows = read_table((run_dir / predictions.TABLE).read_bytes())
     places, names = [int(row["row"]) for row in rows], NAMES.splitlines()
     assert len(set(places)) == 30 and set(places) < set(range(90))  # of the training file
@@ -213,6 +214,7 @@ def test_a_disk_that_cannot_be_written_is_a_warning(finished):
     assert "Evaluated: label" in evaluated.stdout
     words = " ".join(evaluated.stderr.split())
     assert f"WARNING: {run_dir / predictions.TABLE}: cannot be written (File too large)." in words
+    assert str(run_dir / predictions.TABLE) not in evaluated.stdout
     assert not (run_dir / predictions.TABLE).exists()
 
 
