@@ -125,7 +125,7 @@ def p_text(p):
 
 
 def sentence(gains):
-    """Which settings gain or lose on which task, by how much, and what chance explains."""
+    """Which settings gain or lose on which task, by how much, and how many others do not."""
     known = [gain for gain in gains if not np.isnan(gain.mean)]
     if not known:
         return "Every run of the other settings diverged, so nothing can be compared."
@@ -140,7 +140,7 @@ def sentence(gains):
     if not told:
         largest = max(tested, key=lambda gain: abs(gain.mean))
         return (
-            "No setting differs from none by more than chance explains. The largest difference:"
+            "No setting differs significantly from none. The largest difference:"
             f" {largest.text()} ({p_text(largest.p)} after correction for {len(tested)} comparisons)."
         )
     sentences = []
@@ -153,8 +153,8 @@ def sentence(gains):
         ]
         sentences.append(f"{setting} {' and '.join(parts)}")
     others = len(tested) - len(told)
-    rest = f" Chance explains the {others} other differences." if others > 1 else ""
-    rest = " Chance explains the other difference." if others == 1 else rest
+    rest = f" The {others} other differences are not significant." if others > 1 else ""
+    rest = " The other difference is not significant." if others == 1 else rest
     return f"{'; '.join(sentences)}.{rest}"
 
 

@@ -15,7 +15,7 @@ STEPS_OF_AN_ESTIMATE = 50
 INTERVAL = 0.5  # seconds between looks at the runs
 # How long a step takes, as a multiple of towers that share nothing.
 COST_OF_SHARING = {"hard_sharing": 0.6, "nddr": 1.4, "dense": 15}
-SHORTER = "fewer --seeds, --settings or --num_epochs, or --train_examples=1000"
+SHORTER = "fewer --seeds, --settings, --num_epochs or --train_examples"
 
 
 class Cost(typing.NamedTuple):

@@ -77,12 +77,12 @@ def written_answer(study, folder, about=ABOUT):
     return (folder / answer.PAGE).read_text(encoding="utf-8")
 
 
-def test_a_gain_is_named_with_its_interval_and_what_chance_explains_is_counted(tmp_path):
+def test_a_gain_is_named_with_its_interval_and_what_is_not_significant_is_counted(tmp_path):
     page = written_answer(made_study(gain=0.2), tmp_path)
     told = re.search(r"^\*\*channel gains (.*) ± (.*) points on label \(p < 0.001\)", page, re.M)
     assert float(told[1]) == pytest.approx(20, abs=3)
     assert "points on the mean of the tasks" in page
-    assert "Chance explains the other difference." in page
+    assert "The other difference is not significant." in page
     for picture in (answer.PICTURE, answer.CURVES):
         assert f"({picture})" in page and (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
 
@@ -90,7 +90,7 @@ def test_a_gain_is_named_with_its_interval_and_what_chance_explains_is_counted(t
 def test_without_a_gain_the_largest_difference_is_named(tmp_path):
     page = written_answer(made_study(), tmp_path)
     assert re.search(
-        r"^\*\*No setting differs from none by more than chance explains\. The largest difference:"
+        r"^\*\*No setting differs significantly from none\. The largest difference:"
         r" channel, (label|kind|the mean of the tasks), [+-]\d\.\d\d ± \d\.\d\d points"
         r" \(p = [01]\.\d{3} after correction for 3 comparisons\)\.\*\*$",
         page,
