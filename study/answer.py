@@ -27,6 +27,7 @@ class About(typing.NamedTuple):
     is_held_out: bool  # evaluated on held-out training images
     jobs: int  # runs at a time
     diverged: dict = {}  # setting -> the seeds with which it did
+    settings: dict = {}  # setting -> flags of train.py, name -> value
 
 
 class Gain(typing.NamedTuple):
@@ -78,7 +79,12 @@ def write(study, about, folder):
     draw_accuracies(study, folder / CURVES)
     files.write(folder / GAINS, csv_of(gains))
     title = f"# Does sharing help? {about.dataset}"
-    shown = [f"![{title}]({file})" for title, file in (("Gains", PICTURE), ("Accuracy", CURVES))]
+    shown = [
+        f"![Gains]({PICTURE})",
+        f"*[{GAINS}]({GAINS}) has all gains, in points.*",
+        f"![Accuracy]({CURVES})",
+        "*Lines: mean over the seeds. Bands: one standard deviation. Faint: each seed.*",
+    ]
     top = [title, f"**{sentence(gains)}**", table(study, gains), legend(study, gains)]
     below = [what_was_run(study, about), limits(study, about)]
     files.write(folder / PAGE, "\n\n".join(filter(None, [*top, *shown, *below])) + "\n")
@@ -238,8 +244,13 @@ def what_was_run(study, about):
     which = "held-out training images" if about.is_held_out else "test images"
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
     time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
+    settings = [
+        f"{name} `{' '.join(f'--{flag}={value}' for flag, value in given.items())}`"
+        for name, given in about.settings.items()
+    ]
     lines = [
         f"`{about.command}`",
+        *([f"Settings, as flags of train.py: {', '.join(settings)}."] if settings else []),
         f"{about.dataset}: {trained:,} training images, {evaluated:,} {which}; {named}.",
         f"{len(found)} runs of {first['global_step']:,} steps; {time}{about.jobs} at a time.",
         made_with(found).strip("*"),

@@ -102,9 +102,9 @@ def compare(argv):
             make_all(missing, dataset, folders, jobs)
         command = shlex.join(["python", "-m", "study.compare", *sys.argv[1:]])
         study, diverged = groups_of(settings, chosen, folders)
-        about = answer.About(command, dataset.name, is_held_out(given), jobs, diverged)
+        about = answer.About(command, dataset.name, is_held_out(given), jobs, diverged, settings)
         text = answer.write(study, about, folder)
-    print(f"\n{text}\n{folder / answer.PAGE}")
+    print(f"\n{text}\n\nThe page with its pictures: {folder / answer.PAGE}")
 
 
 def say_what_comes(folder, settings, chosen, missing, jobs):

@@ -295,7 +295,9 @@ def test_a_users_day(where):
     more = run_compare(where, *QUICK, "--seeds=3", "--keep_runs")
     assert more.returncode == 0, more.stderr
     assert before.items() <= state_of(where).items() and len(state_of(where)) == 6
-    page = (folder_in(where) / answer.PAGE).read_text(encoding="utf-8")
+    path = folder_in(where) / answer.PAGE
+    assert more.stdout.endswith(f"\n\nThe page with its pictures: {path}\n")
+    page = path.read_text(encoding="utf-8")
     assert page.partition("## What")[0].split("![")[0].strip() in more.stdout
     assert "`python -m study.compare --data_dir=mine" in page and " ± " in page
     assert "mine-custom: 120 training images, 100 test images; label (20 classes)" in page
@@ -340,6 +342,7 @@ def noisy(count, seed):
     images = 128 + patterns[labels] + random.normal(0, 90, [count, 8, 8])
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
+    assert "hard sharing `--cross_stitch=False --hard_sharing=True`." in page
 
 def planted(where, kinds_of, *settings):
     """Compares settings with none on two tasks, the second of which has labels of its own.
