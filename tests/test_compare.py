@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import SECONDS, command_of, run_script
 from test_own_images import made, written
@@ -124,6 +125,15 @@ def test_figures_of_page_and_csv_are_those_of_the_records(tmp_path):
     assert mean == pytest.approx((label + float(kind["gain"])) / 2, rel=1e-4)
 
 
+def test_the_page_says_what_each_setting_is_and_where_all_figures_are(tmp_path):
+    settings = {"none": {"cross_stitch": False}, "fast": {"lr": "0.1", "l2_scale": "0"}}
+    page = written_answer(made_study(), tmp_path, ABOUT._replace(settings=settings))
+    assert "none `--cross_stitch=False`, fast `--lr=0.1 --l2_scale=0`." in page
+    for file in re.findall(r"\]\((.*?)\)", page):
+        assert (tmp_path / file).exists()
+    assert f"({answer.GAINS})" in page
+
+
 def test_p_values_are_corrected_together(tmp_path):
     study = made_study(gain=0.1)
     gains = answer.gains_of(study)
@@ -185,6 +195,38 @@ def test_whoever_chooses_the_best_setting_is_sent_to_held_out_images(tmp_path):
     assert "--holdout" not in held_out and "2,000 held-out training images" in held_out
     study = made_study(images=2000)  # one setting besides none leaves nothing to choose
     assert "--holdout" not in written_answer(study, tmp_path)
+
+
+# --- Its pictures ---
+
+
+def pixels(path):
+    return np.array(PIL.Image.open(path).convert("RGB")).astype(int)
+
+
+def test_a_dot_is_filled_if_its_gain_is_significant(tmp_path):
+    gain = answer.Gain("channel", "label", 5, 400, 0.01, 0.002, 0.002, p=0.051)
+    hollow, filled = (
+        pixels(answer.draw_gains([gain._replace(p=p)], tmp_path / f"{p}.png"))
+        for p in (0.051, 0.049)
+    )
+    assert hollow.shape == filled.shape
+    changed = np.argwhere((hollow != filled).any(axis=2))
+    # Only the inside of one dot changes, from white to the colour of the task.
+    assert len(changed) > 30 and (changed.max(axis=0) - changed.min(axis=0) < 20).all()
+    middle = tuple(changed.mean(axis=0).astype(int))
+    assert hollow[middle].tolist() == [255, 255, 255]
+    assert filled[middle].tolist() == [31, 119, 180]  # tab:blue
+
+
+def test_long_names_of_settings_are_not_cut_off_at_the_edges_of_a_picture(tmp_path):
+    none, channel = made_study()
+    names = [f"a setting of my own with a name of words {i}" for i in range(4)]
+    study = [none, *(channel._replace(setting=name) for name in names)]
+    answer.write(study, ABOUT, tmp_path)
+    for name in (answer.PICTURE, answer.CURVES):
+        picture = pixels(tmp_path / name)
+        assert (picture[:, [0, 1, -2, -1]] == 255).all() and (picture[[0, -1]] == 255).all(), name
 
 
 # --- What it refuses ---
@@ -300,6 +342,7 @@ def test_a_users_day(where):
     page = path.read_text(encoding="utf-8")
     assert page.partition("## What")[0].split("![")[0].strip() in more.stdout
     assert "`python -m study.compare --data_dir=mine" in page and " ± " in page
+    assert "hard sharing `--cross_stitch=False --hard_sharing=True`." in page
     assert "mine-custom: 120 training images, 100 test images; label (20 classes)" in page
     assert list(folder_in(where).glob("runs/*-seed2/model.ckpt-*"))
 
@@ -342,7 +385,6 @@ def noisy(count, seed):
     images = 128 + patterns[labels] + random.normal(0, 90, [count, 8, 8])
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
-    assert "hard sharing `--cross_stitch=False --hard_sharing=True`." in page
 
 def planted(where, kinds_of, *settings):
     """Compares settings with none on two tasks, the second of which has labels of its own.
