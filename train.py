@@ -278,9 +278,7 @@ def run_from_flags():
 
     Returns: a `Run`. Raises: Failed, the data cannot be used, or the flags do not fit them.
     """
-    unify_hard_sharing()
-    label_only = flag_rules.label_only(flag_values())
-    FLAGS.label_only = flag_rules.label_only_text(label_only)
+    unify_flags()
     tasks = FLAGS.tasks.split(",") if "tasks" in given_flags() else None
     dataset = data.load(
         FLAGS.dataset,
@@ -290,7 +288,7 @@ def run_from_flags():
         train_examples=FLAGS.train_examples,
         holdout=FLAGS.holdout,
         starve=FLAGS.starve,
-        label_only=label_only,
+        label_only=flag_rules.label_only(flag_values()),
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
     flag_rules.warn_of_ignored(flag_values(), given_flags())
@@ -381,10 +379,7 @@ def check_folder(run, net):
     if not FLAGS.overwrite:
         if net:
             folder.check_numerics(run.folder)
-        # A network without units records none of their flags, so they are not compared. A
-        # finished run may be evaluated on any device.
-        may_differ = flag_rules.of_units(flag_values()) - run.settings.keys()
-        may_differ |= set() if net else {"device"}
+        may_differ = set() if net else {"device"}  # a finished run is evaluated on any
         folder.check_settings(run.folder, run.settings, defaults(), may_differ)
 
 
@@ -700,10 +695,10 @@ def config_from_flags():
     return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
 
 
-def unify_hard_sharing():
-    """Gives both names of hard sharing, which are one run, the same flags. It has no units."""
-    if FLAGS.hard_sharing or FLAGS.share_until == ONE_TOWER:
-        FLAGS.hard_sharing, FLAGS.share_until, FLAGS.cross_stitch = True, None, False
+def unify_flags():
+    """Gives flags that mean the same network, such as both names of hard sharing, one value."""
+    for name, value in flag_rules.unified(flag_values()).items():
+        FLAGS[name].value = value
 
 
 def check_flags():

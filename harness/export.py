@@ -33,7 +33,9 @@ class Export:
         found = read_json(self._folder / EXPORTED)
         try:
             before = folder.completed(found["settings"], self._settings, self._defaults)
-            return before == self._settings and found["global_step"] == step
+            differing = folder.differing(before, self._settings, self._defaults)
+            # A network is the same on any device.
+            return set(differing) <= {"device"} and found["global_step"] == step
         except (KeyError, TypeError):  # another program's file
             return False
 

@@ -4,8 +4,10 @@ have, alone and together.
 Everywhere here, `flags` is name -> value, and `given` the names of the flags on the command line.
 """
 
+import contextlib
 import functools
 import os
+import pathlib
 import warnings
 
 from harness.errors import Failed
@@ -61,6 +63,52 @@ def label_only_text(counts):
     return ",".join(f"{name}:{counts[name]}" for name in sorted(counts)) or None
 
 
+# --- Which mean the same ---
+
+
+def words_of(text):
+    """The words of a list with commas between, which may have spaces around them."""
+    return [word.strip() for word in text.split(",")]
+
+
+def spelled_alike(flags):
+    """Writes lists and paths in one way, whatever spaces, order or slashes they came with.
+
+    Args:
+      flags: all of them, or some.
+
+    Returns:
+      All that came in, name -> value.
+    """
+    flags = dict(flags)
+    if flags.get("tasks"):
+        flags["tasks"] = ",".join(words_of(flags["tasks"]))
+    places = words_of(flags.get("cross_stitch_at") or "")
+    if set(places) <= set(PLACES) and len(places) == len(set(places)):  # `check` refuses others
+        flags["cross_stitch_at"] = ",".join(sorted(places, key=PLACES.index))
+    if flags.get("label_only"):
+        with contextlib.suppress(Failed):  # `check` refuses what it is
+            flags["label_only"] = label_only_text(label_only(flags))
+    if flags.get("init_from"):
+        flags["init_from"] = str(pathlib.PurePath(flags["init_from"]))
+    return flags
+
+
+def unified(flags):
+    """Gives flags that mean the same network the same values. Args and returns: all flags."""
+    flags = spelled_alike(flags)
+    if flags["hard_sharing"] or flags["share_until"] == PLACES[-1]:
+        flags |= {"hard_sharing": True, "share_until": None, "cross_stitch": False}
+    if flags["share_until"] and "cross_stitch_at" in flags:
+        # Before the towers begin, a place has no unit, named or not.
+        places = PLACES[PLACES.index(flags["share_until"]) + 1 :]
+        if set(places) <= set(flags["cross_stitch_at"].split(",")):
+            flags["cross_stitch_at"] = ",".join(PLACES)
+    if "," not in flags["tasks"]:  # one tower has nothing to share
+        flags["cross_stitch"] = False
+    return flags
+
+
 # --- Which values they may have ---
 
 ONE_OF_TWO = "leave out one of the two"
@@ -90,7 +138,7 @@ def refuse(flags, is_wrong, names, message):
 def check_alone(flags, known_tasks):
     """Checks each flag's value. Args and raises: as `check`."""
     refuse_if = functools.partial(refuse, flags)
-    tasks, places = flags["tasks"].split(","), flags["cross_stitch_at"].split(",")
+    tasks, places = words_of(flags["tasks"]), words_of(flags["cross_stitch_at"])
     known = ", ".join(known_tasks)
     refuse_if(
         not all(tasks) or len(tasks) > len(set(tasks)),
@@ -165,7 +213,7 @@ def check_together(flags, given):
     refuse_if(asks_for_units and shared == one_tower, "share_until cross_stitch", no_units)
     within = PLACES[: PLACES.index(shared) + 1] if shared else ()
     refuse_if(
-        "cross_stitch_at" in given and set(flags["cross_stitch_at"].split(",")) & set(within),
+        "cross_stitch_at" in given and set(words_of(flags["cross_stitch_at"])) & set(within),
         "share_until cross_stitch_at",
         "--cross_stitch_at must name layers after --share_until",
     )

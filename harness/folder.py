@@ -8,7 +8,7 @@ import re
 import shutil
 import warnings
 
-from harness import checkpoints, evaluation_log, predictions
+from harness import checkpoints, evaluation_log, flag_rules, predictions
 from harness.errors import Failed, InUse
 from harness.files import read_json, write_json
 from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
@@ -95,14 +95,14 @@ def check_exists(run_dir):
 # --- One set of settings, and starting from another run ---
 
 
-def check_settings(run_dir, settings, defaults, may_differ):
+def check_settings(run_dir, settings, defaults, may_differ=()):
     """Refuses to resume what other flags, other data or another program started.
 
     Args:
       run_dir: the run's folder.
       settings: what determines the result of this command, name -> value.
       defaults: flag -> its default.
-      may_differ: names of flags that are not compared.
+      may_differ: names of settings that are not compared.
 
     Raises:
       Failed.
@@ -118,14 +118,10 @@ def check_settings(run_dir, settings, defaults, may_differ):
             )
         warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
     before = completed(before, settings, defaults) if before else settings
-    differing = [
-        name
-        for name in {**before, **settings}
-        if not is_same(name, before.get(name), settings.get(name)) and name not in may_differ
-    ]
-    if differing:
+    names = [name for name in differing(before, settings, defaults) if name not in may_differ]
+    if names:
         started, asked = (
-            " ".join(shown(name, of.get(name), defaults) for name in differing)
+            " ".join(shown(name, of.get(name), defaults) for name in names)
             for of in (before, settings)
         )
         raise Failed(
@@ -152,10 +148,34 @@ def shown(name, value, defaults):
     return f"--{name}={value}" if is_flag else f"{name} {value}"
 
 
+def differing(before, now, defaults):
+    """Compares the settings of two runs, however their flags are written.
+
+    Args:
+      before, now: settings, name -> value.
+      defaults: flag -> its default.
+
+    Returns:
+      Names of the settings that differ, a list.
+    """
+    if before == now:
+        return []
+    unified = [flag_rules.unified(defaults | of) for of in (before, now)]
+    # A network without units records none of their flags, so they are not compared.
+    ignored = flag_rules.of_units(defaults) - now.keys()
+    return [
+        name
+        for name in {**before, **now}
+        if name not in ignored and not is_same(name, *(of.get(name) for of in unified))
+    ]
+
+
 def is_same(name, before, now):
     """Whether a setting has the same value. Two paths of one folder are the same."""
     if name == "init_from" and before and now:
-        before, now = (os.path.realpath(expanded(path)) for path in (before, now))
+        return before == now or os.path.realpath(expanded(before)) == os.path.realpath(
+            expanded(now)
+        )
     return before == now
 
 

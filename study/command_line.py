@@ -1,8 +1,10 @@
 """What a command of study.compare asks for: settings, and flags of train.py for all runs."""
 
+import os
 import re
 import shlex
 
+from harness import flag_rules
 from harness.errors import Failed
 from study import runs
 
@@ -27,7 +29,7 @@ def of_all_runs(words):
             raise Failed(f"--{name}: each run gets its own from this program. Leave it out.{hint}")
         if name in OF_SETTINGS:
             raise Failed(f"--{name}: the settings differ in it. Use --settings, or {EXAMPLE}")
-    return given
+    return flag_rules.spelled_alike(given)
 
 
 def flags_in(words):
@@ -112,6 +114,24 @@ def own_setting(text):
                 f"--setting={text}: all settings need the same --{flag}. Write it outside of --setting."
             )
     return name, own
+
+
+def are_alike(one, other):
+    """Whether flags of train.py mean the same, such as 1e-3 and 0.001. Args: name -> value or text."""
+
+    def meaning(name, value):
+        if name == "init_from":
+            return os.path.realpath(value)
+        try:
+            words = {"true": 1, "t": 1, "false": 0, "f": 0}
+            return float(words.get(str(value).lower(), value))
+        except ValueError:
+            return value
+
+    one, other = flag_rules.spelled_alike(one), flag_rules.spelled_alike(other)
+    return one.keys() == other.keys() and all(
+        meaning(name, value) == meaning(name, other[name]) for name, value in one.items()
+    )
 
 
 def words_of(flags_):

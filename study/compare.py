@@ -192,7 +192,7 @@ def check_folder(folder, now):
         if any(path.name != "lock" for path in folder.iterdir()):
             raise Failed(f"{folder}: holds no comparison of this program. {another}")
         return
-    if before["flags"] != now["flags"]:
+    if not command_line.are_alike(before["flags"], now["flags"]):
         was, asked = (
             shlex.join(command_line.words_of(of["flags"])) or "no flags" for of in (before, now)
         )
@@ -205,8 +205,9 @@ def check_folder(folder, now):
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
     for name in before["settings"].keys() & now["settings"].keys():
-        was, asked = (" ".join(command_line.words_of(of["settings"][name])) for of in (before, now))
-        if was != asked:
+        was, asked = (of["settings"][name] for of in (before, now))
+        if not command_line.are_alike(was, asked):
+            was, asked = (" ".join(command_line.words_of(flags_)) for flags_ in (was, asked))
             raise Failed(
                 f"{folder}: its setting {name!r} is {was}, not {asked}. Choose another name."
             )

@@ -15,7 +15,7 @@ from test_own_images import made, written
 
 import train
 from harness.errors import Failed
-from study import answer, compare, intervals, per_image
+from study import answer, command_line, compare, intervals, per_image
 from study.groups import Group
 
 
@@ -283,6 +283,26 @@ def test_what_train_py_refuses_is_refused_before_any_run(given, words, where):
     finished = run_compare(where, "--settings=none", "--setting=y: --lr=0.01", *given)
     assert_one_sentence(finished, *words)
     assert [path.name for path in folder_in(where).iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("one, other", [
+    ("--tasks=label,kind", "--tasks=label, kind"),
+    ("--cross_stitch_at=pool_1,fc_3", "--cross_stitch_at=fc_3,pool_1"),
+    ("--init_from=A", "--init_from=A/"), ("--learning_rate=0.001", "--learning_rate=1e-3"),
+    ("--cross_stitch_own_only", "--cross_stitch_own_only=true"),
+])  # fmt: skip
+def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
+    def asked_for(flag, setting):
+        given = command_line.of_all_runs([flag])
+        settings = command_line.settings_of(["none"], [f"mine: '{setting}'"])
+        return {"dataset": "d", "data": "0", "numerics": 1, "flags": given, "settings": settings}
+
+    compare.write_parameters(tmp_path, asked_for(one, "--batch_size=32"))
+    compare.check_folder(tmp_path, asked_for(other, "--batch_size=032"))
+    with pytest.raises(Failed, match="was started with"):
+        compare.check_folder(tmp_path, asked_for("--num_epochs=3", "--batch_size=32"))
+    with pytest.raises(Failed, match="its setting 'mine' is"):
+        compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))
 
 
 def test_it_knows_how_many_steps_a_run_has():

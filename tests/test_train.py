@@ -39,7 +39,7 @@ import train
 from harness import checkpoints, download, files, machine, matrices, names, process
 from harness.errors import Failed
 from harness.events import Events
-from harness.folder import check_path
+from harness.folder import check_path, differing
 
 README = ROOT / "README.md"
 TASK_NAMES = ["article", "group"]
@@ -505,6 +505,40 @@ def test_a_setting_that_an_older_run_did_not_record_means_the_default(runs, tmp_
     assert_one_sentence(refused, "started with --learning_rate=0.001, not", "Resume it with")
 
 
+@pytest.mark.parametrize("flag", [
+    "--tasks=article, group", "--cross_stitch_at=fc_3,pool_1,pool_2", "--cross_stitch_at=pool_1, pool_2, fc_3",
+])  # fmt: skip
+def test_however_a_list_is_written_it_is_the_same_run(flag, runs):
+    before = run_dirs(runs[0])
+    again = run(runs[0], *GIVEN, flag)
+    assert again.returncode == 0 and "this run is finished" in again.stdout, again.stderr
+    assert run_dirs(runs[0]) == before
+
+
+@pytest.mark.parametrize("before, now", [
+    ({"cross_stitch_at": "fc_3,pool_1"}, {"cross_stitch_at": "pool_1,fc_3"}),
+    ({"tasks": "a, b"}, {"tasks": "a,b"}),
+    ({"init_from": "A/"}, {"init_from": "A"}),
+    ({"init_from": "A"}, {"init_from": "./B/../A"}),
+    ({"share_until": "pool_1"}, {"share_until": "pool_1", "cross_stitch_at": "fc_3,pool_2"}),
+    ({"tasks": "a", "cross_stitch": True}, {"tasks": "a", "cross_stitch": False}),
+    ({"share_until": "fc_3"}, {"hard_sharing": True, "cross_stitch": False}),
+], ids=str)  # fmt: skip
+def test_settings_that_an_earlier_version_wrote_in_another_way_are_the_same(before, now):
+    defaults = train.defaults()
+    before, now = defaults | before, defaults | now
+    assert differing(before, now, defaults) == []
+    assert differing(before, now | {"learning_rate": 0.5}, defaults) == ["learning_rate"]
+
+
+def test_other_places_of_units_are_not_the_same():
+    defaults = train.defaults()
+    for at, shared in (("pool_1", None), ("pool_2", "pool_1")):
+        now = defaults | {"cross_stitch_at": at, "share_until": shared}
+        before = defaults | {"share_until": shared}
+        assert differing(before, now, defaults) == ["cross_stitch_at"]
+
+
 def test_another_task_is_one_more_entry_in_the_table(tmp_path):
     finished = run(tmp_path, "--max_steps=1", "--tasks=article,group,season", prelude=THIRD_TASK)
     _, results = only_run(finished, tmp_path)
@@ -523,8 +557,8 @@ def test_a_single_task_has_no_units_and_may_be_started_from(tmp_path):
     assert same.returncode == 0 and "ignored" in same.stderr, same.stderr
     started = run(tmp_path, *given[:2], "--seed=1", f"--init_from={source}")
     assert started.returncode == 0, started.stderr
-    refused = run(tmp_path, *given, "--cross_stitch=False")
-    assert_one_sentence(refused, "--cross_stitch=True, not --cross_stitch=False.")
+    without = run(tmp_path, *given, "--cross_stitch=False")  # what one task has anyway
+    assert without.returncode == 0 and "this run is finished" in without.stdout, without.stderr
 
 
 def test_hard_sharing_has_two_names_and_no_units_whose_flags_are_named(runs, tmp_path):
@@ -771,6 +805,21 @@ def test_a_finished_run_on_a_read_only_disk_is_evaluated_and_exported(runs, tmp_
     assert results_in(runs[0] / CHANNEL) == results  # nothing was overwritten
     refused = run(runs[0], *GIVEN, "--seed=9", prelude=read_only(runs[0]))
     assert_one_sentence(refused, "Read-only file system")  # the test itself refuses writing
+
+
+@pytest.mark.slow
+def test_an_export_is_that_of_its_run_however_and_wherever_it_is_asked_for_again(runs, tmp_path):
+    source = shutil.copytree(runs[0] / NONE, tmp_path / "synthetic-alone")
+    served = tmp_path / "served"
+    given = ("--max_steps=1", f"--export_dir={served}")
+    assert run(tmp_path, f"--init_from={source}/", *given).returncode == 0
+    written = (served / "saved_model.pb").stat().st_mtime_ns
+    for more in ((f"--init_from={source}",), (f"--init_from={source}", "--device=gpu")):
+        (run_dir,) = tmp_path.glob("*init_from=*")
+        again = run(tmp_path, *given, f"--run_name={run_dir.name}", *more, prelude=WITH_GPU)
+        assert again.returncode == 0, again.stderr
+        assert f"{served}: holds this run's network" in again.stdout
+    assert (served / "saved_model.pb").stat().st_mtime_ns == written
 
 
 @pytest.mark.slow
