@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shlex
 import sys
 import time
 import typing
@@ -186,7 +187,7 @@ def run_command(program_started):
         if trains:
             folder.begin(run.folder, run.settings, FLAGS.overwrite)
             process.say(f"Writing to {run.folder}")
-            process.say(f"Watch it: tensorboard --logdir={FLAGS.logdir}")
+            process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
             outcome = train_and_report(net, run, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")

@@ -40,7 +40,8 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, init_fold
         )
     starts_from_other = init_folder is not None and not newest
     with tf.name_scope("train/"):  # keeps the graph page tidy
-        saver = tf.train.Saver(max_to_keep=keep)
+        # With relative paths in the file `checkpoint`, a copy of the run names its own files.
+        saver = tf.train.Saver(max_to_keep=keep, save_relative_paths=True)
         tower_saver = tf.train.Saver(tower_variables) if starts_from_other else None
     # The saver deletes from the front of its list: the damaged ones, then the oldest.
     first_whole = paths.index(newest) if newest else 0

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shlex
 import zlib
 
 import numpy as np
@@ -81,10 +82,14 @@ def check_packed(path, size, size_of_file):
     # Fashion-MNIST is compressed about 2 to 1, a zip bomb 1000 to 1.
     if size > max(2**24, 128 * size_of_file):
         problem = f"its header announces {size:,} values, {size // size_of_file} times its own size"
-        raise DataError(f"{path}: {problem}. If that is right, unpack it: gunzip {path}")
+        raise DataError(f"{path}: {problem}. If that is right, unpack it: {unpack(path)}")
     # Small files are read whatever the system says of its memory.
     if size > max(disk.IN_MEMORY, memory.free()):
         problem = f"its {size / 1e9:.1f} GB of values do not fit into memory"
-        raise DataError(
-            f"{path}: {problem}. Unpack it, as they can stay on the disk: gunzip {path}"
-        )
+        advice = f"Unpack it, as they can stay on the disk: {unpack(path)}"
+        raise DataError(f"{path}: {problem}. {advice}")
+
+
+def unpack(path):
+    """The command that unpacks a file."""
+    return shlex.join(["gunzip", str(path)])

@@ -3,7 +3,9 @@
 import contextlib
 import gzip
 import io
+import pathlib
 import re
+import shlex
 import struct
 import tracemalloc
 
@@ -159,6 +161,14 @@ def test_files_as_other_programs_leave_them_are_official(layout, files, cache, t
         dataset = data.load("fashion_mnist", folder)
         assert dataset.name == "fashion_mnist"
         np.testing.assert_array_equal(idx_bytes(dataset.train.images), files[IMAGES])
+
+
+def test_the_command_that_unpacks_a_file_can_be_pasted():
+    packed_file = pathlib.Path("/my data/it's.gz")
+    with pytest.raises(data.DataError) as refused:
+        idx.check_packed(packed_file, 10**12, 100)
+    command = str(refused.value).partition("unpack it: ")[2]
+    assert shlex.split(command) == ["gunzip", str(packed_file)]
 
 
 @pytest.mark.parametrize("path", [plain(LABELS), f"{plain(LABELS)}/{plain(LABELS)}"])

@@ -116,7 +116,6 @@ def saved_twice(tmp_path_factory):
     for steps in (10, 20):
         assert run(logdir, UNITS["none"], f"--max_steps={steps}").returncode == 0
     assert steps_saved(logdir) == [10, 20]
-    # Its paths in the file `checkpoint` now lead nowhere, as in a copy of a run that is gone.
     return logdir.rename(logdir.with_name("moved"))
 
 
@@ -599,7 +598,19 @@ def test_a_copy_without_settings_and_an_index_goes_on_from_the_checkpoint_before
     assert_one_sentence(refused, "--learning_rate")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
+def test_whoever_reads_a_copy_of_a_run_gets_the_copys_checkpoint(two_checkpoints, tmp_path):
+    """The original was in another folder, which is no longer there."""
+    newest = tf.train.latest_checkpoint(str(folder(tmp_path)))
+    assert newest == str(folder(tmp_path) / "model.ckpt-20")
+
+
+# Earlier versions wrote absolute paths.
+ELSEWHERE = b"""model_checkpoint_path: "/gone/model.ckpt-20"
+all_model_checkpoint_paths: "/gone/model.ckpt-20"
+"""
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", ELSEWHERE])
 def test_a_damaged_list_of_checkpoints_hides_none(content, two_checkpoints, tmp_path):
     """TensorFlow's file `checkpoint`, of which a power cut may leave an empty one."""
     (folder(tmp_path) / "checkpoint").write_bytes(content)

@@ -355,6 +355,13 @@ def test_a_short_run_learns_the_real_data(fashion_mnist, tmp_path):
     assert max(loss for _, loss in losses) < 0.7 * (np.log(10) + np.log(3))  # chance: 3.4
 
 
+def test_the_command_that_a_run_prints_can_be_pasted(tmp_path):
+    logdir = tmp_path / "my logs"
+    finished = run(logdir, "--max_steps=1")
+    (printed,) = re.findall("^Watch it: (.*)$", finished.stdout, re.M)
+    assert shlex.split(printed) == ["tensorboard", f"--logdir={logdir}"]
+
+
 def test_runs_end_well_and_each_has_a_folder_that_says_what_it_is(runs):
     logdir, processes = runs
     for finished in processes.values():
