@@ -191,13 +191,15 @@ def run_command(program_started):
             outcome = train_and_report(net, run, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
-        if must_export:  # before the results are printed, as nobody may be there to read them
-            tasks = [(task.name, task.classes) for task in run.dataset.tasks]
-            server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
-            export.write(server, run.folder, run.session_config)
         # The results of a run that trained are in its folder, whether they can be printed or not.
         say = process.say if trains else print
-        say("\n" + results.table(outcome))
+        try:
+            if must_export:  # before they are printed, as nobody may be there to read them
+                tasks = [(task.name, task.classes) for task in run.dataset.tasks]
+                server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
+                export.write(server, run.folder, run.session_config)
+        finally:
+            say("\n" + results.table(outcome))
         if FLAGS.eval_only:
             say("\n" + evaluation_text(run))
         if export:

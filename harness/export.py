@@ -1,7 +1,11 @@
 """Writes a trained network as a SavedModel, whole or not at all."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
+import re
+import secrets
 import shutil
 
 import tensorflow.compat.v1 as tf
@@ -25,8 +29,6 @@ class Export:
     def __init__(self, name, settings, defaults):
         self._name, self._settings, self._defaults = name, settings, defaults
         self._folder = pathlib.Path(os.path.realpath(folder.expanded(name)))
-        # Renamed to the folder when the export is whole.
-        self._draft = self._folder.with_name(f".{self._folder.name}.unfinished-export")
 
     def holds(self, step):
         """Whether the folder holds the network of this run at this step."""
@@ -40,24 +42,12 @@ class Export:
             return False
 
     def prepare(self):
-        """Raises: Failed, the folder holds something; OSError, it cannot be written."""
+        """Raises: Failed, the folder holds something or cannot be written."""
         for path in (folder.expanded(self._name), self._folder):
             folder.check_path(path)
-        is_used = self._folder.exists() and not self._folder.is_dir()
-        if is_used or (self._folder.exists() and any(self._folder.iterdir())):
-            raise Failed(f"{self._folder}: holds something else. Choose another --export_dir.")
-        shutil.rmtree(self._draft, ignore_errors=True)  # what a killed export left
-        self._draft.mkdir(parents=True)
-        existed = self._folder.exists()
-        try:  # now, and not after hours of training
-            self._draft.replace(self._folder)
-        except OSError as error:
-            self._draft.rmdir()
-            raise Failed(
-                f"{self._folder}: cannot be replaced ({error.strerror}). Choose a new --export_dir."
-            ) from error
-        if not existed:
-            self._folder.rmdir()
+        self._check_is_free()
+        with self._errors(), self._new_draft():  # now, and not after hours of training
+            pass
 
     def write(self, server, run_dir, session_config):
         """Writes the newest checkpoint's network.
@@ -69,19 +59,107 @@ class Export:
 
         Raises:
           Failed: there is no checkpoint, or the network cannot be written.
-          OSError: another file cannot be written.
         """
         with checkpoints.restored(server.graph, run_dir, session_config) as (session, step):
             images = {"images": server.images}
             signature = tf.saved_model.predict_signature_def(images, server.outputs)
-            try:
-                builder = tf.saved_model.Builder(str(self._draft))
+            with self._errors(), self._new_draft() as draft:
+                builder = tf.saved_model.Builder(str(draft))
                 builder.add_meta_graph_and_variables(
                     session, [tf.saved_model.SERVING], {"serving_default": signature}
                 )
                 builder.save()
-            except tf.errors.OpError as error:
-                problem = f"cannot be written ({brief(error.message)})"
-                raise Failed(f"{self._folder}: {problem}.") from error
-        write_json(self._draft / EXPORTED, {"settings": self._settings, "global_step": step})
-        self._draft.replace(self._folder)
+                write_json(draft / EXPORTED, {"settings": self._settings, "global_step": step})
+                self._put_in_place(draft, step)
+
+    def _check_is_free(self):
+        """Raises: Failed, the folder holds something, or is a file."""
+        is_file = self._folder.exists() and not self._folder.is_dir()
+        if is_file or (self._folder.exists() and any(self._folder.iterdir())):
+            raise Failed(f"{self._folder}: holds something else. Choose another --export_dir.")
+
+    @contextlib.contextmanager
+    def _new_draft(self):
+        """Yields: a new folder beside the export's, of this process alone, which is deleted at
+        the end if it is still there. First deletes what killed exports left."""
+        before, after = f".{self._folder.name}.", "unfinished-export"
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.parent.iterdir():
+            if path.name.startswith(before) and path.name.endswith(after):
+                delete_unless_locked(path)
+        draft, lock = None, None
+        while not draft or not draft.exists():  # another process took it for one that was left
+            if lock is not None:
+                os.close(lock)
+            draft = self._folder.with_name(f"{before}{secrets.token_hex(4)}.{after}")
+            draft.mkdir()
+            lock = os.open(draft, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: nobody deletes it
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            os.close(lock)
+
+    def _put_in_place(self, draft, step):
+        """Makes a draft the export. Raises: Failed, the folder holds something by now; OSError."""
+        try:
+            draft.replace(self._folder)
+        except OSError:  # or a file system that cannot rename a folder
+            if self.holds(step):  # another process has exported the same
+                return
+            self._check_is_free()
+            copy(draft, self._folder)
+
+    @contextlib.contextmanager
+    def _errors(self):
+        """Raises Failed for any error within. It names the folder that the user knows."""
+        try:
+            yield
+        except (Failed, MemoryError, tf.errors.ResourceExhaustedError):
+            raise
+        except Exception as error:  # of the disk or, in TensorFlow, anything
+            reason = getattr(error, "strerror", None) or brief(getattr(error, "message", error))
+            reason = re.sub(rf"\.{re.escape(self._folder.name)}\.\w+\.unfinished-export",
+                            lambda _: self._folder.name, reason)  # fmt: skip
+            raise Failed(
+                f"{self._folder}: the network cannot be written there ({reason}). Choose another"
+                " --export_dir."
+            ) from error
+
+
+def delete_unless_locked(draft):
+    """Deletes a draft, unless a process that is still there is writing it."""
+    try:
+        lock = os.open(draft, os.O_RDONLY)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(draft, ignore_errors=True)
+    os.close(lock)
+
+
+def copy(draft, folder):
+    """Copies a draft into an empty or missing folder, all of it or nothing.
+
+    Folders come first, as no second process can make the same ones, and last the file which says
+    that the export is whole.
+    """
+    paths = sorted(draft.rglob("*"), key=lambda path: (path.name == EXPORTED, not path.is_dir()))
+    made = []
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in paths:
+            there = folder / path.relative_to(draft)
+            if path.is_dir():
+                there.mkdir()
+            made.append(there)
+            if not path.is_dir():
+                shutil.copyfile(path, there)
+    except OSError:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise

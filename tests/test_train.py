@@ -1,5 +1,6 @@
 """train.py and study/plot.py from the command line, as a user meets them."""
 
+import fcntl
 import io
 import json
 import os
@@ -39,6 +40,7 @@ import train
 from harness import checkpoints, download, files, machine, matrices, names, process
 from harness.errors import Failed
 from harness.events import Events
+from harness.export import Export
 from harness.folder import check_path, differing
 
 README = ROOT / "README.md"
@@ -827,6 +829,84 @@ def test_an_export_is_that_of_its_run_however_and_wherever_it_is_asked_for_again
         assert again.returncode == 0, again.stderr
         assert f"{served}: holds this run's network" in again.stdout
     assert (served / "saved_model.pb").stat().st_mtime_ns == written
+
+
+def when_saved(statements):
+    """A prelude: what happens to an export when TensorFlow has written its files."""
+    lines = "\n".join(f"    {line}" for line in statements.splitlines())
+    return (
+        "import errno, os, pathlib, shutil, tensorflow.compat.v1 as tf\n"
+        f"save = tf.saved_model.Builder.save\ndef saved(self):\n    save(self)\n{lines}\n"
+        "tf.saved_model.Builder.save = saved"
+    )
+
+
+# A file system that cannot rename folders.
+NO_RENAME = """
+import errno, os
+replace = os.replace
+def of_files(source, target):
+    if os.path.isdir(source):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    replace(source, target)
+os.replace = of_files
+"""
+
+
+@pytest.mark.parametrize("happens, words", [
+    ("another = pathlib.Path({served!r})\nanother.mkdir()\n(another / 'run.json').write_text('theirs')",
+     "holds something else"),
+    ("raise AssertionError(f'Export directory {{self._export_dir}} already exists')", "already exists"),
+    ("raise tf.errors.UnknownError(None, None, f'{{self._export_dir}}; No space left')", "No space left"),
+], ids=["another job was faster", "an assertion", "a full disk"])  # fmt: skip
+def test_whatever_becomes_of_an_export_the_results_are_printed(happens, words, runs, tmp_path):
+    served = tmp_path / "served"
+    prelude = when_saved(happens.format(served=str(served)))
+    failed = run(runs[0], *GIVEN, f"--export_dir={served}", prelude=prelude)
+    assert_one_sentence(failed, f"{served}: ", words, "another --export_dir")
+    assert failed.returncode == 1 and "unfinished" not in failed.stderr
+    accuracy = results_in(runs[0] / CHANNEL)["accuracy_test"]["mean"]
+    assert f"{accuracy:.4f}" in failed.stdout
+    left = {path.name: [inner.name for inner in path.iterdir()] for path in tmp_path.iterdir()}
+    assert left == ({"served": ["run.json"]} if "another" in happens else {})
+
+
+def test_where_folders_cannot_be_renamed_an_export_is_copied(runs, tmp_path):
+    served = tmp_path / "served"
+    served.mkdir()
+    full = when_saved(
+        "def copy(source, target):\n"
+        "    if str(target).endswith('run.json'):\n"  # the last file
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "    return copied(source, target)\n"
+        "copied, shutil.copyfile = shutil.copyfile, copy"
+    )
+    failed = run(runs[0], *GIVEN, f"--export_dir={served}", prelude=f"{NO_RENAME}\n{full}")
+    assert_one_sentence(failed, f"{served}: ", "No space left on device")
+    assert not list(served.iterdir())  # all or nothing
+    copied = run(runs[0], *GIVEN, f"--export_dir={served}", prelude=NO_RENAME)
+    assert copied.returncode == 0, copied.stderr
+    assert {path.name for path in served.iterdir()} == {"run.json", "saved_model.pb", "variables"}
+    assert tf.train.list_variables(str(served / "variables" / "variables"))
+    assert [path.name for path in tmp_path.iterdir()] == ["served"]
+
+
+def test_an_export_deletes_what_killed_ones_left_and_nobody_elses_draft(tmp_path):
+    left, earlier, busy = (
+        tmp_path / f".served{part}.unfinished-export" for part in (".01ab", "", ".23cd")
+    )
+    for draft in (left, earlier, busy):
+        draft.mkdir()
+        (draft / "saved_model.pb").touch()
+    descriptor = os.open(busy, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # of a process that is still writing
+        Export(str(tmp_path / "served"), {}, {}).prepare()
+        assert list(tmp_path.iterdir()) == [busy] and list(busy.iterdir())
+    finally:
+        os.close(descriptor)
+    Export(str(tmp_path / "served"), {}, {}).prepare()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
