@@ -663,11 +663,9 @@ def how_to_resume():
 
 def diverged(what, step):
     """The sentence for a loss, or weights, that are no numbers after this step."""
-    faster = flag_rules.has_units(flag_values()) and FLAGS.cross_stitch_learning_rate_scale > 1
-    rate = "--cross_stitch_learning_rate_scale" if faster else "--learning_rate"
     return (
         f"the {what} became NaN or infinite at step {step:,}, so training stopped there without"
-        f" saving. Try a lower {rate}."
+        f" saving. {flag_rules.nearer_to_defaults(flag_values(), defaults())}"
     )
 
 

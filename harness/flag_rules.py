@@ -10,6 +10,8 @@ import os
 import pathlib
 import warnings
 
+import numpy as np
+
 from harness.errors import Failed
 from harness.names import PLACES, sharing_of
 
@@ -35,6 +37,18 @@ def shaping(flags):
     """Those that can change the run's result: name -> value."""
     ignored = CHANGEABLE | (set() if has_units(flags) else of_units(flags))
     return {name: value for name, value in flags.items() if name not in ignored}
+
+
+def nearer_to_defaults(flags, defaults):
+    """What to do, as a sentence, if a run diverged: which of its rates and scales to change."""
+    names = ["learning_rate", "l2_scale", "keep_prob", "batch_norm_decay"]
+    if has_units(flags):
+        names += ["cross_stitch_learning_rate_scale", "cross_stitch_init"]
+    others = [name for name in names if flags[name] != defaults[name]]
+    if not others:
+        return "Try a lower --learning_rate."
+    values = ", ".join(f"--{name}={flags[name]} ({defaults[name]})" for name in others)
+    return f"Try values nearer to the defaults, which are in brackets: {values}."
 
 
 def warn_of_ignored(flags, given):
@@ -112,6 +126,8 @@ def unified(flags):
 # --- Which values they may have ---
 
 ONE_OF_TWO = "leave out one of the two"
+# Rates and scales lie between these: float32 holds their squares and their product, too.
+SMALLEST, LARGEST = 1e-18, 1e18
 
 
 def check(flags, given, known_tasks):
@@ -153,12 +169,18 @@ def check_alone(flags, known_tasks):
     # Every comparison with nan is false.
     init = flags["cross_stitch_init"]
     refuse_if(not -10 <= init <= 10, "cross_stitch_init", "must be between -10 and 10")
-    for name in ("cross_stitch_learning_rate_scale", "learning_rate", "save_checkpoint_secs"):
-        refuse_if(not 0 < flags[name] < float("inf"), name, "must be above 0")
-    refuse_if(not 0 < flags["keep_prob"] <= 1, "keep_prob", "must be above 0 and at most 1")
+    refuse_if(not 0 < flags["save_checkpoint_secs"] < float("inf"), "save_checkpoint_secs",
+              "must be above 0")  # fmt: skip
+    limits = f"must be from {SMALLEST} to {LARGEST}"
+    for name in ("cross_stitch_learning_rate_scale", "learning_rate"):
+        refuse_if(not SMALLEST <= flags[name] <= LARGEST, name, limits)
+    is_scale = flags["l2_scale"] == 0 or SMALLEST <= flags["l2_scale"] <= LARGEST
+    refuse_if(not is_scale, "l2_scale", f"{limits}, or 0")
+    refuse_if(not SMALLEST <= flags["keep_prob"] <= 1, "keep_prob", "must be above 0 and at most 1")
     decay = flags["batch_norm_decay"]
     refuse_if(not 0 <= decay < 1, "batch_norm_decay", "must be at least 0 and below 1")
-    refuse_if(not 0 <= flags["l2_scale"] < float("inf"), "l2_scale", "must be at least 0")
+    # Such a decay, or one that float32 rounds to 1, would keep the start values for ever.
+    refuse_if(np.float32(decay) == 1, "batch_norm_decay", "is 1 in float32: choose a lower one")
     refuse_if(not 0 <= flags["balance"] <= 1, "balance", "must be between 0 and 1")
     unknown = label_only(flags).keys() - set(tasks)
     refuse_if(unknown, "label_only tasks", f"{', '.join(sorted(unknown))} is none of the tasks")

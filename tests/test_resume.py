@@ -545,7 +545,7 @@ def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
     diverged = run(tmp_path, "--learning_rate=1e9", LENGTH, "--save_checkpoint_secs=0.1")
-    assert_one_sentence(diverged, "NaN or infinite at step", "--learning_rate")
+    assert_one_sentence(diverged, "NaN or infinite at step", "--learning_rate=1000000000.0 (0.001)")
     assert diverged.returncode == Diverged.exit_code == 3
     for step in steps_saved(tmp_path):
         reader = tf.train.load_checkpoint(str(folder(tmp_path) / f"model.ckpt-{step}"))
@@ -556,8 +556,9 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
 @pytest.mark.slow
 def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
-    poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1")
-    assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate")
+    unchecked = "from harness import flag_rules; flag_rules.LARGEST = 1e40"
+    poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1", prelude=unchecked)
+    assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate=1e+39 (0.001)")
     assert poisoned.returncode == 3
     assert steps_saved(tmp_path) == []
 

@@ -37,7 +37,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from harness import checkpoints, download, files, machine, matrices, names, process
+from harness import checkpoints, download, files, flag_rules, machine, matrices, names, process
 from harness.errors import Failed
 from harness.events import Events
 from harness.export import Export
@@ -741,7 +741,7 @@ def test_a_starved_run_says_which_articles_were_rare_and_how_well_each_class_did
 def test_towers_start_from_a_finished_run_and_go_their_own_way(runs, tmp_path):
     source = shutil.copytree(runs[0] / NONE, tmp_path / "synthetic-alone")
     # At a rate of next to nothing, with units that are the identity, it is that run.
-    given = (f"--init_from={source}", "--lr=1e-30", "--batch_norm_decay=0.99999")
+    given = (f"--init_from={source}", "--lr=1e-18", "--batch_norm_decay=0.99999")
     still = run(tmp_path, *given, "--max_steps=1")
     assert still.returncode == 0, still.stderr
     (run_dir,) = tmp_path.glob("*init_from=synthetic-alone*")
@@ -1216,7 +1216,9 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
 
 @pytest.mark.parametrize("flag", [
     "--keep_prob=0", "--keep_prob=1.5", "--keep_prob=nan", "--batch_norm_decay=1", "--lr=0",
-    "--learning_rate=inf", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
+    "--learning_rate=inf", "--learning_rate=1e-50", "--lr=1e39", "--l2_scale=1e30", "--l2_scale=1e-50",
+    "--keep_prob=1e-46", "--cross_stitch_learning_rate_scale=1e20", "--batch_norm_decay=0.99999999",
+    "--l2_scale=nan", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
     "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
@@ -1227,6 +1229,25 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
 def test_a_bad_flag_is_named(flag):
     name = flag[2:].split("=")[0]
     assert train.ALIASES.get(name, name) in refusal_of(flag)
+
+
+def test_whatever_is_accepted_float32_holds_it_its_square_and_the_units_rate():
+    for rate in (flag_rules.SMALLEST, flag_rules.LARGEST):
+        # TensorFlow flushes smaller ones to 0.
+        assert np.finfo(np.float32).tiny <= np.float32(rate) * np.float32(rate) < np.inf
+
+
+def test_a_run_that_diverged_names_every_rate_and_scale_that_is_not_the_default():
+    defaults = train.defaults()
+    said = flag_rules.nearer_to_defaults(defaults, defaults)
+    assert said == "Try a lower --learning_rate."
+    chosen = {"l2_scale": 10.0, "cross_stitch_learning_rate_scale": 1e6, "keep_prob": 0.1}
+    said = flag_rules.nearer_to_defaults(defaults | chosen, defaults)
+    assert "--learning_rate=" not in said
+    for name, value in chosen.items():
+        assert f"--{name}={value} ({defaults[name]})" in said
+    without_units = defaults | chosen | {"cross_stitch": False}
+    assert "cross_stitch" not in flag_rules.nearer_to_defaults(without_units, defaults)
 
 
 @pytest.mark.parametrize("given, word", [
