@@ -84,6 +84,12 @@ def run(main, check_flags=None, known_only=False):
             return parse(argv, check_flags, known_only)
         except Failed as error:
             end(argv, error)
+        except (SystemExit, OSError) as error:  # of --help, in `--help | head -1` without a reader
+            try:
+                print(end="", flush=True)
+            except OSError:
+                drop_output()
+            sys.exit(getattr(error, "code", 1))
 
     def main_and_flush(argv):
         try:
@@ -118,6 +124,11 @@ def parse(argv, check_flags=None, known_only=False):
         others = flags.FLAGS(argv, known_only)
     except flags.Error as error:
         raise Failed(str(error)) from error
+    except UnicodeDecodeError as error:
+        named = " ".join(word for word in argv if "flagfile" in word)
+        raise Failed(
+            f"{named}: is not text ({error.reason}). Write one flag on a line, in UTF-8."
+        ) from error
     refuse_logging_flags()
     if check_flags:
         check_flags()

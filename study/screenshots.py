@@ -19,9 +19,13 @@ import tempfile
 import urllib.parse
 
 from absl import flags
-from selenium import webdriver
-from selenium.common import exceptions
-from selenium.webdriver.support.wait import WebDriverWait
+
+try:
+    from selenium import webdriver
+    from selenium.common import exceptions
+    from selenium.webdriver.support.wait import WebDriverWait
+except ModuleNotFoundError:
+    sys.exit("screenshots.py: Selenium is not installed: pip install -r study/requirements.txt")
 
 from harness import files, process
 from harness.errors import Failed

@@ -28,7 +28,7 @@ import scipy.stats
 import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # PYTHONSAFEPATH=1 leaves the second out
 
 from contenders import BATCH_SIZE, MODES  # noqa: E402
 
@@ -329,16 +329,19 @@ def main():
             files.write(page, drawn(page.read_text(encoding="utf-8"), read_records()))
         return
     if options.show:
-        if not options.show.is_file():
-            parser.error(f"--show={options.show}: no such file")
-        return print(report(json.loads(options.show.read_text())))
+        record = files.read_json(options.show) if options.show.is_file() else {}
+        if "measured" not in record:
+            parser.error(f"--show={options.show}: no such file, or no record of this program")
+        return print(report(record))
 
     units = options.units.split(",") if options.units else COMPARED if options.against else UNITS
     if not set(units) <= set(UNITS):
         parser.error(f"--units={options.units}: choose out of {','.join(UNITS)}")
     if options.rounds < 2 or options.steps < 1:
         parser.error("an interval needs --rounds=2, and a speed --steps=1, at least")
-    if options.against and not pathlib.Path(options.against, "harness", "machine.py").exists():
+    if options.against is not None and not (
+        options.against and pathlib.Path(options.against, "harness", "machine.py").exists()
+    ):
         parser.error(f"--against={options.against}: not a checkout at 1c155a2 or later")
     if options.record and not options.record.resolve().parent.is_dir():
         parser.error(f"--record={options.record}: its folder does not exist")

@@ -1,6 +1,8 @@
 """The benchmark runs, its arithmetic is right, and the pages show what its records say."""
 
+import os
 import re
+import subprocess
 import sys
 
 import benchmark
@@ -154,12 +156,21 @@ def test_a_mark_that_names_no_ratio_of_a_record_is_refused(mark):
         benchmark.drawn(f"1.0<!-- speed; {mark} -->", {"speed_x": record})
 
 
+def test_the_benchmark_finds_its_modules_where_python_adds_no_folder():
+    given = [sys.executable, ROOT / "tests" / "benchmark.py", "--units=all"]
+    variables = {**os.environ, "PYTHONSAFEPATH": "1"}
+    refused = subprocess.run(given, capture_output=True, text=True, env=variables)
+    assert refused.returncode == 2 and "--units=all: choose out of" in refused.stderr
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--against=nowhere"], "--against=nowhere: not a checkout at"),
     (["--units=none,all"], "--units=none,all: choose out of none,channel"),
     (["--rounds=1"], "--rounds=2"),
     (["--record=nowhere/record.json"], "its folder does not exist"),
     (["--show=nowhere.json"], "--show=nowhere.json: no such file"),
+    ([f"--show={ROOT / 'README.md'}"], "README.md: no such file, or no record"),
+    (["--against="], "--against=: not a checkout at"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_before_anything_is_measured(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])

@@ -1077,6 +1077,29 @@ def test_what_is_no_flag_is_refused(argument, word):
     assert word in refusal_of("--dataset=synthetic", "--cross_stitch", argument)
 
 
+def test_a_file_of_flags_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "flags").write_bytes(b"--seed=1\n\xff\xfe\x00")
+    refused = refusal_of(f"--flagfile={tmp_path / 'flags'}")
+    assert f"--flagfile={tmp_path / 'flags'}: is not text" in refused
+
+
+def test_help_whose_reader_is_gone_ends_quietly():
+    """As with `--help | head -1`."""
+    end, stdout = os.pipe()
+    os.close(end)
+    command = command_of("study.plot", "--help")
+    shown = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    os.close(stdout)
+    assert shown.stderr == "" and shown.returncode == 1  # as whenever absl shows its help
+
+
+def test_a_program_says_which_optional_package_it_lacks():
+    refused = run_script("study.screenshots", prelude="import sys; sys.modules['selenium'] = None")
+    assert refused.stderr.strip() == (
+        "screenshots.py: Selenium is not installed: pip install -r study/requirements.txt"
+    )
+
+
 def in_python(program, **variables):
     """Runs a program in a new process. Returns: what it prints, a JSON value."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
