@@ -4,6 +4,7 @@ Other exit codes: 0 for success, and 128 + n after signal n, as shells report it
 """
 
 import contextlib
+import errno
 import re
 
 
@@ -21,15 +22,34 @@ class Unreachable(DataError):
     """Fashion-MNIST is not on this machine, and no mirror can be reached or has it."""
 
 
+# What a file system says of a call that it does not have.
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def appending(path):
+    """Raises Failed, within, if the file system of a run's file cannot add to files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+        raise Failed(
+            f"{path}: its file system cannot add to files ({error.strerror}), as mounts of object"
+            " stores cannot. Choose a --logdir on another one, and copy the run when it ends."
+        ) from error
+
+
 class CannotWrite(Failed):
     """A run's file cannot be written. The run can be resumed from its last checkpoint."""
 
     @classmethod
     @contextlib.contextmanager
     def instead_of_system_errors(cls, path):
-        """Raises it, within, in place of an OSError."""
+        """Raises it, within, in place of an OSError. Raises and does what `appending` does."""
         try:
-            yield
+            with appending(path):
+                yield
         except OSError as error:
             raise cls(f"{path}: cannot be written ({error.strerror or error}).") from error
 

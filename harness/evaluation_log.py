@@ -6,11 +6,11 @@ the prefix "summary/". Step 0 has the units' weights before training, if there a
 
 import contextlib
 import json
-import os
 import warnings
 
 import numpy as np
 
+from harness import files
 from harness.errors import CannotWrite
 from harness.names import LAST_EVALUATIONS
 
@@ -55,7 +55,7 @@ class EvaluationLog:
     def sync(self):
         """Returns when all lines are on the disk. Raises: CannotWrite."""
         with self._errors():
-            os.fsync(self._file.fileno())
+            files.sync(self._file)
 
     def __enter__(self):
         return self

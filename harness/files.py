@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 
+from harness.errors import NOT_SUPPORTED
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -26,13 +28,22 @@ def write(path, content):
         with draft.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         draft.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
         error.filename = str(path)
         raise
+
+
+def sync(file):
+    """Returns when a file's content is on the disk, as far as its file system can tell."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
 
 
 def write_json(path, content):

@@ -9,7 +9,7 @@ import shutil
 import warnings
 
 from harness import checkpoints, evaluation_log, flag_rules, predictions
-from harness.errors import Failed, InUse
+from harness.errors import Failed, InUse, appending
 from harness.files import read_json, write_json
 from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
 
@@ -69,7 +69,9 @@ def claimed(run_dir):
     Raises: InUse, another process is there; Failed, the folder cannot be locked.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / LOCK, "a") as lock:
+    with appending(run_dir / LOCK):
+        lock = open(run_dir / LOCK, "a")
+    with lock:
         try:
             # The system releases the lock when the process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,6 +80,12 @@ def claimed(run_dir):
                 f"{run_dir}: another process is using this run. Wait for it, or choose another"
                 " --run_name."
             ) from None
+        except PermissionError as error:
+            raise Failed(
+                f"{run_dir}: cannot be locked ({error.strerror}): another process is using this"
+                " run, or its file system allows no locks. Wait for it, or choose a --logdir on"
+                " another one."
+            ) from error
         except OSError as error:
             raise Failed(
                 f"{run_dir}: its file system has no file locks ({error.strerror}), which keep"

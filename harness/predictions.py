@@ -79,7 +79,7 @@ class PredictionLog:
     def sync(self):
         """Returns when all evaluations are on the disk. Raises: CannotWrite."""
         with self._errors():
-            os.fsync(self._file.fileno())
+            files.sync(self._file)
 
     def finish(self, steps, labels):
         """Deletes all but the last LAST_EVALUATIONS evaluations. None can be added after it.

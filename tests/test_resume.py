@@ -31,7 +31,7 @@ import data
 import model
 from harness import checkpoints, download, evaluation_log, files, predictions, process
 from harness import folder as run_folder
-from harness.errors import Diverged, Failed, InUse
+from harness.errors import CannotWrite, Diverged, Failed, InUse
 from harness.names import NUMERICS
 from harness.progress import Progress
 
@@ -284,14 +284,18 @@ def test_a_second_process_is_refused_and_a_batch_systems_signal_ends_the_first(t
     assert f"Stopped after step {steps_saved(tmp_path)[-1]}" in errors
 
 
-def test_a_file_system_without_locks_is_named_as_such(monkeypatch, tmp_path):
+@pytest.mark.parametrize("number, words", [
+    (errno.ENOLCK, "no file locks .*Choose a --logdir"),
+    (errno.EACCES, r"cannot be locked \(Permission denied\): another process .* choose a --logdir"),
+])  # fmt: skip
+def test_a_file_system_without_locks_is_named_as_such(number, words, monkeypatch, tmp_path):
     """The lowest call, fcntl.flock, fails as it does on such a file system."""
 
     def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(run_folder.fcntl, "flock", flock)
-    refused = pytest.raises(Failed, match="no file locks .*Choose a --logdir")
+    refused = pytest.raises(Failed, match=words)
     with refused, run_folder.claimed(tmp_path / "run"):
         pass
 
@@ -561,6 +565,60 @@ def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate=1e+39 (0.001)")
     assert poisoned.returncode == 3
     assert steps_saved(tmp_path) == []
+
+
+# --- File systems ---
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_fsync_a_file_is_written_and_with_a_full_disk_it_is_not(
+    number, monkeypatch, tmp_path
+):
+    def fails_with(number):
+        def fsync(_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    fails_with(number)
+    files.write(tmp_path / "settings.json", "new")
+    assert (tmp_path / "settings.json").read_text() == "new"
+    with evaluation_log.EvaluationLog(tmp_path, 0, 10) as log:
+        log.append(10, {"loss_total": 1.5})
+        log.sync()
+        assert evaluation_log.curves(tmp_path) == {"loss_total": ([10], [1.5])}
+        fails_with(errno.ENOSPC)
+        with pytest.raises(CannotWrite, match="No space left"):
+            log.sync()
+    with pytest.raises(OSError, match="No space left"):
+        files.write(tmp_path / "settings.json", "newer")
+    assert (tmp_path / "settings.json").read_text() == "new"
+
+
+def test_a_run_whose_file_system_has_no_fsync_trains(tmp_path):
+    without = (
+        "import errno, os\ndef fsync(_): raise OSError(errno.EINVAL, 'Invalid argument')\n"
+        "os.fsync = fsync"
+    )
+    finished = run(tmp_path, "--max_steps=1", prelude=without)
+    assert finished.returncode == 0, finished.stderr
+    assert results_in(folder(tmp_path))["global_step"] == 1
+
+
+@pytest.mark.parametrize("name", [run_folder.LOCK, evaluation_log.NAME, predictions.NAME])
+def test_a_file_system_that_cannot_append_is_named_before_any_training(name, tmp_path):
+    """As the mount of an object store."""
+    cannot = (
+        "import builtins, errno, os; opened = open\n"
+        "def open_whole(path, mode='r', *a, **k):\n"
+        f"    if 'a' in mode and str(path).endswith({name!r}):\n"
+        "        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(path))\n"
+        "    return opened(path, mode, *a, **k)\n"
+        "builtins.open = open_whole"
+    )
+    refused = run(tmp_path, "--max_steps=1", prelude=cannot)
+    assert_one_sentence(refused, f"{folder(tmp_path) / name}: ", "cannot add to files", "--logdir")
+    assert not steps_saved(tmp_path)
 
 
 # --- What stands beside a run ---
