@@ -159,6 +159,36 @@ def draw_images(study, path, beside):
     return plot.save(picture, (above, below), path)
 
 
+def draw_few_labels(task, study, path, beside):
+    """Draws a task's accuracy with few labels of it, a line for each setting, and the gains over
+    none, against the number of labels. As `draw_curves`."""
+    numbers = sorted({group.condition for group in study})
+    settings = list(dict.fromkeys(group.setting for group in study))
+    picture = figure.Figure(**TWO_ROWS)
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
+    for position, name in enumerate(settings):
+        of_setting = [group for group in study if group.setting == name]
+        gained = [list(group.gains(baseline_of(study, group), task).values()) for group in of_setting]
+        # In order, and not quite at the same place, so that no point hides another.
+        places = np.array([numbers.index(group.condition) for group in of_setting])
+        places = places + 0.07 * (position - (len(settings) - 1) / 2)
+        style = {"capsize": 3, "linestyle": "-", "linewidth": 1}
+        columns = [group.accuracies(task) for group in of_setting]
+        draw_points(above, places, columns, colour_of(name), label_of(name), **style)
+        if name != "none":
+            draw_points(below, places, gained, colour_of(name), label_of(name), capsize=3)
+    below.axhline(0, color=COLOURS["none"], linewidth=1)
+    below.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers])
+    below.set(
+        xlim=(-0.5, len(numbers) - 0.5),
+        xlabel=f"images with a label of {task}",
+        ylabel="gain over no units, points",
+    )
+    above.set(ylabel=f"test accuracy, {task}, %")
+    picture.legend(*above.get_legend_handles_labels(), **LEGEND_BELOW | {"ncols": 3})
+    return plot.save(picture, (above, below), path)
+
+
 def draw_weights(study, path, beside):
     """Draws the units' mean weights over training, a panel for each unit. As `draw_curves`."""
     group = study[0]
@@ -270,5 +300,7 @@ PICTURES = {
     "weights at the end": draw_spread_of_weights,
     "places": draw_places,
     "images": draw_images,
+    "few article labels": functools.partial(draw_few_labels, "article"),
+    "few group labels": functools.partial(draw_few_labels, "group"),
     "ranks": draw_ranks,
 }

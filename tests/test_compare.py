@@ -440,6 +440,21 @@ def test_random_labels_gain_nothing(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_planted_effect_is_found(tmp_path):
+    """Both tasks have the same label, but of one it is known for few images. One tower for both
+    has what the other task's labels teach; the few alone do not teach it."""
+
+    def mostly_unknown(labels, test_labels, random):
+        return np.where(np.arange(len(labels)) % 6 == 0, labels, -1), test_labels
+
+    gains, said = planted(
+        tmp_path, mostly_unknown, "--seeds=3", "--settings=none,hard_sharing", "--balance=0.5"
+    )
+    assert float(gains["kind"]["gain"]) > 5 and float(gains["kind"]["p_holm"]) < 0.05, gains
+    assert "hard sharing gains" in said and "points on kind" in said
+
+
+@pytest.mark.slow
 def test_a_setting_that_hardly_learns_loses(tmp_path):
     def odd(labels, test_labels, random):
         return labels % 2, test_labels % 2
