@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 import typing
 
 import numpy as np
@@ -10,7 +11,7 @@ from harness import files, matrices
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import LAST_EVALUATIONS
-from study import groups, pictures, plot, tables, watching
+from study import command_line, groups, pictures, plot, tables, watching
 from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
 from study.machines import made_with, ranges_of
 from study.per_image import MEAN, differences, estimated, shares
@@ -245,7 +246,7 @@ def what_was_run(study, about):
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
     time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
     settings = [
-        f"{name} `{' '.join(f'--{flag}={value}' for flag, value in given.items())}`"
+        f"{name} `{shlex.join(command_line.words_of(given))}`"
         for name, given in about.settings.items()
     ]
     lines = [

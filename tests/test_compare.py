@@ -126,9 +126,9 @@ def test_figures_of_page_and_csv_are_those_of_the_records(tmp_path):
 
 
 def test_the_page_says_what_each_setting_is_and_where_all_figures_are(tmp_path):
-    settings = {"none": {"cross_stitch": False}, "fast": {"lr": "0.1", "l2_scale": "0"}}
+    settings = {"none": {"cross_stitch": False}, "fast": {"lr": "0.1", "init_from": "my runs"}}
     page = written_answer(made_study(), tmp_path, ABOUT._replace(settings=settings))
-    assert "none `--cross_stitch=False`, fast `--lr=0.1 --l2_scale=0`." in page
+    assert "none `--cross_stitch=False`, fast `--lr=0.1 '--init_from=my runs'`." in page
     for file in re.findall(r"\]\((.*?)\)", page):
         assert (tmp_path / file).exists()
     assert f"({answer.GAINS})" in page
