@@ -29,11 +29,15 @@ PICTURES = (
 )
 PANEL = {"figsize": (8, 4.5), "dpi": 120, "layout": "constrained"}
 COLOUR_MAPS = {False: "Oranges", True: "Blues"}  # without units, with units
+MOST = 12  # runs in a picture: nobody can tell more curves apart
+STYLES = ("-", "--", "-.", ":")  # of curves with neighbouring shades
+LONGEST = 105  # characters of a name that fit into a picture
 
 
-def folders_of_runs(logdir):
-    """Finds folders with a run's files as TensorBoard does, through links, but into no loop."""
-    for folder, below, found in os.walk(logdir, followlinks=True):
+def folders_of_runs(logdir, onerror=None):
+    """Finds folders with a run's files as TensorBoard does, through links, but into no loop.
+    Args: onerror, a function of the OSError of a folder that cannot be read."""
+    for folder, below, found in os.walk(logdir, onerror=onerror, followlinks=True):
         folder = pathlib.Path(folder)
         if evaluation_log.NAME in found or any("tfevents" in name for name in found):
             yield folder
@@ -63,6 +67,11 @@ def read_run(folder):
         raise Failed(f"{folder}: cannot be drawn, because {names.SETTINGS} is missing or damaged.")
     has_units = names.sharing_of(settings) not in ("none", "hard_sharing")
     return has_units, evaluation_log.curves(folder)
+
+
+def unreadable(error):
+    """The sentence for what cannot be read. Args: an OSError."""
+    return f"{error.filename}: cannot be drawn, because it cannot be read ({error.strerror})."
 
 
 def smooth(values, weight):
@@ -108,30 +117,34 @@ def save(picture, axes, path):
 
 
 @matrices.plain_style()
-def draw(runs, tag, label, corner, outside, path, smoothing):
+def draw(runs, tag, label, outside, path, smoothing):
     """Draws one scalar of every run against the step.
 
     Args:
       runs: name -> as `read_run` returns it.
       tag: name of the scalar.
-      label, corner, outside: as in PICTURES.
+      label, outside: as in PICTURES.
       path: the file to write.
       smoothing: TensorBoard's smoothing weight.
     """
-    picture = figure.Figure(**PANEL)
+    width, height = PANEL["figsize"]
+    # The legend is below the axes: names of runs are long.
+    picture = figure.Figure(**PANEL | {"figsize": (width, height + 0.16 * len(runs))})
     axes = picture.subplots()
-    count = dict.fromkeys(COLOUR_MAPS, 0)  # runs drawn so far
     for name, (has_units, curves) in runs.items():
+        alike = [other for other, (units, _) in runs.items() if units == has_units]
+        index = alike.index(name)
+        shade = 0.7 if len(alike) == 1 else 0.95 - 0.55 * index / (len(alike) - 1)
+        look = {"color": matplotlib.colormaps[COLOUR_MAPS[has_units]](shade)}
         steps, values = curves[tag]
-        count[has_units] += 1
-        shade = 0.7 if count[has_units] == 1 else 0.4 + 0.5 / count[has_units]
-        colour = matplotlib.colormaps[COLOUR_MAPS[has_units]](shade)
-        title = f"{'with' if has_units else 'without'}: {name}"
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(steps, smooth(values, smoothing), color=colour, linewidth=1.8, label=title)
+        axes.plot(steps, values, alpha=0.25, linewidth=1, **look)
+        look["linestyle"] = STYLES[index % len(STYLES)]
+        shown = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
+        title = f"{'with' if has_units else 'without'}: {shown}"
+        axes.plot(steps, smooth(values, smoothing), linewidth=1.8, label=title, **look)
     everything = np.concatenate([curves[tag][1] for _, curves in runs.values()])
     axes.set(xlabel="step", ylabel=label, ylim=axis_limits(everything, outside))
-    axes.legend(loc=corner, fontsize=9)
+    picture.legend(loc="outside lower left", fontsize=8, handlelength=3, frameon=False)
     save(picture, axes, path)
 
 
@@ -140,23 +153,35 @@ def main(argv):
         raise Failed("name one folder with runs, for example: python -m study.plot logs")
     logdir = pathlib.Path(argv[1])
     out = pathlib.Path(flags.FLAGS.out or logdir)
-    runs, refused = {}, []
-    for folder in sorted(folders_of_runs(logdir)):
+    runs, changed, refused = {}, {}, []
+    for folder in sorted(folders_of_runs(logdir, lambda error: refused.append(unreadable(error)))):
         try:
             has_units, curves = read_run(folder)
+            evaluated = (folder / evaluation_log.NAME).stat().st_mtime
         except Failed as error:
             refused.append(f"{error}")
             continue
+        except OSError as error:
+            refused.append(unreadable(error))
+            continue
         if all(tag in curves for _, tag, *_ in PICTURES):
             name = folder.resolve().name if folder == logdir else str(folder.relative_to(logdir))
-            runs[os.fsencode(name).decode(errors="replace")] = has_units, curves
+            name = os.fsencode(name).decode(errors="replace")
+            runs[name], changed[name] = (has_units, curves), evaluated
     if not runs:
         nothing = f"{logdir}: no run of train.py with an evaluation below this folder"
         raise Failed(" ".join(refused) or nothing)
     for message in refused:
         warnings.warn(message)
-    for file, tag, label, corner, outside in PICTURES:
-        draw(runs, tag, label, corner, outside, out / file, flags.FLAGS.smoothing)
+    if len(runs) > MOST:
+        warnings.warn(
+            f"{logdir}: has {len(runs)} runs, and the pictures show the {MOST} that were evaluated"
+            " last. Name a folder with fewer to see others."
+        )
+        newest = sorted(runs, key=changed.get)[-MOST:]
+        runs = {name: run for name, run in runs.items() if name in newest}
+    for file, tag, label, _, outside in PICTURES:
+        draw(runs, tag, label, outside, out / file, flags.FLAGS.smoothing)
         print(out / file)
 
 

@@ -4,15 +4,18 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
 import PIL.Image
 import pytest
 from conftest import ROOT, SECONDS, run_script, with_variables
+from matplotlib.backends import backend_agg
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -67,6 +70,7 @@ def drawn(name, classes, shares=None):
 
 MATRICES = """
 import os
+import re
 import numpy as np
 before = dict(os.environ)
 from harness import matrices
@@ -99,7 +103,7 @@ def test_a_run_is_drawn_by_what_it_shares(settings, label, monkeypatch, tmp_path
     labels = []
     monkeypatch.setattr(plot, "save", lambda picture, axes, path: labels.append(
         axes.get_legend_handles_labels()[1]))  # fmt: skip
-    plot.draw({"run": run}, "loss_total", "", "best", (0, 0), "", 0)
+    plot.draw({"run": run}, "loss_total", "", (0, 0), "", 0)
     assert labels == [[f"{label}: run"]]
 
 
@@ -318,6 +322,73 @@ def test_a_run_without_evaluations_is_named_whether_or_not_there_is_another_to_d
         lacking = tmp_path / "events"
         assert f"{lacking}: cannot be drawn, because it has no evaluations.jsonl" in said
         assert f"{tmp_path / 'damaged'}: cannot be drawn, because settings.json is" in said
+
+
+@pytest.mark.parametrize("call", ["os.scandir", "pathlib.Path.read_bytes"])
+def test_a_run_that_may_not_be_read_is_named(call, tmp_path):
+    """Root may read everything, so the call refuses to."""
+    secret = made_run(tmp_path / "secret")
+    prelude = (
+        "import os, pathlib\n"
+        f"called = {call}\n"
+        "def refuse(path, *args):\n"
+        f"    if str(path).startswith({str(secret)!r}):\n"
+        "        raise PermissionError(13, 'Permission denied', str(path))\n"
+        "    return called(path, *args)\n"
+        f"{call} = refuse"
+    )
+    refused = run_script("study.plot", tmp_path, prelude=prelude)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert f"plot.py: {secret}" in refused.stderr and "Permission denied" in refused.stderr
+    made_run(tmp_path / "run")
+    drawn = run_script("study.plot", tmp_path, prelude=prelude)
+    assert drawn.returncode == 0 and (tmp_path / "acc_test.png").exists(), drawn.stderr
+    said = " ".join(drawn.stderr.split())
+    assert f"WARNING: {secret}" in said and "cannot be read (Permission denied)" in said
+
+
+def pictures_of_runs(monkeypatch, logdir):
+    """Draws a folder. Returns: the figures, before they are saved."""
+    figures = []
+    monkeypatch.setattr(plot, "save", lambda picture, axes, path: figures.append(picture))
+    monkeypatch.setattr(plot.flags, "FLAGS", types.SimpleNamespace(out=None, smoothing=0.6))
+    plot.main(["plot.py", str(logdir)])
+    return figures
+
+
+def test_forty_runs_are_drawn_legibly(monkeypatch, tmp_path):
+    """The newest of them: no two curves look alike, and the legend hides none of them."""
+    for number in range(40):
+        units = bool(number % 3)
+        name = f"fashion_mnist-{'channel' if units else 'none'}-seed{number}-learning_rate=0.0001-num_epochs=5"
+        run = made_run(tmp_path / name, cross_stitch=units)
+        os.utime(run / "evaluations.jsonl", (number, number))
+    with pytest.warns(UserWarning, match=f"has 40 runs, and the pictures show the {plot.MOST} "):
+        figures = pictures_of_runs(monkeypatch, tmp_path)
+    for picture in figures:
+        backend_agg.FigureCanvasAgg(picture).draw()
+        (axes,), (legend,) = picture.axes, picture.legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        shown = {int(re.search(r"-seed(\d+)-", label)[1]) for label in labels}
+        assert len(labels) == plot.MOST and shown == set(range(40 - plot.MOST, 40))
+        curves = [line for line in axes.lines if line.get_alpha() is None]
+        looks = {(line.get_color(), line.get_linestyle()) for line in curves}
+        assert len(looks) == len(curves) == plot.MOST
+        box = legend.get_window_extent()
+        assert not box.overlaps(axes.get_window_extent())
+        assert picture.bbox.x0 <= box.x0 and box.x1 <= picture.bbox.x1
+        assert picture.bbox.y0 <= box.y0 and box.y1 <= picture.bbox.y1
+        assert axes.get_window_extent().height > 300  # pixels
+
+
+def test_a_name_that_is_wider_than_the_picture_keeps_its_ends(monkeypatch, tmp_path):
+    made_run(tmp_path / ("first" + "-flag=value" * 20 + "-last"))
+    for picture in pictures_of_runs(monkeypatch, tmp_path):
+        backend_agg.FigureCanvasAgg(picture).draw()
+        (legend,) = picture.legends
+        label = legend.get_texts()[0].get_text()
+        assert label.startswith("with: first-") and label.endswith("-last")
+        assert legend.get_window_extent().x1 <= picture.bbox.x1
 
 
 def test_a_run_that_has_just_begun_is_not_drawn(tmp_path):
