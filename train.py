@@ -29,7 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from harness import files, flag_rules, process
 from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
-from harness.names import NUMERICS, PLACES, PROGRESS, RESULTS, sharing_of
+from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -37,7 +37,7 @@ with process.quiet_import(__name__ == "__main__"):
 
     import data
     import model
-    from harness import checkpoints, evaluation_log, folder, machine, predictions, results
+    from harness import checkpoints, evaluation_log, folder, machine, owner, predictions, results
     from harness.evaluation_log import EvaluationLog
     from harness.events import Events, without_tasks
     from harness.export import Export
@@ -177,7 +177,7 @@ def run_command(program_started):
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
     # A finished run is only read: it may be on a disk that cannot be written.
-    with folder.claimed(run.folder) if trains else contextlib.nullcontext():
+    with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
         export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())
         must_export = export and (trains or not export.holds(outcome["global_step"]))
         if must_export:
@@ -185,10 +185,10 @@ def run_command(program_started):
         net = build(run.dataset) if trains else None
         check_folder(run, net)
         if trains:
-            folder.begin(run.folder, run.settings, FLAGS.overwrite)
+            folder.begin(claim, run.settings, FLAGS.overwrite)
             process.say(f"Writing to {run.folder}")
             process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
-            outcome = train_and_report(net, run, program_started)
+            outcome = train_and_report(net, run, claim, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
         # The results of a run that trained are in its folder, whether they can be printed or not.
@@ -206,10 +206,10 @@ def run_command(program_started):
             say(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
-def train_and_report(net, run, program_started):
+def train_and_report(net, run, claim, program_started):
     """Trains a run to its end, or exits if a signal stops it. Returns: its results."""
     commit = files.commit()  # now: the user may commit while the run trains
-    trained = train(net, run)
+    trained = train(net, run, claim)
     if trained.stopped_by:
         advice = how_to_resume()
         with contextlib.suppress(OSError):  # whoever read stderr may be gone
@@ -248,6 +248,7 @@ def train_and_report(net, run, program_started):
         "images_per_second": speed and round(speed, 1),
         "wall_seconds": round(time.perf_counter() - program_started, 1),
     }
+    claim.check()
     files.write_json(run.folder / RESULTS, content)
     return content
 
@@ -409,12 +410,13 @@ class Trained(typing.NamedTuple):
     units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
 
 
-def train(net, run):
+def train(net, run, claim):
     """Trains up to the run's last step, from the newest checkpoint in its folder if there is one.
 
     Args:
       net: a `model.Model`.
       run: a `Run`.
+      claim: an `owner.Claim` to its folder.
 
     Returns:
       A `Trained`.
@@ -422,10 +424,10 @@ def train(net, run):
     Raises:
       Failed: the run cannot be resumed, has diverged, or cannot be saved.
     """
-    dataset, last_step, note = run.dataset, run.last_step, run.folder / PROGRESS
+    dataset, last_step = run.dataset, run.last_step
     with net.graph.as_default(), process.signals_noted() as signals:
         saver, first_step, set_variables = checkpoints.find_start(
-            run.folder,
+            claim,
             last_step,
             FLAGS.keep_checkpoints,
             net.initializer,
@@ -444,8 +446,8 @@ def train(net, run):
         with (
             EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
             PredictionLog(run.folder, first_step, dataset) as predicted,
-            Events(run.folder) as tensorboard,
-            contextlib.closing(Progress(dataset.name, first_step, last_step, note)) as progress,
+            Events(run.folder, claim.check) as tensorboard,
+            contextlib.closing(Progress(dataset.name, first_step, last_step, claim)) as progress,
             tf.Session(config=run.session_config) as session,
             contextlib.closing(batches),  # ends its thread
         ):
@@ -478,7 +480,7 @@ def train(net, run):
                     tensorboard.flush()
                     log.sync()
                     predicted.sync()
-                    checkpoints.save(session, saver, run.folder, step)
+                    saver.save(session, step)
                     saved_at = time.perf_counter()
                 if stopping:
                     break

@@ -1,22 +1,26 @@
 """A run's checkpoints: where it starts, what it saves, and what a kill or a bad disk left."""
 
 import contextlib
+import json
+import pathlib
 import re
 import warnings
 
 import tensorflow.compat.v1 as tf
 
+from harness import files
 from harness.errors import CannotWrite, Failed, brief
+from harness.names import NUMBER, SETTINGS
 
 # --- Starting ---
 
 
-def find_start(run_dir, last_step, keep, initializer, tower_variables, init_folder):
+def find_start(claim, last_step, keep, initializer, tower_variables, init_folder):
     """Deletes checkpoints that are half written, and finds what the run of the default graph
     starts from.
 
     Args:
-      run_dir: the run's folder.
+      claim: the process's `owner.Claim` to the run's folder.
       last_step: the step that the run is to reach.
       keep: how many checkpoints to keep.
       initializer: operation that gives all variables their start values.
@@ -24,12 +28,14 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, init_fold
       init_folder: None, or a function that returns that run's folder or raises Failed.
 
     Returns:
-      A `tf.train.Saver` for the run's checkpoints; the step that the run has reached, 0
-      for a new run; and a function of a session that gives all variables their values.
+      A `Saver` for the run's checkpoints; the step that the run has reached, 0 for a new run;
+      and a function of a session that gives all variables their values.
 
     Raises:
       Failed: the run cannot be resumed, or the other run cannot be used.
     """
+    claim.check()
+    run_dir = claim.folder
     delete_incomplete(run_dir)
     newest, paths = newest_whole(run_dir)
     step = step_of(newest) if newest else 0
@@ -40,12 +46,11 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, init_fold
         )
     starts_from_other = init_folder is not None and not newest
     with tf.name_scope("train/"):  # keeps the graph page tidy
-        # With relative paths in the file `checkpoint`, a copy of the run names its own files.
-        saver = tf.train.Saver(max_to_keep=keep, save_relative_paths=True)
+        saver = tf.train.Saver(max_to_keep=None)  # `Saver` deletes those of before
         tower_saver = tf.train.Saver(tower_variables) if starts_from_other else None
-    # The saver deletes from the front of its list: the damaged ones, then the oldest.
+    # The first are deleted first: the damaged ones, then the oldest.
     first_whole = paths.index(newest) if newest else 0
-    saver.recover_last_checkpoints(paths[:first_whole] + paths[first_whole:][::-1])
+    in_order = paths[:first_whole] + paths[first_whole:][::-1]
     init_checkpoint = newest_of_other(init_folder(), tower_variables) if starts_from_other else None
 
     def set_variables(session):
@@ -56,7 +61,7 @@ def find_start(run_dir, last_step, keep, initializer, tower_variables, init_fold
         if starts_from_other:
             tower_saver.restore(session, init_checkpoint)
 
-    return saver, step, set_variables
+    return Saver(saver, claim, in_order, keep), step, set_variables
 
 
 def newest_of_other(folder, tower_variables):
@@ -87,14 +92,56 @@ def restored(graph, run_dir, session_config):
 # --- Saving ---
 
 
-def save(session, saver, run_dir, step):
-    """Writes a checkpoint. Raises: CannotWrite."""
-    try:
-        saver.save(session, str(run_dir / "model.ckpt"), step, write_meta_graph=False)
-    except (tf.errors.OpError, ValueError) as error:  # ValueError: the folder is gone
-        raise CannotWrite(
-            f"{run_dir}: the checkpoint cannot be written ({brief(error)})."
-        ) from error
+class Saver:
+    """Saves a run's checkpoints, and deletes all but the last of them.
+
+    Args:
+      saver: a `tf.train.Saver` that deletes nothing.
+      claim: the process's `owner.Claim` to the run's folder.
+      paths: of the checkpoints that are there, those to delete first at the front.
+      keep: how many to keep.
+    """
+
+    def __init__(self, saver, claim, paths, keep):
+        self._saver, self._claim, self._paths, self._keep = saver, claim, paths, keep
+        self._number = number_of(claim.folder)
+
+    def save(self, session, step):
+        """Writes a checkpoint. Raises: CannotWrite; Failed, the folder is no longer the run's."""
+        folder, draft = self._claim.folder, self._claim.draft
+        path, made = folder / f"model.ckpt-{step}", draft / f"model.ckpt-{step}"
+        self._claim.check()
+        try:
+            note_of(made).write_text(json.dumps({NUMBER: self._number}))
+            self._saver.save(
+                session, str(draft / "model.ckpt"), step, write_meta_graph=False, write_state=False
+            )
+            # The index last: with it, the checkpoint is there.
+            index = made.with_name(f"{made.name}.index")
+            for file in (*draft.glob("*.data-*"), note_of(made), index):
+                file.replace(folder / file.name)
+            self._paths = [other for other in self._paths if other != str(path)] + [str(path)]
+            kept = self._paths[-self._keep :]
+            # With relative paths in the file `checkpoint`, a copy of the run names its own files.
+            names = [pathlib.Path(name).name for name in kept]
+            tf.train.update_checkpoint_state(str(folder.absolute()), path.name, names)
+            for old in self._paths[: -self._keep]:
+                delete(old)
+            self._paths = kept
+        except (tf.errors.OpError, OSError, ValueError) as error:  # ValueError: no folder
+            self._claim.check()
+            raise CannotWrite(
+                f"{folder}: the checkpoint cannot be written ({brief(error)})."
+            ) from error
+
+
+def delete(path):
+    """Deletes a checkpoint's files, the index last: what a kill leaves is then deleted with the
+    next one."""
+    path = pathlib.Path(path)
+    found = path.parent.glob(f"{path.name}.*")
+    for file in sorted(found, key=lambda f: f.suffix == ".index"):
+        file.unlink()
 
 
 # --- What is in a folder ---
@@ -116,6 +163,14 @@ def newest_whole(run_dir, variables=None):
       Failed: a checkpoint is of another network, or all are damaged.
     """
     steps = sorted(steps_saved(run_dir), reverse=True)
+    others = ", ".join(f"model.ckpt-{step}" for step in sorted(steps_of_others(run_dir)))
+    if others and not steps:
+        raise Failed(
+            f"{run_dir}: its checkpoints ({others}) are those of another run. Choose another"
+            " --run_name, or start over with --overwrite."
+        )
+    if others:
+        warnings.warn(f"{run_dir}: another run saved {others}, so that is skipped.")
     if steps and not any(run_dir.glob("model.ckpt-*")):
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
@@ -147,8 +202,38 @@ def newest_whole(run_dir, variables=None):
 
 
 def steps_saved(run_dir):
-    """The steps of a folder's checkpoints, whole or not."""
-    return {step_of(path) for path in run_dir.glob("model.ckpt-*")} - {None} | steps_listed(run_dir)
+    """The steps of a run's own checkpoints, whole or not."""
+    found = {step_of(path) for path in run_dir.glob("model.ckpt-*")} - {None}
+    return (found | steps_listed(run_dir)) - steps_of_others(run_dir)
+
+
+def steps_of_others(run_dir):
+    """The steps of checkpoints in a run's folder that another run saved there.
+
+    A run that an earlier version began has no number, and all are its own.
+    """
+    number, found = number_of(run_dir), run_dir.glob("model.ckpt-*.index")
+    return {
+        step_of(path)
+        for path in found
+        if number and files.read_json(note_of(path.with_suffix(""))).get(NUMBER) != number
+    } - {None}
+
+
+def number_of(run_dir):
+    """The number of a folder's run, or None."""
+    return files.read_json(run_dir / SETTINGS).get(NUMBER)
+
+
+def note_of(checkpoint):
+    """The path of the file beside a checkpoint that has the number of its run."""
+    return checkpoint.with_name(f"{checkpoint.name}.json")
+
+
+def adopt(run_dir, number):
+    """Gives all checkpoints of a folder the number of its run."""
+    for path in run_dir.glob("model.ckpt-*.index"):
+        files.write_json(note_of(path.with_suffix("")), {NUMBER: number})
 
 
 def steps_listed(run_dir):

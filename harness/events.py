@@ -15,7 +15,6 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` impor
 from tensorboard.plugins.hparams.summary import session_end_pb
 from tensorboard.summary.v1 import text_pb
 
-from harness import folder
 from harness.errors import CannotWrite, brief
 from harness.names import CLASS_TAG
 
@@ -43,10 +42,12 @@ class Events:
 
     Args:
       run_dir: the run's folder.
+      check: raises Failed if the folder is no longer the run's.
     """
 
-    def __init__(self, run_dir):
+    def __init__(self, run_dir, check=lambda: None):
         keep_event_files_in_order(run_dir)
+        self._check = check
         self._run_dir, self._writer = run_dir, tf.summary.FileWriter(str(run_dir))
         self._cannot_draw = False
 
@@ -180,8 +181,9 @@ class Events:
         self.add(summary.SerializeToString(), step)
 
     def flush(self):
-        """Writes all events so far to the disk. Raises: CannotWrite; Failed, there is no folder."""
-        folder.check_exists(self._run_dir)
+        """Writes all events so far to the disk. Raises: CannotWrite; Failed, the folder is no
+        longer the run's."""
+        self._check()
         with self._errors():
             self._writer.flush()
 

@@ -1,19 +1,16 @@
-"""A run's folder: its name, one process at a time, one set of settings, starting over."""
+"""A run's folder: its name, one set of settings, starting over, starting from another run."""
 
-import contextlib
-import fcntl
 import os
 import pathlib
 import re
 import shutil
 import warnings
 
-from harness import checkpoints, evaluation_log, flag_rules, predictions
-from harness.errors import Failed, InUse, appending
+from harness import checkpoints, evaluation_log, flag_rules, owner, predictions
+from harness.errors import Failed
 from harness.files import read_json, write_json
-from harness.names import NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
+from harness.names import NUMBER, NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
 
-LOCK = "lock"
 # What a run leaves, apart from its lock and its settings.
 # Results first: without them, a run is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
@@ -59,47 +56,6 @@ def check_path(folder):
         raise Failed(f"{folder}: this locale cannot read the name. Set PYTHONUTF8=1, or rename it.")
 
 
-# --- One process ---
-
-
-@contextlib.contextmanager
-def claimed(run_dir):
-    """Creates the folder and keeps other processes out of it.
-
-    Raises: InUse, another process is there; Failed, the folder cannot be locked.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with appending(run_dir / LOCK):
-        lock = open(run_dir / LOCK, "a")
-    with lock:
-        try:
-            # The system releases the lock when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(
-                f"{run_dir}: another process is using this run. Wait for it, or choose another"
-                " --run_name."
-            ) from None
-        except PermissionError as error:
-            raise Failed(
-                f"{run_dir}: cannot be locked ({error.strerror}): another process is using this"
-                " run, or its file system allows no locks. Wait for it, or choose a --logdir on"
-                " another one."
-            ) from error
-        except OSError as error:
-            raise Failed(
-                f"{run_dir}: its file system has no file locks ({error.strerror}), which keep"
-                " other processes out of a run. Choose a --logdir on another one."
-            ) from error
-        yield
-
-
-def check_exists(run_dir):
-    """Raises: Failed, somebody deleted the folder. Writing to a deleted file raises nothing."""
-    if not (run_dir / LOCK).exists():
-        raise Failed(f"{run_dir}: the folder was deleted, so this run ends.")
-
-
 # --- One set of settings, and starting from another run ---
 
 
@@ -117,7 +73,8 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
     """
     record = run_dir / SETTINGS
     before = read_json(record)
-    before.pop("numerics", None)  # `check_numerics` compares them
+    for name in ("numerics", NUMBER):  # `check_numerics` compares the former
+        before.pop(name, None)
     if files_of_run(run_dir) and not before:
         if not record.exists() and not checkpoints.holds_network(run_dir):
             raise Failed(
@@ -187,17 +144,26 @@ def is_same(name, before, now):
     return before == now
 
 
-def begin(run_dir, settings, starts_over):
+def begin(claim, settings, starts_over):
     """Writes the settings of a run that trains; first deletes what an earlier one left, if it
     `starts_over`. Files of others stay.
 
+    Args: the process's `owner.Claim`; what determines the result; whether the run starts over.
     Raises: Failed, the run was finished, but its checkpoints are gone.
     """
-    if not starts_over and (run_dir / RESULTS).exists() and not checkpoints.steps_saved(run_dir):
+    claim.check()
+    run_dir = claim.folder
+    saved = checkpoints.steps_saved(run_dir) | checkpoints.steps_of_others(run_dir)
+    if not starts_over and (run_dir / RESULTS).exists() and not saved:
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(run_dir / SETTINGS, {**settings, "numerics": NUMERICS})
+    number = None if starts_over else read_json(run_dir / SETTINGS).get(NUMBER)
+    if not number:
+        number = owner.new_number()
+        # Of an earlier version, or in a copy without settings: these count as the run's own.
+        checkpoints.adopt(run_dir, number)
+    write_json(run_dir / SETTINGS, {**settings, "numerics": NUMERICS, NUMBER: number})
 
 
 def completed(before, now, defaults):

@@ -7,6 +7,7 @@ TensorFlow.
 PLACES = ("pool_1", "pool_2", "fc_3")
 SETTINGS, RESULTS = "settings.json", "results.json"  # in a run's folder
 PROGRESS = "progress.json"  # there, too, while it trains
+NUMBER = "run"  # in settings.json and beside each checkpoint: a random number, the run's own
 CLASS_TAG = "tasks/"  # begins the curves of single classes
 NUMERICS = 2  # raised by a change of this program that alters a result's bits
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many

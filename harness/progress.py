@@ -7,6 +7,8 @@ import time
 
 import tqdm
 
+from harness.names import PROGRESS
+
 SECONDS = 0.5  # between two notes of the step
 
 
@@ -19,11 +21,12 @@ class Progress:
       name: what the bar is called.
       first_step: the step that the run has reached.
       last_step: the step to train to.
-      note: a file for the step, which other programs may read while the run trains; or None.
+      claim: an `owner.Claim` to the run's folder, in which a file tells other programs the step
+        while the run trains; or None.
     """
 
-    def __init__(self, name, first_step, last_step, note=None):
-        self._note, self._last_step, self._noted = note, last_step, 0.0
+    def __init__(self, name, first_step, last_step, claim=None):
+        self._claim, self._last_step, self._noted = claim, last_step, 0.0
         self.bar = tqdm.tqdm(
             desc=name,
             initial=first_step,
@@ -51,11 +54,12 @@ class Progress:
         self._show()
         with contextlib.suppress(OSError):
             self.bar.update()
-        if self._note and time.monotonic() - self._noted >= SECONDS:
+        if self._claim and time.monotonic() - self._noted >= SECONDS:
             self._noted = time.monotonic()
             content = {"step": self.bar.n, "last_step": self._last_step}
             with contextlib.suppress(OSError):  # a full disk: what matters reports it
-                self._note.write_text(json.dumps(content))
+                if self._claim.holds():
+                    (self._claim.folder / PROGRESS).write_text(json.dumps(content))
 
     def add_evaluation(self, accuracies):
         """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
@@ -73,8 +77,8 @@ class Progress:
         with contextlib.suppress(OSError):
             self.bar.close()
         with contextlib.suppress(OSError):
-            if self._note:
-                self._note.unlink()
+            if self._claim and self._claim.holds():
+                (self._claim.folder / PROGRESS).unlink()
 
     def _show(self):
         shown = [f"{name} {accuracy:.3f}" for name, accuracy in self._accuracies.items()]

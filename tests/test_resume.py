@@ -29,7 +29,7 @@ from test_train import (
 
 import data
 import model
-from harness import checkpoints, download, evaluation_log, files, predictions, process
+from harness import checkpoints, download, evaluation_log, files, owner, predictions, process
 from harness import folder as run_folder
 from harness.errors import CannotWrite, Diverged, Failed, InUse
 from harness.names import NUMERICS
@@ -269,9 +269,7 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
 
 def test_a_second_process_is_refused_and_a_batch_systems_signal_ends_the_first(tmp_path):
     folder(tmp_path).mkdir()
-    (folder(tmp_path) / run_folder.LOCK).write_text(
-        "4711 somewhere"
-    )  # another program's: no process
+    (folder(tmp_path) / owner.LOCK).write_text("4711 somewhere")  # another program's: no process
     first = begin(tmp_path, "--num_epochs=1000", OFTEN)
     assert await_checkpoint_after(0, tmp_path, first)
     second = run(tmp_path, "--max_steps=1")
@@ -294,9 +292,9 @@ def test_a_file_system_without_locks_is_named_as_such(number, words, monkeypatch
     def flock(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    monkeypatch.setattr(owner.fcntl, "flock", flock)
     refused = pytest.raises(Failed, match=words)
-    with refused, run_folder.claimed(tmp_path / "run"):
+    with refused, owner.claimed(tmp_path / "run"):
         pass
 
 
@@ -517,10 +515,11 @@ def test_the_bar_of_a_resumed_run_shows_its_loss_and_the_rate_of_this_process():
 
 def test_a_run_notes_its_step_where_others_can_read_it_until_it_ends(tmp_path):
     note = tmp_path / "progress.json"
-    progress = Progress("some", 7, 100, note)
-    progress.add_step(32, 1.5, 0.01)
-    assert files.read_json(note) == {"step": 8, "last_step": 100}
-    progress.close()
+    with owner.claimed(tmp_path) as claim:
+        progress = Progress("some", 7, 100, claim)
+        progress.add_step(32, 1.5, 0.01)
+        assert files.read_json(note) == {"step": 8, "last_step": 100}
+        progress.close()
     assert not note.exists()
 
 
