@@ -1,5 +1,6 @@
 """What a run may use of the machine: cores, memory, device; and what its bits depend on."""
 
+import math
 import os
 import pathlib
 import platform
@@ -9,10 +10,9 @@ import warnings
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
-from harness import memory
+from harness import cgroups, memory
 from harness.errors import Failed
 
-CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container
 BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
 
 
@@ -78,12 +78,7 @@ def cores(threads=0):
     """How many cores this process may use: `threads`, or what the system allows it."""
     affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
     allowed = len(affinity(0)) if affinity else os.cpu_count()
-    try:  # a container's quota, in microseconds of processor time for each period
-        quota, period = pathlib.Path(CPU_QUOTA).read_text().split()
-        allowed = min(allowed, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max 100000"
-        pass
-    return threads or allowed
+    return threads or min([allowed, *(math.ceil(limit) for limit in cgroups.cores())])
 
 
 # --- Memory ---

@@ -6,7 +6,8 @@ import pathlib
 import re
 import resource
 
-LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+from harness import cgroups
+
 INFO = "/proc/meminfo"
 
 
@@ -15,10 +16,7 @@ def allowed():
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     sizes += [soft] if soft != resource.RLIM_INFINITY else []
-    for path in LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            sizes.append(int(pathlib.Path(path).read_text()))
-    return min(sizes)
+    return min(sizes + cgroups.memory())
 
 
 def free():

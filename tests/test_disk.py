@@ -13,7 +13,7 @@ import pytest
 from conftest import SECONDS, command_of, idx_bytes, run_train, start_train, write
 
 import data
-from harness import disk, download, evaluation_log, memory
+from harness import cgroups, disk, download, evaluation_log
 
 COUNT = 90
 PIXELS = np.random.RandomState(0).randint(0, 256, [COUNT, 8, 8, 3]).astype(np.uint8)
@@ -122,12 +122,11 @@ def test_packed_files_that_do_not_fit_into_memory_are_to_be_unpacked(large, tmp_
     packed = path.with_name(f"{path.name}.gz")
     packed.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    (tmp_path / "limit").write_text("15000")
-    monkeypatch.setattr(memory, "LIMITS", [tmp_path / "limit"])
+    monkeypatch.setattr(cgroups, "memory", lambda: [15000])
     words = f"{packed}: its .* do not fit into memory. Unpack it, .*: gunzip {packed}"
     with pytest.raises(data.DataError, match=words):
         load(tmp_path / "mine")
-    (tmp_path / "limit").write_text("18000")
+    monkeypatch.setattr(cgroups, "memory", lambda: [18000])
     assert len(load(tmp_path / "mine").train.images) == COUNT
 
 

@@ -1172,18 +1172,6 @@ def test_what_tensorflow_says_before_it_dies_is_seen(tmp_path):
     assert "--nonsense" in wrong_flags.stderr
 
 
-@pytest.mark.parametrize("quota, threads", [
-    ("max 100000\n", 64), ("150000 100000\n", 2), ("50000 100000\n", 1), (None, 64),
-])  # fmt: skip
-def test_a_containers_quota_counts_in_whole_cores(quota, threads, tmp_path, monkeypatch):
-    """No quota can be set here: a file takes the place of the system's."""
-    if quota:
-        (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machine.cores() == threads and machine.cores(3) == 3
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 def test_a_run_of_one_core_is_repeated_bit_by_bit_with_one_thread(tmp_path):
