@@ -264,9 +264,7 @@ def evaluation_text(run):
         )
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
     count = len(run.dataset.test.images)
-    tables = [
-        results.confusion_table(t, confusions[t.name], count) for t in run.dataset.tasks
-    ]
+    tables = [results.confusion_table(t, confusions[t.name], count) for t in run.dataset.tasks]
     said = [f"Evaluated: {shown}", *tables]
     path = run.folder / predictions.TABLE
     try:

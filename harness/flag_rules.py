@@ -161,6 +161,11 @@ def check_alone(flags, known_tasks):
         "tasks",
         f"must be some of {known}, or names of label files, each once, with commas between",
     )
+    # Curves of TensorBoard and evaluations.jsonl: accuracies and, with units, mean weights.
+    curves = [*tasks, *(f"{task}_by_article" for task in tasks)]
+    curves += [f"{to}_from_{source}" for to in tasks for source in tasks]
+    twice = next((name for name in curves if curves.count(name) > 1), None)
+    refuse_if(twice, "tasks", f"two curves would have the name {twice}: rename a task")
     refuse_if(
         not set(places) <= set(PLACES) or len(places) > len(set(places)),
         "cross_stitch_at",

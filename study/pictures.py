@@ -168,7 +168,9 @@ def draw_few_labels(task, study, path, beside):
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     for position, name in enumerate(settings):
         of_setting = [group for group in study if group.setting == name]
-        gained = [list(group.gains(baseline_of(study, group), task).values()) for group in of_setting]
+        gained = [
+            list(group.gains(baseline_of(study, group), task).values()) for group in of_setting
+        ]
         # In order, and not quite at the same place, so that no point hides another.
         places = np.array([numbers.index(group.condition) for group in of_setting])
         places = places + 0.07 * (position - (len(settings) - 1) / 2)

@@ -1261,6 +1261,15 @@ def test_a_run_that_diverged_names_every_rate_and_scale_that_is_not_the_default(
     assert "cross_stitch" not in flag_rules.nearer_to_defaults(without_units, defaults)
 
 
+@pytest.mark.parametrize("tasks, name", [
+    ("article,group,group_by_article", "group_by_article"),  # an accuracy of the group's own
+    ("a,b_from_c,a_from_b,c", "a_from_b_from_c"),  # a weight of a unit
+])  # fmt: skip
+def test_tasks_whose_curves_would_have_one_name_are_refused(tasks, name):
+    words = f"--tasks={tasks}: two curves would have the name {name}: rename a task"
+    assert refusal_of(f"--tasks={tasks}") == words
+
+
 @pytest.mark.parametrize("given, word", [
     (("--hard_sharing", "--cross_stitch=True"), "hard sharing has one tower"),
     (("--share_until=fc_3", "--cross_stitch=True"), "hard sharing has one tower"),
