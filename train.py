@@ -248,8 +248,7 @@ def train_and_report(net, run, claim, program_started):
         "images_per_second": speed and round(speed, 1),
         "wall_seconds": round(time.perf_counter() - program_started, 1),
     }
-    claim.check()
-    files.write_json(run.folder / RESULTS, content)
+    claim.write_json(RESULTS, content)
     return content
 
 
@@ -413,8 +412,7 @@ def train(net, run, claim):
 
     Args:
       net: a `model.Model`.
-      run: a `Run`.
-      claim: an `owner.Claim` to its folder.
+      run, claim: a `Run`, and an `owner.Claim` to its folder.
 
     Returns:
       A `Trained`.
@@ -424,7 +422,7 @@ def train(net, run, claim):
     """
     dataset, last_step = run.dataset, run.last_step
     with net.graph.as_default(), process.signals_noted() as signals:
-        saver, first_step, set_variables = checkpoints.find_start(
+        saver, first_step, done, summary, set_variables = checkpoints.find_start(
             claim,
             last_step,
             FLAGS.keep_checkpoints,
@@ -442,32 +440,36 @@ def train(net, run, claim):
             range(first_step, last_step),
         )
         with (
-            EvaluationLog(run.folder, first_step, FLAGS.eval_every) as log,
-            PredictionLog(run.folder, first_step, dataset) as predicted,
+            EvaluationLog(run.folder, done, FLAGS.eval_every) as log,
+            PredictionLog(run.folder, done, dataset) as predicted,
             Events(run.folder, claim.check) as tensorboard,
             contextlib.closing(Progress(dataset.name, first_step, last_step, claim)) as progress,
             tf.Session(config=run.session_config) as session,
             contextlib.closing(batches),  # ends its thread
         ):
             set_variables(session)
-            write_start(tensorboard, log, session, net, run, first_step)
+            write_start(tensorboard, log, session, net, run, done)
             step, confusions, saved_at = first_step, None, time.perf_counter()
 
-            for step in range(first_step + 1, last_step + 1):
+            for step in range(max(done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
-                started = time.perf_counter()
-                batch = next(batches)
-                loss, summary = train_step(session, net, step, batch, evaluates)
-                seconds = time.perf_counter() - started
-                progress.add_step(len(batch[0]), loss, seconds)
+                if step > first_step:  # or else a signal has stopped the step's evaluation
+                    started = time.perf_counter()
+                    batch = next(batches)
+                    loss, summary = train_step(session, net, step, batch, evaluates)
+                    seconds = time.perf_counter() - started
+                    progress.add_step(len(batch[0]), loss, seconds)
                 if evaluates:
                     check_weights(session, net, step)
-                    accuracies, confusions, classes = evaluate(session, net, dataset)
+                    evaluated = evaluate(session, net, dataset, signals)
+                if evaluates and evaluated:
+                    accuracies, confusions, classes = evaluated
                     measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
                     speed = progress.add_evaluation({t: accuracies[t] for t in net.labels})
                     measured |= {"images_per_second": speed} if speed else {}
                     write_evaluation(tensorboard, log, session, net, step, summary, measured)
                     predicted.append(step, classes)
+                    summary = None
                 stopping = bool(signals)  # read once: a later signal waits for the next step
                 is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
                 if step == last_step or stopping or is_old:
@@ -478,20 +480,20 @@ def train(net, run, claim):
                     tensorboard.flush()
                     log.sync()
                     predicted.sync()
-                    saver.save(session, step)
+                    saver.save(session, step, summary)
                     saved_at = time.perf_counter()
                 if stopping:
                     break
 
             correct = units = None
-            if step == last_step:
+            if step == last_step and not summary:
                 if confusions is None:  # killed after the last checkpoint, before the results
                     _, confusions, _ = evaluate(session, net, dataset)
                 write_end(tensorboard, session, net, dataset, confusions, step)
                 units = describe_units(session, net, run.session_config)
                 labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
-    stopped_by = signals[0] if signals and step < last_step else None
+    stopped_by = signals[0] if signals and not units else None
     return Trained(first_step, step, stopped_by, progress.speed(), confusions, correct, units)
 
 
@@ -532,8 +534,8 @@ def feed(net, batch, training):
     return {net.x: images, net.is_training: training, **by_task}
 
 
-def evaluate(session, net, dataset):
-    """Predicts the whole test set.
+def evaluate(session, net, dataset, signals=()):
+    """Predicts the whole test set, unless one of the signals stops it: then it returns None.
 
     Returns:
       task -> accuracy: of the images whose label is known, the share that is predicted correctly. If a task's labels
@@ -548,6 +550,8 @@ def evaluate(session, net, dataset):
     by_article = {}  # how many are predicted correctly
     classes = {task: [] for task in net.logits}
     for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
+        if signals:
+            return None
         batch = feed(net, (images, labels), training=False)
         predicted = session.run(net.predictions, batch)
         implied = dataset.implied(predicted["article"]) if "article" in predicted else {}
@@ -601,18 +605,18 @@ def describe_units(session, net, session_config):
 # --- What a run writes and says ---
 
 
-def write_start(tensorboard, log, session, net, run, step):
-    """Writes the run's graph; at step 0 also its flags and the units' weights.
+def write_start(tensorboard, log, session, net, run, done):
+    """Writes the run's graph; of a new run also its flags and the units' weights.
 
     Args:
       tensorboard: an `events.Events`.
       log: an `EvaluationLog`.
       session, net: as in `train_step`.
       run: a `Run`.
-      step: the step that the run resumes after, or 0.
+      done: the last step of which all is written; -1 for a new run.
     """
-    tensorboard.add_start(net.graph, step)
-    if step:
+    tensorboard.add_start(net.graph, done)
+    if done >= 0:
         return
     values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
     compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
@@ -626,7 +630,7 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
     """Writes a step's losses, accuracies and units, for TensorBoard and evaluations.jsonl.
 
     Args:
-      tensorboard, log, session, net, step: as in `write_start`.
+      tensorboard, log, session, net, step: as in `write_start` and `train_step`.
       summary_of_batch: of the training batch, serialised.
       measured: what was measured on the test set, name -> number.
     """

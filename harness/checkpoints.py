@@ -12,6 +12,8 @@ from harness import files
 from harness.errors import CannotWrite, Failed, brief
 from harness.names import NUMBER, SETTINGS
 
+UNEVALUATED = "unevaluated"  # beside a checkpoint: the summary of its batch, in hexadecimal digits
+
 # --- Starting ---
 
 
@@ -29,7 +31,9 @@ def find_start(claim, last_step, keep, initializer, tower_variables, init_folder
 
     Returns:
       A `Saver` for the run's checkpoints; the step that the run has reached, 0 for a new run;
-      and a function of a session that gives all variables their values.
+      the last step of which all is written, -1 for a new run, which has not even the line of
+      step 0; the summary of the former step's batch, if a signal stopped its evaluation, or else
+      None; and a function of a session that gives all variables their values.
 
     Raises:
       Failed: the run cannot be resumed, or the other run cannot be used.
@@ -61,7 +65,10 @@ def find_start(claim, last_step, keep, initializer, tower_variables, init_folder
         if starts_from_other:
             tower_saver.restore(session, init_checkpoint)
 
-    return Saver(saver, claim, in_order, keep), step, set_variables
+    note = files.read_json(note_of(pathlib.Path(newest))) if newest else {}
+    summary = bytes.fromhex(note.get(UNEVALUATED, "")) or None
+    done = step - 1 if summary or not newest else step
+    return Saver(saver, claim, in_order, keep), step, done, summary, set_variables
 
 
 def newest_of_other(folder, tower_variables):
@@ -106,13 +113,22 @@ class Saver:
         self._saver, self._claim, self._paths, self._keep = saver, claim, paths, keep
         self._number = number_of(claim.folder)
 
-    def save(self, session, step):
-        """Writes a checkpoint. Raises: CannotWrite; Failed, the folder is no longer the run's."""
+    def save(self, session, step, summary=None):
+        """Writes a checkpoint.
+
+        Args:
+          session, step: whose variables, and the global step.
+          summary: of the step's training batch, serialised, if its evaluation is not written yet.
+
+        Raises:
+          CannotWrite; Failed, the folder is no longer the run's.
+        """
         folder, draft = self._claim.folder, self._claim.draft
         path, made = folder / f"model.ckpt-{step}", draft / f"model.ckpt-{step}"
         self._claim.check()
         try:
-            note_of(made).write_text(json.dumps({NUMBER: self._number}))
+            unevaluated = {UNEVALUATED: summary.hex()} if summary else {}
+            note_of(made).write_text(json.dumps({NUMBER: self._number, **unevaluated}))
             self._saver.save(
                 session, str(draft / "model.ckpt"), step, write_meta_graph=False, write_state=False
             )
@@ -226,14 +242,16 @@ def number_of(run_dir):
 
 
 def note_of(checkpoint):
-    """The path of the file beside a checkpoint that has the number of its run."""
+    """The path of the file beside a checkpoint that has the number of its run, and what its
+    evaluation needs if a signal stopped that."""
     return checkpoint.with_name(f"{checkpoint.name}.json")
 
 
 def adopt(run_dir, number):
     """Gives all checkpoints of a folder the number of its run."""
     for path in run_dir.glob("model.ckpt-*.index"):
-        files.write_json(note_of(path.with_suffix("")), {NUMBER: number})
+        note = note_of(path.with_suffix(""))
+        files.write_json(note, {**files.read_json(note), NUMBER: number})
 
 
 def steps_listed(run_dir):

@@ -22,25 +22,25 @@ class EvaluationLog:
 
     Args:
       run_dir: the run's folder.
-      step: step of the checkpoint that the run resumes from, or 0. Later lines are deleted, as
-        the run makes them again.
+      done: the last step of which all is written, or -1. Later lines are deleted, as the run
+        makes them again.
       every: steps between evaluations.
 
     Raises:
       CannotWrite: the file cannot be written.
     """
 
-    def __init__(self, run_dir, step, every):
+    def __init__(self, run_dir, done, every):
         self._path = run_dir / NAME
         with self._errors():
             self._file = open(self._path, "ab")
-            lines = whole_lines(self._path) if step else []
-            kept = [(line, size) for line, size in lines if line["step"] <= step]
+            lines = whole_lines(self._path)
+            kept = [(line, size) for line, size in lines if line["step"] <= done]
             self._file.truncate(sum(size for _, size in kept))
-        missing = set(range(every, step + 1, every)) - {line["step"] for line, _ in kept}
+        missing = set(range(every, done + 1, every)) - {line["step"] for line, _ in kept}
         if missing:
             warnings.warn(
-                f"{self._path}: lacks {len(missing):,} evaluations up to step {step:,}, such as"
+                f"{self._path}: lacks {len(missing):,} evaluations up to step {done:,}, such as"
                 f" that of step {min(missing):,}. Results and curves will be without them."
             )
 

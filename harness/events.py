@@ -63,16 +63,16 @@ class Events:
             self._writer.close()
         threading.excepthook = self._excepthook
 
-    def add_start(self, graph, step):
-        """Writes the graph, and lets TensorBoard drop events after this step, if there are any:
-        the run makes them again."""
+    def add_start(self, graph, done):
+        """Writes the graph, and lets TensorBoard drop events after the step `done`, if there are
+        any: the run makes them again."""
         start = tf.SessionLog(status=tf.SessionLog.START)
         # Without the function library: the page would list its branches of tf.cond, too.
         graph_def = graph.as_graph_def()
         graph_def.ClearField("library")
         event = tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString())
         with self._errors():
-            self._writer.add_session_log(start, step + 1 if step else 0)
+            self._writer.add_session_log(start, done + 1)
             self._writer.add_event(event)
 
     def add(self, summary, step):

@@ -8,7 +8,7 @@ import warnings
 
 from harness import checkpoints, evaluation_log, flag_rules, owner, predictions
 from harness.errors import Failed
-from harness.files import read_json, write_json
+from harness.files import read_json
 from harness.names import NUMBER, NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
 
 # What a run leaves, apart from its lock and its settings.
@@ -151,11 +151,11 @@ def begin(claim, settings, starts_over):
     Args: the process's `owner.Claim`; what determines the result; whether the run starts over.
     Raises: Failed, the run was finished, but its checkpoints are gone.
     """
-    claim.check()
     run_dir = claim.folder
     saved = checkpoints.steps_saved(run_dir) | checkpoints.steps_of_others(run_dir)
     if not starts_over and (run_dir / RESULTS).exists() and not saved:
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
+    claim.check()
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     number = None if starts_over else read_json(run_dir / SETTINGS).get(NUMBER)
@@ -163,7 +163,7 @@ def begin(claim, settings, starts_over):
         number = owner.new_number()
         # Of an earlier version, or in a copy without settings: these count as the run's own.
         checkpoints.adopt(run_dir, number)
-    write_json(run_dir / SETTINGS, {**settings, "numerics": NUMERICS, NUMBER: number})
+    claim.write_json(SETTINGS, {**settings, "numerics": NUMERICS, NUMBER: number})
 
 
 def completed(before, now, defaults):

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import typing
 
+from harness import files
 from harness.errors import Failed, InUse, appending
 
 LOCK = "lock"
@@ -50,6 +51,11 @@ class Claim(typing.NamedTuple):
         if not self.holds():
             other = ", and another run began there" if (self.folder / LOCK).exists() else ""
             raise Failed(f"{self.folder}: the folder was deleted{other}, so this run ends.")
+
+    def write_json(self, name, content):
+        """Replaces a file in the folder, if that is still this process's. Raises: as `check`."""
+        self.check()
+        files.write_json(self.folder / name, content)
 
 
 @contextlib.contextmanager

@@ -52,19 +52,19 @@ class PredictionLog:
 
     Args:
       run_dir: the run's folder.
-      step: step of the checkpoint that the run resumes from, or 0. Later evaluations are deleted,
-        as the run makes them again.
+      done: the last step of which all is written, or -1. Later evaluations are deleted, as the
+        run makes them again.
       dataset: as `layout` takes it.
 
     Raises:
       CannotWrite: the file cannot be written.
     """
 
-    def __init__(self, run_dir, step, dataset):
+    def __init__(self, run_dir, done, dataset):
         self._path, self._layout = run_dir / NAME, layout(dataset)
         with self._errors():
             self._file = open(self._path, "a+b")
-            self._file.truncate(self._layout.itemsize * self._number_up_to(step))
+            self._file.truncate(self._layout.itemsize * self._number_up_to(done))
 
     def append(self, step, classes):
         """Adds an evaluation. Args: the step, and task -> [N] int. Raises: CannotWrite."""

@@ -63,8 +63,8 @@ class Progress:
 
     def add_evaluation(self, accuracies):
         """Args: task -> accuracy. Returns: training speed since the last evaluation, or None."""
-        images, seconds = self._images - self._evaluated[0], self._seconds - self._evaluated[1]
-        self._evaluated = self._images, self._seconds
+        before, self._evaluated = self._evaluated, (self._images or 0, self._seconds)
+        images, seconds = self._evaluated[0] - before[0], self._evaluated[1] - before[1]
         self._accuracies = accuracies
         self._show()
         return images / seconds if images else None

@@ -11,9 +11,10 @@ from harness.errors import CannotWrite
 from harness.evaluation_log import EvaluationLog
 
 
-def write(folder, steps, step=0, every=10):
-    """Writes lines as a run does that resumes after `step`. The loss is a hundredth of it."""
-    with EvaluationLog(folder, step, every) as lines:
+def write(folder, steps, done=-1, every=10):
+    """Writes lines as a run does that resumes after the step `done`. The loss is a hundredth of
+    the step."""
+    with EvaluationLog(folder, done, every) as lines:
         for at in steps:
             lines.append(at, {"loss": at / 100})
         lines.sync()
@@ -25,7 +26,7 @@ def steps_in(folder):
 
 def test_a_run_that_resumes_cuts_off_what_it_makes_again(tmp_path):
     write(tmp_path, [0, 10, 20, 30])
-    write(tmp_path, [30, 40], step=25)
+    write(tmp_path, [30, 40], done=25)
     assert steps_in(tmp_path) == [0, 10, 20, 30, 40]
     assert evaluation_log.curves(tmp_path)["loss"] == (
         [0, 10, 20, 30, 40],
@@ -49,7 +50,7 @@ def test_a_torn_or_damaged_line_is_dropped(torn, tmp_path):
     assert evaluation_log.curves(tmp_path)["loss"][0] == [10, 20]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing before step 20 is missing
-        write(tmp_path, [30], step=20)
+        write(tmp_path, [30], done=20)
     assert steps_in(tmp_path) == [10, 20, 30]
 
 
@@ -60,7 +61,7 @@ def test_missing_lines_are_warned_of(kept, tmp_path):
         write(tmp_path, kept)
     first_missing = 20 if kept else 10
     with pytest.warns(UserWarning, match=f"lacks .* such as that of step {first_missing}"):
-        write(tmp_path, [40], step=39)
+        write(tmp_path, [40], done=39)
     assert steps_in(tmp_path) == [*kept, 40]
 
 
@@ -79,5 +80,5 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
             write(tmp_path, [10, 20, 30])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    write(tmp_path, [20, 30], step=10)
+    write(tmp_path, [20, 30], done=10)
     assert steps_in(tmp_path) == [10, 20, 30]

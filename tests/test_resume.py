@@ -188,6 +188,53 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(undisturbed, tmp_path)
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+def lines_of(logdir):
+    return [json.loads(line) for line in (folder(logdir) / evaluation_log.NAME).open()]
+
+
+# Half a second of evaluation after each step, at least.
+MANY_TEST_IMAGES = "data.SYNTHETIC_SIZES = (1200, 4000)"
+
+
+@pytest.mark.slow
+def test_a_signal_stops_an_evaluation_which_the_resumed_run_completes(tmp_path):
+    """The step is saved with its losses. The first evaluation is stopped twice, then the last."""
+    given = (UNITS["channel"], "--eval_every=1", "--max_steps=3", "--seed=1")
+    once = run(tmp_path / "once", *given, prelude=MANY_TEST_IMAGES)
+    assert once.returncode == 0, once.stderr
+    logdir = tmp_path / "stopped"
+    note = folder(logdir) / "progress.json"
+    for step, before in ((1, None), (1, 1), (3, 1)):
+        process = begin(logdir, *given, prelude=MANY_TEST_IMAGES)
+
+        def is_evaluating():
+            if before == step:  # at once, as the step is trained
+                return f"Resuming after step {step}." in process.output()
+            return files.read_json(note).get("step") == step
+
+        while process.poll() is None and not is_evaluating():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate()
+        assert process.returncode == 128 + signal.SIGTERM, errors
+        assert f"Stopped after step {step} of 3 and saved." in errors
+        assert before is None or f"Resuming after step {before}." in output
+        assert steps_saved(logdir)[-1] == step
+        assert [line["step"] for line in lines_of(logdir)] == list(range(step))
+    again = run(logdir, *given, prelude=MANY_TEST_IMAGES)
+    assert again.returncode == 0 and "Resuming after step 3." in again.stdout, again.stderr
+    assert tensors(folder(logdir)) == tensors(folder(tmp_path / "once"))
+
+    def written(logdir):
+        lines, shown = lines_of(logdir), read_scalars(folder(logdir))
+        shown.pop("summary/images_per_second", None)
+        for line in lines:
+            line.pop("images_per_second", None)
+        return lines, shown, (folder(logdir) / predictions.NAME).read_bytes()
+
+    assert written(logdir) == written(tmp_path / "once")
+
+
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU")]
 
 
@@ -525,6 +572,7 @@ def test_a_run_notes_its_step_where_others_can_read_it_until_it_ends(tmp_path):
 
 def test_speed_leaves_out_the_first_step_and_counts_from_the_last_evaluation():
     progress = Progress("some", 0, 100)
+    assert progress.add_evaluation({}) is None  # which a signal stopped in an earlier process
     progress.add_step(1000, 1.5, 60.0)
     assert progress.speed() is None and progress.add_evaluation({}) is None
     progress.add_step(30, 1.5, 0.5)

@@ -85,6 +85,10 @@ class Process:
     def kill(self):
         self.send_signal(signal.SIGKILL)
 
+    def output(self):
+        """What it has written to stdout so far."""
+        return self._outputs[0].read_text()
+
     def communicate(self, timeout=None):
         """Waits for its end. Returns: what it wrote to stdout and to stderr."""
         self.wait(timeout)
