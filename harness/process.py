@@ -182,47 +182,63 @@ def format_warning(message, *_):
 
 # --- Signals ---
 
+# SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they stop a
+# job.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+NUMBERS = [signal.Signals[name] for name in NAMES]
+
+
+def end_at_once(number):
+    """Lets a signal end this process at once. The system ignores it in the first process of a
+    container, unless there is a handler."""
+    is_first = os.getpid() == 1
+    signal.signal(number, (lambda *_: os._exit(128 + number)) if is_first else signal.SIG_DFL)
+
 
 @contextlib.contextmanager
 def interrupts_end_it():
     """Ctrl-C ends the program without a traceback, while there is nothing to save."""
-    before = signal.getsignal(signal.SIGINT)
-    if before != signal.SIG_IGN:  # as in a script's `train.py &`
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = {}
+    for number in NUMBERS:
+        handler = signal.getsignal(number)
+        # Not one that is ignored, as in a script's `train.py &`.
+        if handler == signal.SIG_DFL or number == signal.SIGINT and handler != signal.SIG_IGN:
+            before[number] = handler
+            end_at_once(number)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def signals_noted():
     """Lets a step end before a signal stops the run. A second one of its kind acts at once.
 
-    SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they
-    stop a job. A signal that was ignored from the start, as `nohup` arranges, stays ignored.
-    The system repeats SIGXCPU each second of processor time until the process ends, so that
-    its repetitions mean nothing.
+    A signal that was ignored from the start, as `nohup` arranges, stays ignored. The system
+    repeats SIGXCPU each second of processor time until the process ends, so that its repetitions
+    mean nothing.
 
     Yields: a list that is empty until a signal arrives, and then holds its number.
     """
-    noted = []
+    noted, previous = [], {}
 
     def note(number, _):
         if number in noted:
             return
         noted.append(number)
+        text = "Stopping after this step."
         if number != signal.SIGXCPU:
-            signal.signal(number, signal.SIG_DFL)
+            text += " Once more: at once, without saving."
+            end_at_once(number)
         with contextlib.suppress(OSError):  # the terminal may be lost
-            os.write(2, b"\nStopping after this step. Once more: at once, without saving.\n")
+            os.write(2, f"\n{text}\n".encode())
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    previous = {
-        number: signal.signal(number, note)
-        for number in (signal.Signals[name] for name in names)
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
+    for number in NUMBERS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            previous[number] = signal.getsignal(number)
+            signal.signal(number, note)
     try:
         yield noted
     finally:

@@ -10,13 +10,15 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import test_train
-from conftest import config_of, run_train, start_train
+from conftest import ROOT, config_of, run_train, start_train
 from test_train import (
     SMALL,
     assert_one_sentence,
@@ -260,6 +262,33 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
             assert not noted
     finally:
         signal.signal(number, before)
+
+
+def test_the_message_of_sigxcpu_promises_nothing_of_its_repetitions(capfd):
+    with process.signals_noted():
+        os.kill(os.getpid(), signal.SIGXCPU)
+    assert capfd.readouterr().err == "\nStopping after this step.\n"
+
+
+def in_first_process(program):
+    """Runs a program as the first process of a container. Returns: the finished process."""
+    alone = ["unshare", "--pid", "--fork"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"]).returncode:
+        pytest.skip("needs Linux, and root")
+    start = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from harness import process"
+    command = [*alone, sys.executable, "-c", f"{start}\nassert os.getpid() == 1\n{program}"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("within, number", [
+    *(("interrupts_end_it", number) for number in SIGNALS),
+    *(("signals_noted", number) for number in SIGNALS if number != signal.SIGXCPU),
+])  # fmt: skip
+def test_a_signal_ends_the_first_process_of_a_container(within, number):
+    """For which the system has no default actions: at the start, and the second time later."""
+    twice = f"os.kill(1, {number:d}); os.kill(1, {number:d}); print('still here')"
+    ended = in_first_process(f"with process.{within}(): {twice}")
+    assert ended.returncode == 128 + number and not ended.stdout, ended.stderr
 
 
 @pytest.mark.slow
