@@ -538,9 +538,9 @@ def evaluate(session, net, dataset, signals=()):
     """Predicts the whole test set, unless one of the signals stops it: then it returns None.
 
     Returns:
-      task -> accuracy: of the images whose label is known, the share that is predicted correctly. If a task's labels
-      follow from the article, "<task>_by_article" is the accuracy of what the article's
-      prediction implies.
+      task -> accuracy: the share of the images with a label that is predicted correctly. If a
+      task's labels follow from the article, "<task>_by_article" is the accuracy of what the
+      article's prediction implies.
       task -> confusion matrix, [classes, classes]: row = label, column = prediction.
       task -> the class that is predicted for each image, [N] int32.
     """
