@@ -17,11 +17,10 @@ import pathlib
 import re
 import typing
 import warnings
-import zlib
 
 import numpy as np
 
-from harness import arrays, class_names, disk, download, drawn_images, pools
+from harness import arrays, choices, class_names, disk, download, drawn_images, pools
 from harness.errors import DataError, Unreachable
 
 UNKNOWN = -1  # in place of a label
@@ -253,8 +252,8 @@ def with_statistics(name, train, test, tasks=TASKS, rows=None):
 def hold_out(train, test, holdout):
     """Makes this many training images the test split; with 0, changes nothing.
 
-    Of Fashion-MNIST, the last ones. Files of a user's own may be sorted, so theirs are drawn
-    by `balanced_rows`; they are the same for every seed.
+    Of Fashion-MNIST, the last ones. A user's own files may be sorted, so theirs are drawn at
+    random, balanced by label; they are the same for every seed.
 
     Returns: training split, test split, and where each image of the latter is in its file, [N]
       int. Raises: DataError, no training image would be left.
@@ -266,7 +265,7 @@ def hold_out(train, test, holdout):
         return train, test, np.arange(len(test.images))
     is_held_out = np.arange(count) >= count - holdout
     if not train.shows_articles():
-        is_held_out = np.isin(np.arange(count), balanced_rows(train.main_labels(), holdout, 0))
+        is_held_out = np.isin(np.arange(count), choices.balanced(train.main_labels(), holdout, 0))
     rows = np.flatnonzero(is_held_out)
     return train.take(np.flatnonzero(~is_held_out)), train.take(rows), rows
 
@@ -282,52 +281,17 @@ def choose_images(train, train_examples, starve, seed):
     if starve > 1 and not train.shows_articles():
         raise DataError(f"starve={starve}: these files are not Fashion-MNIST and show no articles")
     if starve > 1:
-        train = starved_subset(train, starve, seed)
+        ranks = ranks_of_articles(seed)
+        train = train.take(choices.starved(train.main_labels(), starve, ranks, seed))
     if train_examples:
-        train = train.take(balanced_rows(train.main_labels(), train_examples, seed))
+        train = train.take(choices.balanced(train.main_labels(), train_examples, seed))
     return train
-
-
-def balanced_rows(labels, size, seed):
-    """Chooses images at random, the same number of each label as far as possible.
-
-    With the same seed, a smaller choice is part of every larger one. Images whose label is
-    unknown keep their share. Args: labels, [N]. Returns: [size] int, ascending.
-    """
-    # The 2 makes these numbers differ from those of the order.
-    order = np.random.RandomState([seed, 0, 2]).permutation(len(labels))
-    labels, known = labels[order], np.sum(labels >= 0)
-    rank = np.empty(len(order))  # how many images of the same label come before it
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange(np.sum(labels == label))
-    unknown = labels < 0
-    if unknown.any():  # as if they were spread over the classes
-        rank[unknown] *= known / np.sum(unknown) / max(1, len(np.unique(labels)) - 1)
-    return np.sort(order[np.argsort(rank, kind="stable")[:size]])
-
-
-def starved_subset(split, ratio, seed):
-    """Chooses images at random, fewer of each article than of the one before it in rank.
-
-    The share that is kept falls geometrically: all images of the commonest article, 1/ratio
-    of the rarest. With the same seed, the images of a larger ratio are part of those of a
-    smaller one. Returns: a `Split`, the images in their original order.
-    """
-    # The 3 makes these numbers differ from those of the order and of `balanced_rows`.
-    order = np.random.RandomState([seed, 0, 3]).permutation(len(split.images))
-    chosen = []
-    for article, rank in enumerate(ranks_of_articles(seed)):
-        of_article = order[split.main_labels()[order] == article]
-        share = ratio ** (-rank / (len(ARTICLES) - 1))
-        chosen.append(of_article[: max(1, round(len(of_article) * share))])
-    return split.take(np.sort(np.concatenate(chosen)))
 
 
 def hide_labels(train, tasks, label_only, seed):
     """Hides all labels of some tasks but so many, and leaves out images without any label.
 
-    The labels that stay are drawn at random in the data's proportions of classes. With the same
-    seed, fewer of them are part of more.
+    Those that stay are drawn as `choices.in_proportion` does.
 
     Args:
       label_only: task -> number of labels that stay.
@@ -339,18 +303,12 @@ def hide_labels(train, tasks, label_only, seed):
         if name not in by_name:
             raise DataError(f"label_only={name}:{count}: {name!r} is none of the tasks")
         labels = by_name[name].labels(train)
-        # The 6, and the name, make these numbers differ from all others.
-        random = np.random.RandomState([seed, 0, 6, zlib.crc32(name.encode())])
-        order = random.permutation(np.flatnonzero(labels >= 0))
-        if count > len(order):
-            problem = f"only {len(order):,} training images have this label"
+        known = np.sum(labels >= 0)
+        if count > known:
+            problem = f"only {known:,} training images have this label"
             raise DataError(f"label_only={name}:{count}: {problem}")
-        place = np.empty(len(order))  # spreads each class evenly over the order
-        for label in np.unique(labels[order]):
-            is_of_class = labels[order] == label
-            place[is_of_class] = (np.arange(np.sum(is_of_class)) + 0.5) / np.sum(is_of_class)
         hidden = np.ones(len(labels), bool)
-        hidden[order[np.argsort(place, kind="stable")[:count]]] = False
+        hidden[choices.in_proportion(labels, count, seed, name)] = False
         train = train._replace(hidden=train.hidden | {name: hidden})
     has_label = np.any([task.labels(train) >= 0 for task in tasks], axis=0)
     if has_label.all():
@@ -376,7 +334,7 @@ def check_labels(tasks, train, test):
 
 
 def ranks_of_articles(seed):
-    """The rank of each article in `starved_subset`: 0 for the commonest to 9, the rarest."""
+    """The rank of each article in `choices.starved`: 0 for the commonest to 9, the rarest."""
     # Ten seeds give each article each rank once.
     return [(rank + seed) % 10 for rank in (7, 2, 9, 4, 0, 6, 3, 8, 5, 1)]
 
@@ -408,9 +366,9 @@ def load(
       seed: determines the synthetic images, and which training images are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or label if the files in the folder are not Fashion-MNIST.
-      train_examples: number of training images, chosen by `balanced_rows`; 0 for all.
+      train_examples: number of training images, chosen by `choices.balanced`; 0 for all.
       holdout: evaluate on this many training images, chosen by `hold_out`; 0: the test set.
-      starve: ratio of `starved_subset`, which chooses the training images; 1 for all.
+      starve: ratio of `choices.starved`, which chooses the training images; 1 for all.
       label_only: task -> number of training labels that are used, as in `hide_labels`.
 
     Returns: a `Dataset`. Raises: DataError.

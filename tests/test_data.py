@@ -135,7 +135,7 @@ NUMBERED = data.Split(np.arange(60000), {"article": np.tile(np.arange(10, dtype=
 
 def test_a_subset_is_balanced_and_the_seed_chooses_it():
     def chosen(size, seed):
-        subset = NUMBERED.take(data.balanced_rows(NUMBERED.main_labels(), size, seed))
+        subset = data.choose_images(NUMBERED, size, 1, seed)
         assert np.all(np.diff(subset.images) > 0)  # in their original order, none twice
         np.testing.assert_array_equal(subset.main_labels(), NUMBERED.main_labels()[subset.images])
         return set(subset.images), sorted(np.bincount(subset.main_labels()))
@@ -148,7 +148,7 @@ def test_a_subset_is_balanced_and_the_seed_chooses_it():
 
 def starved(ratio, seed):
     """Article -> the numbers, in NUMBERED, of its images that are kept."""
-    kept = data.starved_subset(NUMBERED, ratio, seed)
+    kept = data.choose_images(NUMBERED, 0, ratio, seed)
     assert np.all(np.diff(kept.images) > 0)
     np.testing.assert_array_equal(kept.main_labels(), NUMBERED.main_labels()[kept.images])
     return {a: set(kept.images[kept.main_labels() == a].tolist()) for a in range(10)}
@@ -196,7 +196,7 @@ def test_the_order_and_what_is_chosen_are_the_same_on_every_machine():
     ranks = [7, 2, 9, 4, 0, 6, 3, 8, 5, 1]  # of the articles, with seed 0
     for subset, of_subset, sizes in (
         (data.choose_images(NUMBERED, 300, 1, 0), 2, [30] * 10),
-        (data.starved_subset(NUMBERED, 100, 0), 3, [round(6000 / 100 ** (r / 9)) for r in ranks]),
+        (data.choose_images(NUMBERED, 0, 100, 0), 3, [round(6000 / 100 ** (r / 9)) for r in ranks]),
     ):
         order = permutation(60000, 0, 0, of_subset)
         kept = [[i for i in order if i % 10 == a][:size] for a, size in enumerate(sizes)]

@@ -16,7 +16,7 @@ from test_train import tensors
 
 import data
 import model
-from harness import evaluation_log, flag_rules, pools, predictions
+from harness import choices, evaluation_log, flag_rules, pools, predictions
 from harness.errors import Failed
 from study import per_image
 
@@ -155,10 +155,10 @@ def test_images_without_any_label_are_left_out_with_a_count():
 
 def test_images_whose_label_is_unknown_keep_their_share_in_a_subset():
     labels = np.where(np.arange(10000) % 4 == 0, np.arange(10000) % 5, -1)  # a quarter is known
-    chosen = data.balanced_rows(labels, 1000, seed=0)
+    chosen = choices.balanced(labels, 1000, seed=0)
     assert abs(np.sum(labels[chosen] >= 0) - 250) <= 5
     np.testing.assert_allclose(np.bincount(labels[chosen][labels[chosen] >= 0]), 50, atol=1)
-    assert set(chosen) < set(data.balanced_rows(labels, 2000, seed=0))
+    assert set(chosen) < set(choices.balanced(labels, 2000, seed=0))
 
 
 def test_held_out_images_of_ones_own_are_of_all_classes_though_the_files_are_sorted(tmp_path):
