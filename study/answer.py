@@ -14,7 +14,7 @@ from harness.names import LAST_EVALUATIONS
 from study import command_line, groups, pictures, plot, tables, watching
 from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
 from study.machines import made_with, ranges_of
-from study.per_image import MEAN, differences, estimated, shares
+from study.per_image import MEAN, differences, shares
 
 PAGE, GAINS, PICTURE, CURVES = "README.md", "gains.csv", "gains.png", "accuracy.png"
 FEW_IMAGES = 2000  # fewer test images are a limit that the page names
@@ -98,6 +98,15 @@ def write(study, about, folder):
 def tasks_of(study):
     """The names of the tasks, and MEAN."""
     return [*groups.records_of(study)[0]["correct_last"], MEAN]
+
+
+def estimated(values):
+    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
+    mean = float(np.mean(values)) if len(values) else np.nan
+    if len(values) < SEEDS_OF_AN_INTERVAL:
+        return mean, np.nan, np.nan, np.nan
+    for_new_images = groups.half_width_for_new_images(values)
+    return mean, for_new_images, groups.half_width(values), groups.p_value(values)
 
 
 def gains_of(study):

@@ -1,5 +1,9 @@
 """What records have to say: accuracies over seeds, gains over a baseline, intervals, p-values.
 
+Values of seeds, [S], may have a second dimension, [S, N], of the test images: records since
+numerics 2 keep what was predicted for each. Then intervals and p-values are for new seeds and
+new images, and for new seeds and these images otherwise.
+
 A `Group` holds the records of one setting, a study is a list of groups in the order of tables.
 All accuracies and recalls are shares of 1.
 """
@@ -10,7 +14,7 @@ import numpy as np
 import scipy.stats
 
 from harness.names import LAST_EVALUATIONS
-from study import runs
+from study import intervals, per_image, runs
 
 SEEDS_OF_AN_INTERVAL = 3  # with fewer, a table has differences and no interval
 SEEDS_OF_A_PAGE = 5  # with fewer, a page does not show a setting
@@ -109,10 +113,41 @@ def with_seeds(studies, fewest):
 # --- Statistics ---
 
 
+def gains_of(group, baseline, task="mean"):
+    """What each seed gains over the baseline's run of the same seed. Returns: [S] or [S, N]."""
+    seeds = [seed for seed in group.records if seed in baseline.records]
+    if has_predictions([group.of_seeds(seeds), baseline.of_seeds(seeds)], task):
+        return per_image.differences(group, baseline, task)
+    return list(group.gains(baseline, task).values())
+
+
+def levels_of(group, task="mean"):
+    """Each run's accuracy. Returns: [S] or [S, N]."""
+    if has_predictions([group], task):
+        return per_image.values(group, task)
+    return group.accuracies(task)
+
+
+def has_predictions(study, task):
+    """Whether all records of these groups keep what was predicted for each image."""
+    found = records_of(study)
+    return bool(found) and all(
+        r.get("correct_last") and task in {*r["correct_last"], per_image.MEAN} for r in found
+    )
+
+
+def half_width_for_new_images(values):
+    """As `half_width`, for new seeds and new images. Args: [S, N]."""
+    enough = len(values) >= SEEDS_OF_AN_INTERVAL
+    return float(intervals.estimate(values).half_width) if enough else float("nan")
+
+
 def half_width(values):
-    """Half of the 95 % confidence interval of the mean, by Student's t; nan for few values."""
+    """Half of the 95 % confidence interval of the mean, for new seeds and these images, by
+    Student's t; nan for few seeds. Args: [S] or [S, N]."""
     if len(values) < SEEDS_OF_AN_INTERVAL:
         return float("nan")
+    values = np.reshape(values, (len(values), -1)).mean(axis=1)
     return scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
 
 
@@ -123,7 +158,12 @@ def prediction_limits(values):
 
 
 def p_value(gained):
-    """Of a t-test that the mean of these gains is not 0; 1 if they are all the same."""
+    """Of a t-test that the mean of these gains is not 0; 1 if they are all the same.
+
+    Args: [S] or [S, N].
+    """
+    if np.ndim(gained) == 2:
+        return float(intervals.estimate(gained).p)
     # Equal gains differ by rounding, as they are differences of accuracies.
     return 1.0 if np.ptp(gained) < 1e-9 else float(scipy.stats.ttest_1samp(gained, 0).pvalue)
 

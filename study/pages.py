@@ -15,6 +15,8 @@ are tests/benchmark.py's.
 import re
 import typing
 
+import numpy as np
+
 from harness import files
 from harness.errors import Failed
 from harness.files import ROOT
@@ -29,8 +31,10 @@ TOO_FEW_SEEDS = f"*No setting has a record for {groups.SEEDS_OF_A_PAGE} seeds ye
 NO_RECORDS = "–"
 
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
-# 0.10, 0.10 ± 0.04, -1.08 to +2.17, 8 of 8, 0.10 ± 0.04 (5 seeds), or 0.60 (0.56, 0.65).
-MORE = rf"(?: (?:±|to|of) {NUMBER})?(?: \((?:\d+ seeds|{NUMBER}, {NUMBER})\))?"
+# 0.10, 0.10 ± 0.04, 0.10 ± 0.15 (0.04), -1.08 to +2.17, 8 of 8, 0.60 (0.56, 0.65), or one of
+# these with (5 seeds) behind it.
+BRACKETS = rf"(?: \((?:{NUMBER}|{NUMBER}, {NUMBER})\))?(?: \(\d+ seeds\))?"
+MORE = rf"(?: (?:±|to|of) {NUMBER})?{BRACKETS}"
 FIGURE = rf"(?:{NUMBER}{MORE}|{NO_RECORDS})"
 MARK = r"<!-- (?!table |end of table -->|speed; )(.*?) -->"
 
@@ -183,10 +187,10 @@ def group_of(source, found):
 
 
 def gains_of(source, found):
-    """The gains over "none" of a row's seeds, or of those that the mark names, a list."""
+    """As `groups.gains_of`, over "none", of a row's seeds, or of those that the mark names."""
     group, study = group_of(source, found)
-    gained = group.gains(groups.baseline_of(study, group), source.column)
-    return [gain for seed, gain in gained.items() if not source.seeds or seed in source.seeds]
+    chosen = group.of_seeds(source.seeds) if source.seeds else group
+    return groups.gains_of(chosen, groups.baseline_of(study, group), source.column)
 
 
 def gain(source, found):
@@ -210,7 +214,7 @@ def p_after_holm(source, found):
 
 def seeds_with_a_gain(source, found):
     """How many of a row's seeds gain. Equal accuracies may differ by rounding."""
-    gained = gains_of(source, found)
+    gained = [np.mean(gain) for gain in gains_of(source, found)]
     return f"{sum(gain > 1e-9 for gain in gained)} of {len(gained)}" if gained else NO_RECORDS
 
 

@@ -7,14 +7,8 @@ import numpy as np
 
 from harness.names import LAST_EVALUATIONS
 from harness.predictions import NO_LABEL
-from study import groups, intervals
 
 MEAN = "mean"  # of the tasks
-
-
-def has_predictions(found):
-    """Whether all these records keep what was predicted for each image; older ones do not."""
-    return all(record.get("correct_last") for record in found)
 
 
 def shares(record, task):
@@ -49,12 +43,3 @@ def differences(group, baseline, task):
     return np.array([
         shares(group.records[seed], task) - shares(baseline.records[seed], task) for seed in seeds
     ])  # fmt: skip
-
-
-def estimated(values):
-    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
-    mean = float(np.mean(values)) if len(values) else np.nan
-    if len(values) < groups.SEEDS_OF_AN_INTERVAL:
-        return mean, np.nan, np.nan, np.nan
-    found = intervals.estimate(values)
-    return mean, float(found.half_width), groups.half_width(values.mean(axis=1)), float(found.p)

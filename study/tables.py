@@ -49,19 +49,26 @@ def number(value, sign=""):
 
 
 def interval(shares, sign=""):
-    """Mean and interval in percent, of shares of 1."""
-    shares = list(shares)
-    if not shares:
+    """Mean and interval in percent, of shares of 1.
+
+    Of values [S], for example +0.31 ± 0.20. Of [S, N], +0.31 ± 0.44 (0.20): for new images, and
+    in brackets for these.
+    """
+    if not len(shares):
         return "–"
-    half = 100 * groups.half_width(shares)
-    return number(100 * np.mean(shares), sign) + ("" if np.isnan(half) else f" ± {half:.2f}")
+    mean, half = number(100 * np.mean(shares), sign), 100 * groups.half_width(shares)
+    if np.isnan(half):
+        return mean
+    if np.ndim(shares) == 2:
+        return f"{mean} ± {100 * groups.half_width_for_new_images(shares):.2f} ({half:.2f})"
+    return f"{mean} ± {half:.2f}"
 
 
 def gain_cell(group, baseline, task="mean"):
     """A gain with its interval; empty for the baseline itself."""
     if group.setting == baseline.setting:
         return ""
-    gained = group.gains(baseline, task).values()
+    gained = groups.gains_of(group, baseline, task)
     fewer = f" ({len(gained)} seeds)" if 0 < len(gained) < len(group.records) else ""
     return interval(gained, "+") + fewer
 
@@ -93,7 +100,7 @@ def gains_table(study, definition):
     if definition.question:
         setting, task = definition.question
         group = find(study, setting)
-        made = f"{answer(gains_of(group, baseline_of(study, group), task))}{made}"
+        made = f"{answer(groups.gains_of(group, baseline_of(study, group), task))}{made}"
     table = accuracy_table(study, definition.baselines)
     controls = controls_table(study, definition.controls)
     return "\n\n".join(filter(None, [table, made, controls]))
@@ -106,53 +113,38 @@ def answer(gains):
     return f"*The question fixed beforehand: p = {groups.p_value(gains):.3f}.* "
 
 
-def new_images_table(study, definition):
-    """What each setting gains on each task, with intervals and p for new seeds and new images.
-
-    The question that was fixed beforehand has a p-value of its own; all others are corrected
-    together after Holm. As `gains_table`.
-    """
+def tasks_table(study, definition):
+    """What each setting gains on each task, with p. The question that was fixed beforehand has a
+    p-value of its own; all others are corrected together. As `gains_table`."""
     tasks = [task for task in groups.tasks_of(study) if task != per_image.MEAN]
-    found = {}  # (group, task) -> mean, half widths and p
-    for group in study:
-        none = baseline_of(study, group)
-        for task in tasks:
-            if group.setting == none.setting:
-                values = per_image.values(group, task)
-            else:
-                values = per_image.differences(group, none, task)
-            found[group.condition, group.setting, task] = per_image.estimated(values)
     asked = (next(iter(definition.schedules)), *(definition.question or ()))
-    tested = {key: of[3] for key, of in found.items() if key[1] != "none" and key != asked}
-    tested = {key: p for key, p in tested.items() if not np.isnan(p)}
-    corrected = dict(zip(tested, groups.holm(list(tested.values())).tolist()))
-    if asked in found and not np.isnan(found[asked][3]):
-        corrected[asked] = found[asked][3]
+    gained = {
+        (group.condition, group.setting, task): groups.gains_of(
+            group, baseline_of(study, group), task
+        )
+        for group in study
+        if group.setting != "none"
+        for task in tasks
+    }
+    tested = {key: gains for key, gains in gained.items() if is_enough(gains) and key != asked}
+    p_values = {key: f"{p:.3f}" for key, p in groups.corrected(tested).items()}
+    if is_enough(gained.get(asked, [])):
+        p_values[asked] = f"{groups.p_value(gained[asked]):.3f} (asked)"
     rows = []
     for group in study:
         row = [f"{group.condition:,}", group.setting, len(group.records)]
         for task in tasks:
             key = group.condition, group.setting, task
-            sign = "" if group.setting == "none" else "+"
-            p = f"{corrected[key]:.3f}" if key in corrected else ""
-            row += [
-                estimate_cell(found[key], sign),
-                p + (" (fixed beforehand)" if key == asked and p else ""),
-            ]
+            level = group.setting == "none"
+            row.append(
+                interval(groups.levels_of(group, task)) if level else interval(gained[key], "+")
+            )
+            row.append(p_values.get(key, ""))
         rows.append(row)
     header = [definition.condition, "setting", "seeds"]
     for task in tasks:
         header += [task, f"p ({task})"]
     return f"{markdown(header, rows)}\n\n{made_with(records_of(study))}"
-
-
-def estimate_cell(estimated, sign):
-    """For example +0.31 ± 0.44 (0.20), in percent, of what `per_image.estimated` returns."""
-    mean, half_width, of_seeds, _ = estimated
-    if np.isnan(mean):
-        return "–"
-    halves = "" if np.isnan(half_width) else f" ± {100 * half_width:.2f} ({100 * of_seeds:.2f})"
-    return number(100 * mean, sign) + halves
 
 
 def kinds_table(study, definition):
@@ -161,11 +153,6 @@ def kinds_table(study, definition):
     if not kinds:
         return None
     return f"{accuracy_table(kinds, by_article=False)}\n\n{made_with(records_of(kinds))}"
-
-
-def gains_of(group, baseline, task="mean"):
-    """The gain of each seed, a list."""
-    return list(group.gains(baseline, task).values())
 
 
 def is_enough(gains):
@@ -183,7 +170,7 @@ def controls_table(study, controls):
       A table in Markdown, whose p-values are corrected after Holm.
     """
     gained = {
-        (f"{group.condition:,}", group.setting): gains_of(
+        (f"{group.condition:,}", group.setting): groups.gains_of(
             group, baseline_of(study, group, controls[group.setting])
         )
         for group in study
@@ -223,7 +210,8 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
         row = [f"{group.condition:,}", group.setting, f"{len(group.records)}{diverged}"]
         first_baseline, *others = (baseline_of(study, group, name) for name in baselines)
         if group.setting == first_baseline.setting:
-            row += [interval(group.accuracies(task)) for task in tasks] + [""] * len(others)
+            row += [interval(groups.levels_of(group, task)) for task in tasks]
+            row += [""] * len(others)
         else:
             row += [gain_cell(group, first_baseline, task) for task in tasks]
             row += [gain_cell(group, other) for other in others]
@@ -270,7 +258,7 @@ def comparisons_with(studies, baseline):
         shown = groups.shown(name, studies)
         controls = definition.controls.values() if baseline != "none" else ()
         for group in studies[name]:
-            gained = gains_of(group, baseline_of(shown, group, baseline))
+            gained = groups.gains_of(group, baseline_of(shown, group, baseline))
             is_compared = group in shown and group.setting not in ("none", baseline, *controls)
             if is_compared and is_enough(gained):
                 compared[name, group.condition, group.setting] = gained
@@ -398,7 +386,7 @@ def told_from_0(gained, question):
 # What a table can show: name in `runs.STUDIES` -> function of groups and the study's definition.
 TABLES = {
     "gains": gains_table,
-    "new images": new_images_table,
+    "tasks": tasks_table,
     "kinds": kinds_table,
     "weights": units_table,
     "recalls": recalls_table,

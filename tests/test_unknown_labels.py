@@ -18,7 +18,6 @@ import data
 import model
 from harness import choices, evaluation_log, flag_rules, pools, predictions
 from harness.errors import Failed
-from study import per_image
 
 # --- Pools and batches ---
 
@@ -449,16 +448,3 @@ def test_the_order_of_label_only_is_no_difference():
     one, other = (flag_rules.label_only({"label_only": text}) for text in ("b:2,a:1", " a:1, b:2"))
     assert flag_rules.label_only_text(one) == flag_rules.label_only_text(other) == "a:1,b:2"
     assert flag_rules.label_only_text(flag_rules.label_only({"label_only": None})) is None
-
-
-# --- The gain of images with some labels ---
-
-
-def test_a_comparison_weighs_each_tasks_images_alike():
-    record = {
-        "correct_last": {"a": "50-5", "b": "3---"},
-        "curves": {"accuracy_test": [[], [0] * 5]},
-    }
-    np.testing.assert_allclose(per_image.shares(record, "a"), [1, 0, 1])
-    np.testing.assert_allclose(per_image.shares(record, "b"), [0.6])
-    assert np.mean(per_image.shares(record, per_image.MEAN)) == pytest.approx((2 / 3 + 0.6) / 2)

@@ -1,0 +1,72 @@
+"""Gains with intervals for new images, of records that keep what was predicted for each image."""
+
+import re
+
+import numpy as np
+import pytest
+
+from study import groups, intervals, pages, per_image, tables
+from study.groups import Group
+
+IMAGES = 400
+
+
+def record(seed, right, counts=None):
+    """Of five evaluations, of IMAGES images with one task's label and half as many with two."""
+    random = np.random.RandomState(seed)
+    counts = random.binomial(5, right, IMAGES) if counts is None else counts
+    digits = "".join(map(str, counts))
+    half = "".join(d if i % 2 else per_image.NO_LABEL for i, d in enumerate(digits))
+    known = counts[1::2]
+    last = {"a": counts.mean() / 5, "b": known.mean() / 5}
+    last["mean"] = (last["a"] + last["b"]) / 2
+    return {
+        "seed": seed, "correct_last": {"a": digits, "b": half}, "accuracy_test_last": last,
+        "curves": {"accuracy_test": [[], [0] * 5]},
+    }  # fmt: skip
+
+
+def group(name, right, seeds=5, first=0):
+    return Group(1000, name, {s: record(first + 100 * s, right) for s in range(seeds)})
+
+
+NONE, MORE = group("none", 0.8), group("channel", 0.84, first=7)
+
+
+@pytest.mark.parametrize("task", ["a", "b", "mean"])
+def test_the_mean_of_the_images_is_the_accuracy_that_the_record_names(task):
+    for of in MORE.records.values():
+        shares = per_image.shares(of, task)
+        assert np.mean(shares) == pytest.approx(groups.accuracy(of, task))
+    assert len(per_image.shares(MORE.records[0], "b")) == IMAGES // 2
+    gained = groups.gains_of(MORE, NONE, task)
+    assert gained.shape == (5, IMAGES // 2 if task == "b" else IMAGES)
+    np.testing.assert_allclose(gained.mean(axis=1), list(MORE.gains(NONE, task).values()))
+
+
+def test_a_table_has_the_interval_for_new_images_and_in_brackets_that_over_seeds():
+    gained = groups.gains_of(MORE, NONE, "a")
+    new, seeds = intervals.estimate(gained).half_width, groups.half_width(list(gained.mean(axis=1)))
+    expected = f"+{100 * gained.mean():.2f} ± {100 * new:.2f} ({100 * seeds:.2f})"
+    assert tables.gain_cell(MORE, NONE, "a") == expected and new > seeds
+    assert groups.p_value(gained) == intervals.estimate(gained).p
+    corrected = groups.corrected({"one": gained, "other": gained})
+    assert corrected["one"] == pytest.approx(min(1, 2 * intervals.estimate(gained).p))
+
+
+def test_one_record_without_predictions_leaves_the_interval_over_seeds():
+    older = {**MORE.records[2], "correct_last": None}
+    gained = groups.gains_of(MORE._replace(records={**MORE.records, 2: older}), NONE, "a")
+    assert np.shape(gained) == (5,)
+    assert re.fullmatch(r"\+\d\.\d\d ± \d\.\d\d", tables.interval(gained, "+"))
+
+
+def test_two_seeds_have_no_interval():
+    few = [g.of_seeds({0, 1}) for g in (MORE, NONE)]
+    assert re.fullmatch(r"\+\d\.\d\d", tables.gain_cell(*few, "a"))
+
+
+@pytest.mark.parametrize("figure", ["0.10 ± 0.15 (0.04)", "0.10 ± 0.15 (0.04) (5 seeds)",
+                                    "0.60 (0.56, 0.65)", "0.10 ± 0.04 (5 seeds)", "8 of 8"])  # fmt: skip
+def test_a_figure_with_both_intervals_can_stand_in_a_sentence(figure):
+    assert re.fullmatch(pages.FIGURE, figure)
