@@ -616,13 +616,11 @@ def write_start(tensorboard, log, session, net, run, done):
       done: the last step of which all is written; -1 for a new run.
     """
     tensorboard.add_start(net.graph, done)
-    if done >= 0:
-        return
     values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
     compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
     tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
-    tensorboard.add_flags(values, compared, tasks, run.folder.name)
-    if net.mean_weights:
+    tensorboard.add_flags(values, compared, tasks, run.folder.name, max(done, 0))
+    if net.mean_weights and done < 0:
         log.append(0, tensorboard.add(session.run(net.unit_summary_op), 0))
 
 

@@ -19,6 +19,7 @@ from harness.errors import CannotWrite, brief
 from harness.names import CLASS_TAG
 
 TAG = "summary/"  # prefix of the original's tags
+OF_FLAGS = "events.out.tfevents-flags"  # TensorBoard reads all files with tfevents in their names
 FIRST_COLUMNS = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # of the HParams page
 
 
@@ -90,14 +91,18 @@ class Events:
             summary.value.add(tag=tag_of(name), simple_value=value)
         return self.add(summary.SerializeToString(), step)
 
-    def add_flags(self, flags, compared, tasks, run_name):
+    def add_flags(self, flags, compared, tasks, run_name, step):
         """Writes the run's flags as text and for the HParams page, which compares runs by them.
+
+        A resumed run may have other ones. The page shows the first that it finds, so these are in
+        a file of their own, which is the first by name and is replaced.
 
         Args:
           flags: name -> value.
           compared: those that can make a difference, name -> value.
           tasks: names of all tasks.
           run_name: the run's name.
+          step: that the run has reached.
         """
         text = "\n\n".join(f"**{name}** {value}" for name, value in flags.items())
         shown = {name: "" if value is None else value for name, value in compared.items()}
@@ -114,8 +119,12 @@ class Events:
             column.differs = column.name in FIRST_COLUMNS
         plugin_data.content = content.SerializeToString()
         # Serialised, because TensorBoard's class of the message is not TensorFlow's.
-        for proto in (text_pb("run", text), columns, hparams.hparams_pb(shown, run_name)):
-            self.add(proto.SerializeToString(), 0)
+        self.add(text_pb("run", text).SerializeToString(), step)
+        with self._errors(), tf.io.TFRecordWriter(str(self._run_dir / OF_FLAGS)) as file:
+            file.write(tf.Event(file_version="brain.Event:2").SerializeToString())
+            for proto in (columns, hparams.hparams_pb(shown, run_name)):
+                summary = tf.Summary.FromString(proto.SerializeToString())
+                file.write(tf.Event(wall_time=time.time(), summary=summary).SerializeToString())
 
     def add_end(self, step):
         """Writes for the HParams page that the run has ended."""

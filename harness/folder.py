@@ -15,7 +15,7 @@ from harness.names import NUMBER, NUMERICS, PROGRESS, RESULTS, SETTINGS, numeric
 # Results first: without them, a run is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
 RUN_FILES += (predictions.NAME, predictions.TABLE, "predictions.part", PROGRESS)
-RUN_FILES += ("events.out.tfevents.*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
+RUN_FILES += ("events.out.tfevents*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
 # The first words of a run's name stand for these flags.
 NAMED_FIRST = {"cross_stitch", "cross_stitch_unit", "hard_sharing", "seed", "dataset"}
 

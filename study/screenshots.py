@@ -132,7 +132,7 @@ def served(**runs):
     with tempfile.TemporaryDirectory() as folder:
         for name, run in runs.items():
             (pathlib.Path(folder) / "logs" / name).mkdir(parents=True)
-            for path in pathlib.Path(run).glob("events.out.tfevents.*"):
+            for path in pathlib.Path(run).glob("events.out.tfevents*"):
                 shutil.copy(path, pathlib.Path(folder) / "logs" / name)
         command = [sys.executable, "-m", "tensorboard.main", "--logdir=logs", "--port=0"]
         # Without these, it serves its pages before it has read the runs.

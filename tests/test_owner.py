@@ -61,7 +61,7 @@ def test_a_run_whose_folder_another_run_took_ends_and_leaves_nothing_there(tmp_p
     notes = list(folder(tmp_path).glob("model.ckpt-*.json"))
     assert len(notes) == len(steps_saved(tmp_path)) > 0
     assert {number_in(note) for note in notes} == {number}
-    assert len(list(folder(tmp_path).glob("events*"))) == 1
+    assert len(list(folder(tmp_path).glob("events.out.tfevents.*"))) == 1
     assert not list(folder(tmp_path).glob("saving-*"))
 
 

@@ -19,6 +19,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 import test_train
 from conftest import ROOT, config_of, run_train, start_train
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 from test_train import (
     SMALL,
     assert_one_sentence,
@@ -390,7 +392,7 @@ def test_other_flags_are_refused_with_both_values_and_overwrite_starts_afresh(
     afresh = run(tmp_path, "--max_steps=1", "--seed=2", "--overwrite")
     assert afresh.returncode == 0 and "Resuming" not in afresh.stdout, afresh.stderr
     assert all(note.exists() for note in notes) and steps_saved(tmp_path) == [1]
-    assert len(list(folder(tmp_path).glob("events*"))) == 1
+    assert len(list(folder(tmp_path).glob("events.out.tfevents.*"))) == 1
     assert evaluation_log.curves(folder(tmp_path))["loss_total"][0] == [1]
 
 
@@ -419,6 +421,18 @@ def test_the_same_data_in_another_folder_is_no_difference(fashion_mnist, tmp_pat
         for tasks, name in (("article,group", "fashion_mnist"), ("label", "here-custom"))
     )
     assert re.search(f"started with {official}, not {other_data}", other.stderr), other.stderr
+
+
+def test_tensorboard_shows_the_flags_of_the_command_that_resumed_a_run(two_checkpoints, tmp_path):
+    """On the HParams page, which compares runs by them, and as text."""
+    assert run(tmp_path, UNITS["none"], "--max_steps=21").returncode == 0
+    events = plugin_event_accumulator.EventAccumulator(str(folder(tmp_path))).Reload()
+    shown = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    flags = plugin_data_pb2.HParamsPluginData.FromString(shown).session_start_info.hparams
+    assert flags["max_steps"].number_value == 21
+    assert events.Tensors("_hparams_/session_start_info")
+    texts = [event.tensor_proto.string_val[0] for event in events.Tensors("run/text_summary")]
+    assert b"**max_steps** 21" in texts[-1]
 
 
 # --- Faults ---
