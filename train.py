@@ -96,9 +96,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "holdout", 0, "Evaluate on this many training images, not on the test set.", lower_bound=0
 )
-flags.DEFINE_integer(
-    "threads", 0, "Cores to use; 0 for all. Results differ in rounding.", lower_bound=0
-)
+flags.DEFINE_integer("threads", 0, "Cores to use; 0 for all. Results differ in rounding.", 0, 4096)
 flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where to train; a GPU trains the plain graph.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Start weights, choice and order of images, dropout.", 0, 2**32 - 1)

@@ -10,7 +10,7 @@ import warnings
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
-from harness import cgroups, memory
+from harness import cgroups, memory, thread_limit
 from harness.errors import Failed
 
 BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
@@ -33,7 +33,8 @@ def session_settings(device, threads, num_tasks, sharing):
       A `tf.ConfigProto` for every session.
 
     Raises:
-      Failed: there is no GPU, or TensorFlow was used before in this process.
+      Failed: there is no GPU, TensorFlow was used before in this process, or the system lets it
+        start too few threads.
     """
     if os.environ.pop("XLA_FLAGS", None):  # one of JAX's that is unknown here ends the process
         warnings.warn("XLA_FLAGS is ignored, because it may change results or end a run.")
@@ -49,6 +50,7 @@ def session_settings(device, threads, num_tasks, sharing):
             tf_v2.config.experimental.enable_op_determinism()
             return tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True))
         tf_v2.config.set_visible_devices([], "GPU")
+        thread_limit.check(cores(threads))
         return thread_settings(cores(threads), num_tasks, sharing)
     except RuntimeError:
         raise Failed(
@@ -76,9 +78,7 @@ def thread_settings(num_cores, num_tasks, sharing):
 
 def cores(threads=0):
     """How many cores this process may use: `threads`, or what the system allows it."""
-    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
-    allowed = len(affinity(0)) if affinity else os.cpu_count()
-    return threads or min([allowed, *(math.ceil(limit) for limit in cgroups.cores())])
+    return threads or min([thread_limit.cores(), *(math.ceil(limit) for limit in cgroups.cores())])
 
 
 # --- Memory ---

@@ -14,6 +14,7 @@ import warnings
 
 from absl import app, flags
 
+from harness import thread_limit
 from harness.errors import Failed
 
 # --- TensorFlow's import ---
@@ -35,6 +36,11 @@ def quiet_import(is_program=True):
         pass
     os.close(null)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    try:
+        with interrupts_end_it():
+            thread_limit.check(thread_limit.cores())
+    except Failed as error:
+        end(sys.argv, error)
     tensorflow_defaults()
     # `tail` holds the text back: it prints it if this process dies, and is killed otherwise.
     terminal, tail = os.dup(2), None

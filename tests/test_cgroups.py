@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
+from test_train import assert_one_sentence
 
 from harness import cgroups, machine, memory
 
@@ -112,3 +113,17 @@ def test_a_process_in_a_real_group_sees_its_limit(controller, limits):
     assert told.returncode == 0, told.stderr
     bytes_of_memory, cores = told.stdout.split()
     assert bytes_of_memory == str(2**30) if "memory" in str(limits) else cores == "0.5"
+
+
+@pytest.mark.parametrize("controller", ["pids", ""])
+def test_too_few_threads_are_said_in_a_sentence(controller, tmp_path):
+    folder = make_group(controller, {"pids.max": 12})
+    if folder is None:
+        pytest.skip("no such group can be made here")
+    enter = f"import os, pathlib; pathlib.Path({str(folder / 'cgroup.procs')!r}).write_text('0')"
+    try:
+        ended = run_script("train.py", "--dataset=synthetic", f"--logdir={tmp_path}", prelude=enter)
+    finally:
+        delete_group(folder)
+    assert_one_sentence(ended, "threads, and the system lets it start ", "raise the limit")
+    assert ended.returncode == 1 and not list(tmp_path.iterdir())

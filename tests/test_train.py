@@ -1233,7 +1233,7 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
     "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
-    "--data_dir=", "--logdir=", "--threads=-1", "--share_until=conv1", "--keep_checkpoints=1", "--init_from=",
+    "--data_dir=", "--logdir=", "--threads=-1", "--threads=100000", "--share_until=conv1", "--keep_checkpoints=1", "--init_from=",
     "--save_checkpoint_secs=0", "--export_dir=/",
     "--cross_stitch_at=", "--cross_stitch_at=pool_3", "--cross_stitch_at=fc_3,fc_3",
 ])  # fmt: skip
