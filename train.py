@@ -604,7 +604,7 @@ def describe_units(session, net, session_config):
 
 
 def write_start(tensorboard, log, session, net, run, done):
-    """Writes the run's graph; of a new run also its flags and the units' weights.
+    """Writes the run's graph and flags; of a new run also the units' weights.
 
     Args:
       tensorboard: an `events.Events`.
