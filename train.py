@@ -423,6 +423,7 @@ def train(net, run, claim):
         saver, first_step, done, summary, set_variables = checkpoints.find_start(
             claim,
             last_step,
+            FLAGS.eval_every,
             FLAGS.keep_checkpoints,
             net.initializer,
             [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],

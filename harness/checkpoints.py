@@ -17,13 +17,14 @@ UNEVALUATED = "unevaluated"  # beside a checkpoint: the summary of its batch, in
 # --- Starting ---
 
 
-def find_start(claim, last_step, keep, initializer, tower_variables, init_folder):
+def find_start(claim, last_step, every, keep, initializer, tower_variables, init_folder):
     """Deletes checkpoints that are half written, and finds what the run of the default graph
     starts from.
 
     Args:
       claim: the process's `owner.Claim` to the run's folder.
       last_step: the step that the run is to reach.
+      every: steps between evaluations.
       keep: how many checkpoints to keep.
       initializer: operation that gives all variables their start values.
       tower_variables: those that a new run takes from another run, if it starts from one.
@@ -67,7 +68,10 @@ def find_start(claim, last_step, keep, initializer, tower_variables, init_folder
 
     note = files.read_json(note_of(pathlib.Path(newest))) if newest else {}
     summary = bytes.fromhex(note.get(UNEVALUATED, "")) or None
-    done = step - 1 if summary or not newest else step
+    # What is written of the step itself goes, too, if a signal stopped its evaluation, or if it
+    # was the last step of a shorter run, at which a longer one has no evaluation.
+    is_partial = summary or not newest or (step % every and step < last_step)
+    done = step - 1 if is_partial else step
     return Saver(saver, claim, in_order, keep), step, done, summary, set_variables
 
 

@@ -239,6 +239,16 @@ def test_a_signal_stops_an_evaluation_which_the_resumed_run_completes(tmp_path):
     assert written(logdir) == written(tmp_path / "once")
 
 
+@pytest.mark.slow
+def test_a_run_that_is_trained_on_has_the_evaluations_of_a_longer_one(undisturbed, tmp_path):
+    """And not that of its former last step, which is no multiple of --eval_every."""
+    assert run(tmp_path, UNITS["none"], "--max_steps=15").returncode == 0
+    assert [line["step"] for line in lines_of(tmp_path)] == [10, 15]
+    longer = run(tmp_path, UNITS["none"], LENGTH)
+    assert longer.returncode == 0 and "Resuming after step 15." in longer.stdout, longer.stderr
+    assert_same_outcome(outcome(tmp_path), undisturbed("none"))
+
+
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU")]
 
 
