@@ -14,7 +14,7 @@ import warnings
 
 from absl import app, flags
 
-from harness import thread_limit
+from harness import host, thread_limit
 from harness.errors import Failed
 
 # --- TensorFlow's import ---
@@ -26,7 +26,7 @@ def quiet_import(is_program=True):
     is shown if the import ends the process. Sets `tensorflow_defaults` before.
 
     Args:
-      is_program: whether this process is the program's own. If not, nothing is changed.
+      is_program: whether the program is run. If it is only imported, nothing is changed.
     """
     if not is_program:
         yield
@@ -41,6 +41,8 @@ def quiet_import(is_program=True):
             thread_limit.check(thread_limit.cores())
     except Failed as error:
         end(sys.argv, error)
+    if host.is_there():
+        host.enter()
     tensorflow_defaults()
     # `tail` holds the text back: it prints it if this process dies, and is killed otherwise.
     terminal, tail = os.dup(2), None
@@ -50,6 +52,9 @@ def quiet_import(is_program=True):
     try:
         with interrupts_end_it():
             yield
+    except BaseException:
+        host.leave()
+        raise
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
@@ -108,11 +113,12 @@ def run(main, check_flags=None, known_only=False):
             place = f"{error.filename}: " if error.filename else ""
             end(argv, f"{place}{error.strerror or error}")
 
-    format_before = warnings.formatwarning
+    format_before, levels = warnings.formatwarning, {}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not None, and not a notebook's
             stream.reconfigure(errors="replace")  # for terminals without ° and é
     for library in ("tensorflow", "tensorboard", "matplotlib"):
+        levels[library] = logging.getLogger(library).level
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -122,6 +128,9 @@ def run(main, check_flags=None, known_only=False):
             app.run(main_and_flush, flags_parser=parse_or_end)
     finally:  # a notebook's process goes on
         warnings.formatwarning = format_before
+        for library, level in levels.items():
+            logging.getLogger(library).setLevel(level)
+        host.leave()
 
 
 def parse(argv, check_flags=None, known_only=False):
@@ -203,9 +212,10 @@ def end_at_once(number):
 
 @contextlib.contextmanager
 def interrupts_end_it():
-    """Ctrl-C ends the program without a traceback, while there is nothing to save."""
+    """Ctrl-C ends the program without a traceback, while there is nothing to save. In another
+    program's process, an interrupt stays what it is there."""
     before = {}
-    for number in NUMBERS:
+    for number in NUMBERS if not host.is_there() else ():
         handler = signal.getsignal(number)
         # Not one that is ignored, as in a script's `train.py &`.
         if handler == signal.SIG_DFL or number == signal.SIGINT and handler != signal.SIG_IGN:
@@ -237,7 +247,10 @@ def signals_noted():
         text = "Stopping after this step."
         if number != signal.SIGXCPU:
             text += " Once more: at once, without saving."
-            end_at_once(number)
+            if host.is_there():
+                signal.signal(number, previous[number])
+            else:
+                end_at_once(number)
         with contextlib.suppress(OSError):  # the terminal may be lost
             os.write(2, f"\n{text}\n".encode())
 

@@ -276,6 +276,21 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_a_second_signal_is_the_notebooks_in_a_notebook(number, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    seen = []
+    before = signal.signal(number, lambda *_: seen.append(number))
+    try:
+        with process.signals_noted() as noted:
+            os.kill(os.getpid(), number)
+            assert noted == [number] and not seen
+            os.kill(os.getpid(), number)
+            assert seen == [number]
+    finally:
+        signal.signal(number, before)
+
+
 def test_the_message_of_sigxcpu_promises_nothing_of_its_repetitions(capfd):
     with process.signals_noted():
         os.kill(os.getpid(), signal.SIGXCPU)

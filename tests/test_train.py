@@ -31,6 +31,7 @@ from conftest import (
     command_of,
     run_script,
     run_train,
+    with_variables,
 )
 from tensorboard.backend.event_processing import event_accumulator
 
@@ -1143,6 +1144,64 @@ def test_two_runs_in_one_process_are_two_runs(tmp_path):
     assert results_in(run_dir)["seed"] == 0 and results_in(run_dir)["global_step"] == 2
     # The one that started over has an event file of its own, not the deleted one's writer.
     assert [step for step, _ in read_scalars(run_dir)["summary/accuracy_test"]] == [2]
+
+
+IN_A_NOTEBOOK = """
+import os, runpy, signal, sys
+sys.ps1 = "In : "  # as IPython sets it
+def run(*flags):
+    sys.argv = ["train.py", "--dataset=synthetic", *flags]
+    try:
+        runpy.run_path("train.py", run_name="__main__")
+    except SystemExit as end:
+        return end.code
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_what_its_user_changed_in_between_and_keeps_what_it_had(tmp_path):
+    copy = copy_of_program(tmp_path)
+    small = (copy / "data.py").read_text().replace("12000, 2000", "1200, 200")
+    (copy / "data.py").write_text(small)
+    program = f"""{IN_A_NOTEBOOK}
+import json, types
+sys.modules["model"] = model = types.ModuleType("model")  # the user's own
+def state():
+    return [dict(os.environ), sys.path, sys.modules["model"] is model,
+            str([signal.getsignal(number) for number in (1, 2, 10, 12, 15)])]
+import tensorflow  # which sets variables of its own
+before = json.dumps(state())
+codes = [run("--max_steps=1", "--logdir=logs")]
+with open("data.py", "a") as file:
+    file.write("TASKS += (TASKS[1]._replace(name='again'),)")
+codes.append(run("--max_steps=1", "--tasks=article,again", "--logdir=logs"))
+import tensorflow as tf
+print(json.dumps([codes, json.dumps(state()) == before, tf.keras.layers.Dense(1).units]))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True,
+        env=with_variables({"TF_USE_LEGACY_KERAS": None}),  # which the tests set for themselves
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    codes, is_same, units = json.loads(finished.stdout.splitlines()[-1])
+    assert not any(codes), finished.stderr
+    assert is_same and units == 1
+    assert len(list((copy / "logs").glob("*/results.json"))) == 2
+
+
+def test_an_interrupt_while_a_notebooks_run_starts_is_pythons(tmp_path):
+    program = f"""{IN_A_NOTEBOOK}
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "tensorflow":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+try:
+    run()
+except KeyboardInterrupt:
+    print('"the notebook goes on"')
+"""
+    assert in_python(f"import os; os.chdir({str(ROOT)!r})\n{program}") == "the notebook goes on"
 
 
 @pytest.mark.slow
