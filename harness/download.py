@@ -14,9 +14,9 @@ import tempfile
 
 import pooch
 import requests
-import tqdm
 
 from harness import idx
+from harness.bars import ProgressBar
 from harness.errors import DataError, Unreachable
 
 FILES = {  # name: SHA-256 of the official release
@@ -157,7 +157,7 @@ def fetch(url, path, _):
         with requests.get(url, headers=headers, stream=True, timeout=MAX_SILENT_SECONDS) as answer:
             answer.raise_for_status()
             size = answer.raw.length_remaining
-            with tqdm.tqdm(desc=title, total=size, unit="B", unit_scale=True) as bar:
+            with ProgressBar(desc=title, total=size, unit="B", unit_scale=True) as bar:
                 # Not iter_content, which unpacks a .gz file if the mirror calls it an encoding.
                 for chunk in answer.raw.stream(2**14, decode_content=False):
                     content += chunk

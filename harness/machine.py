@@ -1,16 +1,14 @@
 """What a run may use of the machine: cores, memory, device; and what its bits depend on."""
 
 import math
-import os
 import pathlib
 import platform
 import re
-import warnings
 
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
-from harness import cgroups, memory, thread_limit
+from harness import cgroups, environment, memory, thread_limit
 from harness.errors import Failed
 
 BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
@@ -36,8 +34,6 @@ def session_settings(device, threads, num_tasks, sharing):
       Failed: there is no GPU, TensorFlow was used before in this process, or the system lets it
         start too few threads.
     """
-    if os.environ.pop("XLA_FLAGS", None):  # one of JAX's that is unknown here ends the process
-        warnings.warn("XLA_FLAGS is ignored, because it may change results or end a run.")
     gpus = tf_v2.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise Failed(
@@ -116,7 +112,8 @@ def description(threads):
     return {
         "processor": processor,
         "vectors": (vectors or [None])[0],
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "onednn": environment.onednn(),
+        "variables": environment.of_results(),
         "threads": cores(threads),
     }
 

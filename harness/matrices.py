@@ -12,6 +12,8 @@ import warnings
 
 import numpy as np
 
+from harness.environment import hidden
+
 
 @contextlib.contextmanager
 def without_warnings():
@@ -29,17 +31,12 @@ def without_warnings():
 
 # Importing Matplotlib fails if MPLBACKEND names a backend that is not installed, and a notebook
 # sets it for all its programs. Pictures are drawn without one.
-wanted_backend = os.environ.pop("MPLBACKEND", "")
-try:
-    with without_warnings():
-        import matplotlib
-        from matplotlib import figure, style
-finally:
-    if wanted_backend:
-        os.environ["MPLBACKEND"] = wanted_backend
-if wanted_backend:
-    with contextlib.suppress(ValueError):
-        matplotlib.rcParams["backend"] = wanted_backend  # of a notebook that also imports this
+with hidden("MPLBACKEND"), without_warnings():
+    import matplotlib
+    from matplotlib import figure, style
+if os.environ.get("MPLBACKEND"):
+    with contextlib.suppress(ValueError):  # of a notebook that also imports this
+        matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
 
 
 @contextlib.contextmanager

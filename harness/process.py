@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import pathlib
-import platform
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import warnings
 
 from absl import app, flags
 
-from harness import host, thread_limit
+from harness import environment, host, thread_limit
 from harness.errors import Failed
 
 # --- TensorFlow's import ---
@@ -23,7 +22,7 @@ from harness.errors import Failed
 @contextlib.contextmanager
 def quiet_import(is_program=True):
     """Holds back what TensorFlow's import, within it, writes to stderr whatever the log level. It
-    is shown if the import ends the process. Sets `tensorflow_defaults` before.
+    is shown if the import ends the process. Calls `environment.prepare` before.
 
     Args:
       is_program: whether the program is run. If it is only imported, nothing is changed.
@@ -43,7 +42,7 @@ def quiet_import(is_program=True):
         end(sys.argv, error)
     if host.is_there():
         host.enter()
-    tensorflow_defaults()
+    environment.prepare()
     # `tail` holds the text back: it prints it if this process dies, and is killed otherwise.
     terminal, tail = os.dup(2), None
     with contextlib.suppress(OSError):  # such as a container without `tail`
@@ -62,20 +61,6 @@ def quiet_import(is_program=True):
             tail.kill()
             tail.wait()
             tail.stdin.close()
-
-
-def tensorflow_defaults():
-    """Sets variables that TensorFlow reads when it is imported, unless the user has set them.
-
-    oneDNN changes the rounding of results, so results.json records whether it was used.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Keeps TensorFlow from importing Keras, which takes half a second and 50 MB.
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    if platform.machine() in ("x86_64", "AMD64"):
-        # By default, TensorFlow uses oneDNN on recent processors only. On older ones, too,
-        # it makes training a quarter faster.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 # --- From the command line to the exit code ---
@@ -104,6 +89,7 @@ def run(main, check_flags=None, known_only=False):
 
     def main_and_flush(argv):
         try:
+            environment.warn_of_ignored()
             main(argv)
             print(end="", flush=True)
         except Failed as error:
@@ -113,6 +99,7 @@ def run(main, check_flags=None, known_only=False):
             place = f"{error.filename}: " if error.filename else ""
             end(argv, f"{place}{error.strerror or error}")
 
+    environment.prepare()  # for the processes that this one starts, too
     format_before, levels = warnings.formatwarning, {}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not None, and not a notebook's

@@ -5,8 +5,7 @@ import json
 import sys
 import time
 
-import tqdm
-
+from harness.bars import ProgressBar
 from harness.names import PROGRESS
 
 SECONDS = 0.5  # between two notes of the step
@@ -27,7 +26,8 @@ class Progress:
 
     def __init__(self, name, first_step, last_step, claim=None):
         self._claim, self._last_step, self._noted = claim, last_step, 0.0
-        self.bar = tqdm.tqdm(
+        self._step = first_step  # a bar that TQDM_DISABLE=1 hides does not count
+        self.bar = ProgressBar(
             desc=name,
             initial=first_step,
             total=last_step,
@@ -50,13 +50,13 @@ class Progress:
             self._images = 0
         else:
             self._images, self._seconds = self._images + num_images, self._seconds + seconds
-        self._loss = loss
+        self._loss, self._step = loss, self._step + 1
         self._show()
         with contextlib.suppress(OSError):
             self.bar.update()
         if self._claim and time.monotonic() - self._noted >= SECONDS:
             self._noted = time.monotonic()
-            content = {"step": self.bar.n, "last_step": self._last_step}
+            content = {"step": self._step, "last_step": self._last_step}
             with contextlib.suppress(OSError):  # a full disk: what matters reports it
                 if self._claim.holds():
                     (self._claim.folder / PROGRESS).write_text(json.dumps(content))

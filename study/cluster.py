@@ -19,10 +19,10 @@ import threading
 import uuid
 
 import filelock
-import tqdm
 
 import data
 from harness import files, process
+from harness.bars import ProgressBar
 from harness.errors import Failed
 from harness.files import ROOT
 from study import records
@@ -151,7 +151,7 @@ def make(runs, folders, address, quick):
                 worker, ended = future.result()
             except KilledWorker as error:
                 # The scheduler gives up after some workers died (`allowed-failures`).
-                tqdm.tqdm.write(
+                ProgressBar.write(
                     f"{name}: {error.allowed_failures + 1} workers died with it; it is tried again.",
                     sys.stderr,
                 )

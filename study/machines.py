@@ -33,8 +33,9 @@ def machine_of(record):
     name = machine["processor"].replace("(R)", "").replace(" Processor", "")
     vectors = f" with {machine['vectors']}" if "vectors" in machine else ""
     plain = "" if machine.get("onednn", "1") == "1" else ", without oneDNN"
+    chosen = "".join(f", {name}={value}" for name, value in machine.get("variables", {}).items())
     cores = f", {machine['threads']} cores a run" if machine["threads"] > 1 else ""
-    return f"{name}{vectors}{plain}{cores}"
+    return f"{name}{vectors}{plain}{chosen}{cores}"
 
 
 def ranges_of(numbers):

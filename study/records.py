@@ -332,8 +332,8 @@ def comparable(name, record, again):
 def origin(record):
     """What decides in which order sums are added up, name -> value; older records lack some."""
     tensorflow = record.get("versions", {}).get("tensorflow")
-    known = {**record.get("machine", {}), **record, "TensorFlow": tensorflow}
-    names = ("processor", "vectors", "onednn", "threads", "TensorFlow", "numerics")
+    known = {"variables": {}, **record.get("machine", {}), **record, "TensorFlow": tensorflow}
+    names = ("processor", "vectors", "onednn", "threads", "variables", "TensorFlow", "numerics")
     return {name: known[name] for name in names if name in known}
 
 

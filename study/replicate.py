@@ -23,7 +23,6 @@ import time
 import warnings
 
 import numpy as np
-import tqdm
 from absl import flags
 
 try:
@@ -33,6 +32,7 @@ except ModuleNotFoundError:
 
 import data
 from harness import files, process
+from harness.bars import ProgressBar
 from harness.errors import Failed
 from study import records, torch_network
 
@@ -340,7 +340,7 @@ def train_all(images, epochs, steps):
     groups = list(groups_of_runs(device))
     wanted = len(FLAGS.settings) * len(FLAGS.seeds)
     print(f"{wanted - sum(map(len, groups))} of {wanted} runs have a record.", flush=True)
-    bar = tqdm.tqdm(
+    bar = ProgressBar(
         total=epochs * sum(map(len, groups)),
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,

@@ -24,10 +24,10 @@ import sys
 import threading
 
 import filelock
-import tqdm
 from absl import flags
 
 from harness import files, process
+from harness.bars import ProgressBar
 from harness.errors import Failed
 from harness.files import ROOT
 from study import cluster, groups, pages, pictures, records, replication, running, runs, tables
@@ -216,7 +216,7 @@ def make_all(chosen, folders):
     needed = [run.source for run in missing if run.source]
     records.prune([run for run in chosen if run not in needed], folders)
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs have a record.", flush=True)
-    bar = tqdm.tqdm(
+    bar = ProgressBar(
         total=sum(run.cost for run in missing),
         bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining} {postfix}",
         dynamic_ncols=True,

@@ -6,9 +6,8 @@ import threading
 import time
 import typing
 
-import tqdm
-
 from harness import files
+from harness.bars import ProgressBar
 from harness.names import PROGRESS, sharing_of
 
 STEPS_OF_AN_ESTIMATE = 50
@@ -57,7 +56,7 @@ class Bar:
             (folder / PROGRESS).unlink(missing_ok=True)
         self._made, self._stop = set(), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self._bar = tqdm.tqdm(
+        self._bar = ProgressBar(
             total=sum(cost.total for cost in costs.values()),
             bar_format="{percentage:.0f}%|{bar}|{elapsed}, ETA {remaining}{postfix}",
             dynamic_ncols=True,
@@ -114,7 +113,7 @@ class Bar:
         self._has_said = True
         seconds = sum(map(seconds_of, self._costs.values())) / min(self._jobs, len(self._costs))
         text = f"About {duration(seconds)} for {len(self._costs)} runs. Shorter: {SHORTER}."
-        tqdm.tqdm.write(text)
+        ProgressBar.write(text)
         sys.stdout.flush()
 
 

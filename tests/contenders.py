@@ -162,6 +162,7 @@ def machine(cores, steps):
 
 
 def slim(cores, steps, unit, mode):
+    sys.path.insert(0, str(ROOT / "tests"))  # PYTHONSAFEPATH=1 leaves it out
     import plain_slim
     import tensorflow.compat.v1 as tf
 

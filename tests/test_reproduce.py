@@ -895,6 +895,9 @@ def test_bits_are_compared_where_the_record_says_it_was_made_on_this_kind_of_mac
     assert records.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
     with pytest.raises(Failed, match="sha256"):
         records.compare(record, made_result(0.9, "cd"), 0.1)
+    # An older record names no variables: there were none.
+    with pytest.raises(Failed, match="sha256"):
+        records.compare(record, made_result(0.9, "cd", MACHINE | {"variables": {}}), 0.1)
 
 
 def test_of_the_units_only_what_the_older_record_has_is_compared():
@@ -915,6 +918,7 @@ OTHER_ORIGINS = [
     {"numerics": 2},
     {"versions": {"tensorflow": "2.20.0"}},
     *({"machine": MACHINE | {name: "another"}} for name in MACHINE),
+    {"machine": MACHINE | {"variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}},
     {"machine": {"processor": "AMD EPYC", "threads": 1}},  # as the first records
     {"machine": {name: MACHINE[name] for name in ("processor", "threads", "vectors")}},
 ]

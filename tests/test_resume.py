@@ -345,6 +345,15 @@ def test_onednn_is_used_unless_the_user_turns_it_off(tmp_path):
 
 
 @pytest.mark.slow
+def test_another_programs_compiler_flags_change_no_bit(undisturbed, tmp_path):
+    """They would compile the whole graph, which rounds differently, and takes six times as long."""
+    compiled = {"TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"}
+    finished = run_afresh(tmp_path, *GIVEN, UNITS["none"], LENGTH, **compiled)
+    assert finished.returncode == 0 and "TF_XLA_FLAGS is ignored" in finished.stderr
+    assert_same_outcome(outcome(tmp_path), undisturbed("none"))
+
+
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_changes_no_result(two_checkpoints, undisturbed, tmp_path):
     """The names of event files begin with the time: here those before are an hour ahead."""
     for path in folder(tmp_path).glob("events.out.tfevents.*"):

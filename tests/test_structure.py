@@ -76,8 +76,9 @@ def test_an_import_is_seen_wherever_it_stands():
 
 
 @pytest.mark.parametrize("word, places", [
-    # tf-slim is mended before its first use: everybody takes it from there.
+    # Mended before their first use: everybody takes them from there.
     ("import tf_slim", {"harness.slim"}),
+    ("import tqdm", {"harness.bars"}),
     # Flags are defined where a program begins.
     ("flags.DEFINE_", {"train", *(f"study.{n}" for n in ("compare", "plot", "replicate", "reproduce", "screenshots"))}),
     ("sys.path", {"train", "harness.host"}),  # the latter sets back what the former changes

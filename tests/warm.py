@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 
-from harness import process
+from harness import environment
 
 # As train.py does, before the server imports what they are for.
-process.tensorflow_defaults()
+environment.tensorflow_defaults()
 _FORKS = multiprocessing.get_context("forkserver")
 # What train.py imports, and for its first picture. One that is not found costs time: train.py
 # then imports it itself.
