@@ -63,16 +63,19 @@ def read_json(path):
 # --- Git ---
 
 
-def git(*command):
-    """Runs git in this repository. Returns: its output, or None if this is not a clone of it."""
+def git(*command, folder=None):
+    """Runs git in this repository, or in another folder that is one. Returns: its output, or None
+    if it is not a clone."""
+    folder = folder or ROOT
     # Not in a repository that this one only lies in, or that a hook has set.
     environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
-    environment["GIT_CEILING_DIRECTORIES"] = str(ROOT.parent)
-    options = ["--no-optional-locks", "-c", f"safe.directory={ROOT}"]  # another user's clone
+    environment["GIT_CEILING_DIRECTORIES"] = str(folder.parent)
+    options = ["--no-optional-locks", "-c", f"safe.directory={folder}"]  # another user's clone
+    options += ["-c", "core.fileMode=false"]
     try:
         return subprocess.check_output(
             ["git", *options, *command],
-            cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, errors="replace",
+            cwd=folder, env=environment, stderr=subprocess.DEVNULL, errors="replace",
         ).strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -82,8 +85,22 @@ def git(*command):
 PROGRAM = ("train.py", "model.py", "data.py", "harness")
 
 
-def commit():
+def commit(folder=None):
     """The commit of the program, with "-dirty" if its files differ; or "unknown"."""
-    head = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", *PROGRAM)
-    return head + ("-dirty" if changed else "") if head else "unknown"
+    head = git("rev-parse", "HEAD", folder=folder)
+    return head + ("-dirty" if changed(*PROGRAM, folder=folder) else "") if head else "unknown"
+
+
+def changed(*paths, folder=None, counts_new=True):
+    """Whether files have other content than in the commit. A checkout may change more: their mode,
+    their times, the ends of their lines.
+
+    Args:
+      paths: of files or folders, as git takes them.
+      folder: as `git` takes it.
+      counts_new: whether a file that is not in the commit is a change.
+    """
+    compare = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--ignore-cr-at-eol")
+    new = ("ls-files", "--others", "--exclude-standard")
+    commands = (compare, new) if counts_new else (compare,)
+    return any(git(*command, "--", *paths, folder=folder) for command in commands)

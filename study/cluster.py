@@ -48,7 +48,7 @@ def commit():
     head = files.git("rev-parse", "HEAD")
     if head is None:
         raise Failed(f"{ROOT}: not a clone of the repository, so its commit is unknown")
-    if files.git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
+    if files.changed("*.py", counts_new=False):
         raise Failed(f"{ROOT}: has changes that are not committed. Commit them, or undo them.")
     return head
 

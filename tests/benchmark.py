@@ -133,9 +133,7 @@ def measure_peers(units, rounds, steps):
 
 def measure_against(folder, units, rounds, steps):
     """This checkout and that of another folder. Returns: the record."""
-    head = files.git("-C", str(folder), "rev-parse", "HEAD") or "unknown"
-    changed = files.git("-C", str(folder), "status", "--porcelain", "--", *files.PROGRAM)
-    commit, other = files.commit(), head + ("-dirty" if changed else "")
+    commit, other = files.commit(), files.commit(folder)
     machine = Machine(steps, 2 * rounds * len(units))
     measured = {}
     for unit in units:

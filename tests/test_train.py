@@ -276,6 +276,28 @@ def test_any_users_clone_has_a_commit_whatever_git_is_told_and_a_copy_has_none(
         assert files.commit() == version
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_what_a_checkout_changes_beside_content_is_no_change(tmp_path):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    head = subprocess.check_output(["git", "-C", clone, "rev-parse", "HEAD"], text=True).strip()
+    (clone / "model.py").chmod(0o755)
+    os.utime(clone / "data.py", (1, 1))
+    train_py = clone / "train.py"
+    train_py.write_bytes(train_py.read_bytes().replace(b"\n", b"\r\n"))  # as for Windows
+    assert files.commit(clone) == head and not files.changed("*.py", folder=clone)
+    for path, content in (
+        (train_py, train_py.read_bytes() + b"# more\r\n"),
+        (clone / "harness" / "new.py", b""),
+    ):
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes(content)
+        assert files.commit(clone) == f"{head}-dirty", path
+        assert files.changed("*.py", folder=clone, counts_new=False) == bool(before)
+        path.write_bytes(before) if before else path.unlink()
+    assert files.commit(clone) == head
+
+
 @pytest.mark.slow
 def test_a_run_with_closed_streams_trains(tmp_path):
     given = (f"--logdir={tmp_path}", "--dataset=synthetic", "--max_steps=1")
