@@ -72,6 +72,7 @@ def read_folder(folder, names, what_to_do):
     Returns: official name -> `disk.File`; with images in .npy files, without labels.
     Raises: DataError.
     """
+    folder = folder.absolute()  # so that messages say where the file was looked for
     images = {prefix: paths_of(folder, prefix, "images") for prefix in HALVES}
     if not any(images.values()):
         raise DataError(f"{problem_without_images(folder, names)}. {what_to_do}")
@@ -106,6 +107,7 @@ def read_labels(folder, prefix, task, count, what_to_do):
     """
     if task == "images":
         raise DataError(f"tasks: {task!r} is the name of the images' files: choose another one")
+    folder = folder.absolute()
     paths = paths_of(folder, prefix, task)
     if not paths and any(paths_of(folder, half, task) for half in HALVES):
         missing = npy_path(folder, prefix, task)

@@ -17,7 +17,7 @@ def read(folder, task, count, what_to_do):
 
     Returns: a tuple of names. Raises: DataError.
     """
-    path = idx.paths_in(folder, f"{task}-classes.txt")[0]
+    path = idx.paths_in(folder.absolute(), f"{task}-classes.txt")[0]
     if not os.path.lexists(path):
         return tuple(map(str, range(count)))
     with disk.opened(path, what_to_do) as file:

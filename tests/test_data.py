@@ -308,6 +308,25 @@ def test_a_data_set_has_the_name_of_its_folder_however_that_is_written(
     assert data.load("auto", named, tasks=["label", "sleeves"]).name == "mine-custom"
 
 
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_a_relative_folder_is_named_with_the_folder_it_was_looked_for_in(
+    files, tmp_path, monkeypatch
+):
+    """As the user moves on, FASHION_MNIST_DIR=fm names another folder."""
+    monkeypatch.setenv(data.FOLDER_VARIABLE, "fm")
+    monkeypatch.chdir(write(tmp_path / "home", {f"fm/{name}": c for name, c in files.items()}))
+    assert len(data.load("auto").train.images) == 30
+    with pytest.raises(data.DataError, match=f"{tmp_path}/home/fm/train-kind.npy is missing"):
+        data.load("auto", tasks=["label", "kind"])
+    (tmp_path / "home" / "fm" / "label-classes.txt").write_text("only one")
+    with pytest.raises(data.DataError, match=f"^{tmp_path}/home/fm/label-classes.txt: has 1 names"):
+        data.load("auto", tasks=["label"])
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    with pytest.raises(data.DataError, match=f"^{tmp_path}/away/fm/{IMAGES}: cannot be read"):
+        data.load("auto")
+
+
 def test_a_data_set_in_the_root_folder_has_a_name(files, tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "resolve", lambda _: pathlib.Path("/"))
     with pytest.warns(UserWarning, match="not the official"):
