@@ -98,7 +98,9 @@ def assert_one_sentence(finished, *words):
     for word in words:
         assert word in finished.stderr
     assert "Traceback" not in finished.stderr
-    assert len(without_compiler(finished.stderr).strip().splitlines()) <= 3, finished.stderr
+    lines = without_compiler(finished.stderr).strip().splitlines()
+    # Without the bar, which is drawn the more often the slower the machine is.
+    assert len([line for line in lines if "|ETA " not in line]) <= 3, finished.stderr
 
 
 def without_compiler(text):
