@@ -310,10 +310,18 @@ def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
 def test_it_knows_how_many_steps_a_run_has():
     defaults = {name: train.FLAGS[name].default for name in ("num_epochs", "batch_size")}
     assert defaults == {"num_epochs": compare.EPOCHS, "batch_size": compare.BATCH_SIZE}
-    assert compare.steps_of({}, 1000) == (30 * 8, 128)
+    labels = np.arange(1000) % 10
+    split = data.Split(labels[:, None, None].astype(np.uint8), {"label": labels, "kind": labels})
+    tasks = [data.Task(name, tuple("0123456789"), ()) for name in ("label", "kind")]
+    dataset = data.with_statistics("mine", split, split, tuple(tasks))
+    assert compare.steps_of({}, dataset) == (30 * 8, 128)
     given = {"train_examples": "300", "num_epochs": "2", "batch_size": "100"}
-    assert compare.steps_of(given, 1000) == (6, 100)
-    assert compare.steps_of(given | {"max_steps": "4"}, 1000) == (4, 100)
+    assert compare.steps_of(given, dataset) == (6, 100)
+    assert compare.steps_of(given | {"max_steps": "4"}, dataset) == (4, 100)
+    # A batch with both labels, and eight without one of them, or as many of each.
+    some = {"label_only": "kind:128", "num_epochs": "1"}
+    assert compare.steps_of(some, dataset) == (1 + 7, 128)
+    assert compare.steps_of(some | {"balance": "1"}, dataset) == (7 + 7, 128)
 
 
 # --- A folder, and what may come after it ---

@@ -323,7 +323,7 @@ def test_a_relative_folder_is_named_with_the_folder_it_was_looked_for_in(
         data.load("auto", tasks=["label"])
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "away")
-    with pytest.raises(data.DataError, match=f"^{tmp_path}/away/fm/{IMAGES}: cannot be read"):
+    with pytest.raises(data.DataError, match=f"^{tmp_path}/away/fm: cannot be read"):
         data.load("auto")
 
 

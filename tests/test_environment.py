@@ -83,10 +83,12 @@ def test_no_variable_of_tqdm_ends_a_program_or_spoils_its_bar():
 
 def test_a_run_whose_bar_is_hidden_notes_its_step(tmp_path):
     program = (
-        "import json, pathlib, sys; from harness.progress import Progress\n"
-        f"note = pathlib.Path({str(tmp_path / 'progress.json')!r})\n"
-        "progress = Progress('some', 7, 100, note); progress.add_step(32, 1.5, 0.01)\n"
-        "print(json.dumps([json.loads(note.read_text()), progress.bar.disable]))"
+        "import json, pathlib, sys; from harness import owner; from harness.progress import Progress\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "with owner.claimed(folder) as claim:\n"
+        "    progress = Progress('some', 7, 100, claim); progress.add_step(32, 1.5, 0.01)\n"
+        "    note = json.loads((folder / 'progress.json').read_text())\n"
+        "print(json.dumps([note, progress.bar.disable]))"
     )
     found = in_python(program, TQDM_DISABLE="1")
     assert found == [{"step": 8, "last_step": 100}, True]

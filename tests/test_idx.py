@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_read_is_named_in_a_sentence(folder, tmp_path, m
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
-    assert_cannot_be_read(folder, folder)
+    assert_cannot_be_read(tmp_path / folder, folder)
 
 
 def assert_cannot_be_read(path, folder):

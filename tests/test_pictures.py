@@ -36,7 +36,7 @@ def made_run(folder, **settings):
     """The files of a run that study/plot.py reads."""
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps({**SETTINGS, **settings}))
-    with evaluation_log.EvaluationLog(folder, step=0, every=1) as log:
+    with evaluation_log.EvaluationLog(folder, done=0, every=1) as log:
         for step in range(1, 4):
             log.append(step, {"accuracy_test": 0.8 + step / 100, "loss_total": 0.5 + step / 100})
     return folder

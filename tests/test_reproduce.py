@@ -1038,7 +1038,7 @@ def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(records, "make", make)
-    monkeypatch.setattr(reproduce.tqdm.tqdm, "update", interrupt)
+    monkeypatch.setattr(reproduce.ProgressBar, "update", interrupt)
     # Its traceback keeps what make_all had, as it does until the end of a program.
     with pytest.raises(KeyboardInterrupt) as traceback:  # noqa: F841
         reproduce.make_all(chosen, records.Folders(tmp_path / "runs", tmp_path / "records"))

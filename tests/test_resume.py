@@ -729,7 +729,7 @@ def test_a_run_whose_file_system_has_no_fsync_trains(tmp_path):
     assert results_in(folder(tmp_path))["global_step"] == 1
 
 
-@pytest.mark.parametrize("name", [run_folder.LOCK, evaluation_log.NAME, predictions.NAME])
+@pytest.mark.parametrize("name", [owner.LOCK, evaluation_log.NAME, predictions.NAME])
 def test_a_file_system_that_cannot_append_is_named_before_any_training(name, tmp_path):
     """As the mount of an object store."""
     cannot = (
