@@ -3,6 +3,7 @@ reads its evaluations from evaluations.jsonl.
 """
 
 import contextlib
+import logging
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from tensorboard.summary.v1 import text_pb
 from harness.errors import CannotWrite, brief
 from harness.names import CLASS_TAG
 
+tf_logger = logging.getLogger("tensorflow")
 TAG = "summary/"  # prefix of the original's tags
 OF_FLAGS = "events.out.tfevents-flags"  # TensorBoard reads all files with tfevents in their names
 FIRST_COLUMNS = ("sharing", "cross_stitch_init", "seed", "num_epochs")  # of the HParams page
@@ -53,8 +55,10 @@ class Events:
         self._cannot_draw = False
 
     def __enter__(self):
-        # The file's thread ends with a traceback if the disk is full; `flush` reports it.
+        # The file's thread logs an error and a traceback if the disk is full; `flush` reports it.
         self._excepthook, threading.excepthook = threading.excepthook, lambda _: None
+        self._level = tf_logger.level
+        tf_logger.setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, *_):
@@ -63,6 +67,7 @@ class Events:
         with contextlib.suppress(Exception):
             self._writer.close()
         threading.excepthook = self._excepthook
+        tf_logger.setLevel(self._level)
 
     def add_start(self, graph, done):
         """Writes the graph, and lets TensorBoard drop events after the step `done`, if there are

@@ -131,7 +131,9 @@ def differing(before, now, defaults):
     return [
         name
         for name in {**before, **now}
-        if name not in ignored and not is_same(name, *(of.get(name) for of in unified))
+        if before.get(name) != now.get(name)
+        and name not in ignored
+        and not is_same(name, *(of.get(name) for of in unified))
     ]
 
 
