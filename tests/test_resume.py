@@ -597,7 +597,7 @@ def test_a_run_with_more_epochs_is_not_finished_until_it_ends(two_checkpoints, t
 
 
 def test_other_classes_of_a_task_are_refused(two_checkpoints, tmp_path):
-    other = "data.TASKS = (data.TASKS[0], data.TASKS[1]._replace(from_article=(0, 1) * 5))"
+    other = "data.TASKS = (data.TASKS[0], data.TASKS[1]._replace(from_article=(0, 1, 2, 0, 1) * 2))"
     refused = run(tmp_path, UNITS["none"], "--max_steps=30", prelude=other)
     assert_one_sentence(refused, "was started with classes ", "--overwrite")
     settings = folder(tmp_path) / "settings.json"
