@@ -520,9 +520,10 @@ def train_step(session, net, step, batch, with_summary):
     values = session.run(fetches, feed(net, batch, training=True))
     if not np.isfinite(values["loss"]):
         raise Diverged(diverged("loss", step))
-    untrained = net.labels.keys() - batch[1].keys()
-    summary = values.get("summary")
-    return values["loss"], summary and without_tasks(summary, untrained)
+    untrained, summary = net.labels.keys() - batch[1].keys(), values.get("summary")
+    if summary and untrained:
+        summary = without_tasks(summary, untrained)
+    return values["loss"], summary
 
 
 def feed(net, batch, training):

@@ -243,12 +243,9 @@ def steps_of(given, dataset):
         train = data.choose_images(train, min(images, len(train.images)), 1, 0)
         label_only = flag_rules.label_only({"label_only": given.get("label_only")})
         train = data.hide_labels(train, dataset.tasks, label_only, 0)
-        labels = {task.name: task.labels(train) for task in dataset.tasks}
-        of_pools = pools.of_labels(labels)
-        if len(of_pools) > 1:
-            merged, _ = pools.for_batches(of_pools, batch_size)
-            balance = float(given.get("balance", 0))
-            of_epoch = sum(pools.steps_per_epoch(merged, batch_size, balance))
+        of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
+        chosen = dataset._replace(train=train, pools=of_tasks)
+        of_epoch = chosen.steps_per_epoch(batch_size, float(given.get("balance", 0)))
     steps = number("num_epochs", EPOCHS) * of_epoch
     return min(steps, number("max_steps", steps)), batch_size
 
