@@ -85,16 +85,3 @@ def test_no_run_is_added_to_records_of_other_numerics(fast_units, tmp_path):
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert f"fast_units (numerics {NUMERICS + 1})" in refused.stderr
     assert not list((tmp_path / "logs").glob("*/*")) and not path.exists()
-
-
-def test_the_page_says_how_many_records_lack_what():
-    page = (ROOT / "study" / "README.md").read_text()
-    found = [r for study in runs.STUDIES for r in records.records_in(study, RECORDS).values()]
-    for name, words in (
-        ("network", "no checksum of the network in"),
-        ("numerics", "no numerics, recalls and confusion matrices in"),
-        ("confusion", "recalls and confusion matrices in"),
-        ("recall", "recalls and confusion matrices in"),
-    ):
-        lacking = sum(name not in record for record in found)
-        assert f"{words} {lacking} of {len(found)}" in page, name

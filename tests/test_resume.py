@@ -120,7 +120,7 @@ def saved_twice(tmp_path_factory):
     for steps in (10, 20):
         assert run(logdir, UNITS["none"], f"--max_steps={steps}").returncode == 0
     assert steps_saved(logdir) == [10, 20]
-    return logdir.rename(logdir.with_name("moved"))
+    return logdir.rename(tmp_path_factory.mktemp("moved") / "logs")
 
 
 @pytest.fixture
