@@ -216,6 +216,14 @@ STUDIES = {
         table="tasks",
         pictures={"few_article_labels.png": ("few article labels",)},
     ),
+    # The same where the other label is rare. An article says which group it is of.
+    "few_group_labels": Study(
+        FEW_LABELS_SETTINGS,
+        few_labels("group", 1000),
+        range(300, 305),
+        condition="group labels",
+        table="tasks",
+    ),
     "starved": Study(
         {**KINDS_OF_SHARING, "start 0.7": START_07},
         STARVED,
