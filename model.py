@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
+from harness import bfloat16
 from harness.fast import fused_conv_pool
 from harness.names import PLACES, unit_scope
 from harness.slim import slim
@@ -92,7 +93,10 @@ def nddr_unit(towers, start, config):
     size = num_towers * channels
     alpha = tf.get_variable("alpha", [size, size], initializer=initializer)  # [T*C, T*C]
     x = tf.reshape(tf.concat(towers, axis=-1), [-1, size])  # [B*H*W, T*C]
-    mixed = tf.einsum("bi,oi->bo", x, trained_part(alpha, num_towers, config))
+    x, weights = (
+        tf.cast(y, config.precision) for y in (x, trained_part(alpha, num_towers, config))
+    )
+    mixed = tf.cast(tf.einsum("bi,oi->bo", x, weights), tf.float32)
     outputs = [tf.reshape(y, [-1, *shape]) for y in tf.split(mixed, num_towers, axis=1)]
     blocks = tf.reshape(alpha, [num_towers, channels, num_towers, channels])
     return outputs, tf.reduce_sum(blocks, [1, 3]) / channels
@@ -215,6 +219,11 @@ class Config:
     )
     learning_rate: float = option(0.001, "Adam's learning rate.")
     l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
+    precision: str = option(
+        "float32",
+        "Of large products: bfloat16 is faster, on processors with instructions for it.",
+        enum_values=("float32", "bfloat16"),
+    )
     seed: int = 0  # of start weights and dropout
 
     def stitched_places(self):
@@ -272,13 +281,17 @@ def network(x, classes, is_training, config, fast):
             towers = each(dropout, towers, scope="dropout")
         return [towers[0]] * len(classes) if place == config.share_until else towers
 
-    with tf.variable_scope("network"), slim.arg_scope(layer_defaults(is_training, config, fast)):
+    with (
+        tf.variable_scope("network", custom_getter=bfloat16.rounded),
+        slim.arg_scope(layer_defaults(is_training, config, fast)),
+    ):
         towers = [x] if config.share_until else [x] * len(classes)  # [B, H, W, C]
         towers = after("pool_1", each(conv_pool, towers, 32, scope="conv1", pool_scope="pool_1"))
         # [B, H/2, W/2, 32]
         towers = after("pool_2", each(conv_pool, towers, 64, scope="conv2", pool_scope="pool_2"))
         # [B, H/4, W/4, 64]
         towers = each(slim.flatten, towers, scope="flatten")  # [B, 4 H W]
+        towers = [tf.cast(h, config.precision) for h in towers]
         towers = after("fc_3", each(slim.fully_connected, towers, 1024, scope="fc_3"))  # [B, 1024]
 
         # The original's output layer has batch norm, too.
@@ -302,31 +315,32 @@ def layer_defaults(is_training, config, fast):
     with (
         slim.arg_scope(
             [slim.conv2d, slim.fully_connected],
-            normalizer_fn=slim.batch_norm,
+            normalizer_fn=bfloat16.batch_norm,
             normalizer_params=batch_norm,
             weights_initializer=he_initializer(config.seed),
-            weights_regularizer=slim.l2_regularizer(config.l2_scale),
+            weights_regularizer=bfloat16.l2_regularizer(config.l2_scale),
         ),
         slim.arg_scope(
             [dropout], keep_prob=config.keep_prob, is_training=is_training, seed=config.seed
         ),
-        slim.arg_scope([conv_pool], fast=fast) as scope,
+        slim.arg_scope([conv_pool], precision=config.precision, fast=fast) as scope,
     ):
         return scope
 
 
 @slim.add_arg_scope
-def conv_pool(x, filters, scope, pool_scope, fast=False):
+def conv_pool(x, filters, scope, pool_scope, precision="float32", fast=False):
     """A 3x3 convolution with batch norm and ReLU, and 2x2 max pooling.
 
     Args:
       x: [B, H, W, C], H and W even.
       filters: number of output channels, F.
       scope, pool_scope: for example "conv1_1" and "pool_1_1".
+      precision: of the convolution, as in `Config`.
       fast: use the form of harness/fast.py.
 
     Returns:
-      [B, H/2, W/2, F].
+      [B, H/2, W/2, F] float32.
 
     Raises:
       ValueError: H or W is odd.
@@ -334,6 +348,7 @@ def conv_pool(x, filters, scope, pool_scope, fast=False):
     height, width = x.shape.as_list()[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{scope}: cannot pool {height}x{width} values: both must be even")
+    x = tf.cast(x, precision)
     if fast:
         return fused_conv_pool(x, filters, scope, pool_scope)
     return slim.max_pool2d(slim.conv2d(x, filters, 3, scope=scope), 2, scope=pool_scope)

@@ -77,7 +77,7 @@ flags.DEFINE_boolean(
 define_hyper_parameters("keep_prob", "batch_norm_decay")
 
 # Training
-define_hyper_parameters("learning_rate", "l2_scale")
+define_hyper_parameters("learning_rate", "l2_scale", "precision")
 flags.DEFINE_integer("num_epochs", 30, "Passes over the training images.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("max_steps", 0, "Stop after this many steps; 0 for no limit.", lower_bound=0)
@@ -174,13 +174,15 @@ def run_command(program_started):
     if FLAGS.eval_only and not outcome:
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
+    if trains:
+        machine.check_precision(FLAGS.precision)
     # A finished run is only read: it may be on a disk that cannot be written.
     with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
         export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())
         must_export = export and (trains or not export.holds(outcome["global_step"]))
         if must_export:
             export.prepare()
-        net = build(run.dataset) if trains else None
+        net = build(run.dataset, config_from_flags()) if trains else None
         check_folder(run, net)
         if trains:
             folder.begin(claim, run.settings, FLAGS.overwrite)
@@ -194,7 +196,8 @@ def run_command(program_started):
         try:
             if must_export:  # before they are printed, as nobody may be there to read them
                 tasks = [(task.name, task.classes) for task in run.dataset.tasks]
-                server = model.build_server(tasks, config_from_flags(), run.dataset.image_shape())
+                config = config_from_flags(precision="float32")  # for any machine
+                server = model.build_server(tasks, config, run.dataset.image_shape())
                 export.write(server, run.folder, run.session_config)
         finally:
             say("\n" + results.table(outcome))
@@ -226,7 +229,7 @@ def train_and_report(net, run, claim, program_started):
         "versions": results.versions(),
         "numerics": NUMERICS,
         "network": net.checksum(),
-        "machine": machine.description(FLAGS.threads),
+        "machine": machine.description(FLAGS.threads, FLAGS.precision),
         "device": machine.device_name(FLAGS.device),
         "global_step": trained.step,
         # All evaluations, as a resumed run goes on with its file.
@@ -253,7 +256,7 @@ def train_and_report(net, run, claim, program_started):
 def evaluation_text(run):
     """Evaluates a finished run's network, and writes what it predicts for each image into the
     run's folder. Returns: accuracies and confusion matrices as text."""
-    net = build(run.dataset)
+    net = build(run.dataset, config_from_flags(precision="float32"))  # on any machine
     with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
         accuracies, confusions, _ = evaluate(session, net, run.dataset)
         table = predictions.table(
@@ -346,11 +349,11 @@ def settings_of(dataset):
     return settings | {"classes": dataset.fingerprint_of_classes()}
 
 
-def build(dataset):
-    """Builds the graph that the flags ask for. Returns: a `model.Model`."""
+def build(dataset, config):
+    """Builds the graph for the data. Returns: a `model.Model`."""
     return model.build(
         [(task.name, len(task.classes)) for task in dataset.tasks],
-        config_from_flags(),
+        config,
         statistics=(dataset.mean, dataset.scale),
         # The fast forms are for CPUs: some are compiled, which a GPU needs more packages for.
         fast=FLAGS.device == "cpu",
@@ -692,10 +695,11 @@ def given_flags():
     return {name for name in flag_values() if FLAGS[name].present}
 
 
-def config_from_flags():
-    """Returns: the `model.Config` that the flags ask for."""
+def config_from_flags(**others):
+    """Returns: the `model.Config` that the flags ask for, but for the other values given."""
     values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
-    return model.Config(**values | ({"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}))
+    values |= {"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}
+    return model.Config(**values | others)
 
 
 def unify_flags():

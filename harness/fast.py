@@ -69,6 +69,7 @@ def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool
     Returns:
       [B, H/2, W/2, C].
     """
+    y = tf.cast(y, tf.float32)  # if the convolution was in bfloat16
     channels = y.shape.as_list()[-1]
 
     def variable(name, start, trainable=True):

@@ -224,6 +224,11 @@ def check_together(flags, given):
         f"--threads are those of the CPU: {one}",
     )
     refuse_if(
+        flags["device"] == "gpu" and flags["precision"] == "bfloat16" and not flags["eval_only"],
+        "device precision",
+        f"bfloat16 is for CPUs: {one}",
+    )
+    refuse_if(
         flags["overwrite"] and flags["eval_only"],
         "overwrite eval_only",
         f"--overwrite deletes what --eval_only is to evaluate: {one}",

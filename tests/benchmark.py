@@ -3,6 +3,7 @@
     pip install -r tests/benchmark-requirements.txt
     python tests/benchmark.py --record=tests/speed_amd.json    # 25 minutes on a quiet machine
     python tests/benchmark.py --against=FOLDER    # this program against another checkout
+    python tests/benchmark.py --bfloat16          # its two precisions, and PyTorch's autocast
     python tests/benchmark.py --draw              # writes the records into the pages
 
 Each measurement is a new process (contenders.py), alone on the machine. In a round, each
@@ -39,6 +40,7 @@ PAGES = (ROOT / "README.md", TESTS / "README.md")
 UNITS = ("none", "channel", "layer", "nddr", "dense")
 COMPARED = ("none", "channel")  # with all peers
 TITLES = {"slim": "plain slim", "torch": "PyTorch", "keras": "Keras 3"}
+IN_BFLOAT16 = {"ours": "float32", "rewritten": "the rewriter", "autocast": "PyTorch's autocast"}
 TOWERS = (1, 4, 8)  # beside 2
 OTHERS = ("evaluation", "program")  # that this program alone is measured for
 FEW = 3  # processes of what is slow, or compared with nothing
@@ -131,6 +133,39 @@ def measure_peers(units, rounds, steps):
     }
 
 
+def measure_bfloat16(units, rounds, steps):
+    """This program in bfloat16, and what else there is. Returns: the record."""
+    commit = files.commit()
+    has_torch = importlib.util.find_spec("torch")
+    modes = {unit: {} for unit in units if unit in COMPARED and has_torch}
+    trials = {
+        (unit, mode): (["autocast", unit, mode], {"steps": max(1, steps // 2)})
+        for unit in modes for mode in MODES["torch"]
+    }  # fmt: skip
+    names = ("bfloat16", "ours", "rewritten")
+    contenders = {
+        f"{name} {unit}": ([name, unit], {"steps": max(1, steps // 8) if unit == "dense" else steps})
+        for unit in units for name in names
+    }  # fmt: skip
+    machine = Machine(steps, len(trials) + rounds * (len(contenders) + len(modes)))
+    machine.description = machine.ask("machine", "bfloat16")
+    for (unit, mode), (speed,) in machine.in_rounds(1, trials).items():
+        modes[unit][mode] = speed
+    for unit, speeds in modes.items():
+        contenders[f"autocast {unit}"] = (["autocast", unit, max(speeds, key=speeds.get)], {})
+    measured = machine.in_rounds(rounds, contenders)
+    machine.bar.close()
+    libraries = ("tensorflow", *(["torch"] if has_torch else []))
+    return {
+        "commit": commit,
+        "machine": machine.description,
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "steps": steps,
+        "modes": modes,
+        "measured": measured,
+    }
+
+
 def measure_against(folder, units, rounds, steps):
     """This checkout and that of another folder. Returns: the record."""
     commit, other = files.commit(), files.commit(folder)
@@ -181,7 +216,8 @@ def table(*rows):
 def report(record):
     """A record as Markdown."""
     machine = record["machine"]
-    vectors = f" with {machine['vectors']}" if machine["vectors"] else ""
+    vectors = [machine["vectors"], machine.get("bfloat16")]
+    vectors = f" with {' and '.join(filter(None, vectors))}" if any(vectors) else ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     about = (
         f"{machine['processor']}{vectors}, {machine['threads']} cores, which every contender was"
@@ -190,6 +226,7 @@ def report(record):
         " of what is slower."
     )
     tables = tables_against if "against" in record else tables_of_peers
+    tables = tables_of_bfloat16 if "bfloat16" in machine else tables
     return "\n\n".join([about, *tables(record)])
 
 
@@ -211,6 +248,26 @@ def tables_against(record):
     return [
         f"The other checkout is {other}. Speeds: the median (lowest – highest) of all processes."
         " Ratios: the geometric mean over pairs of processes (95 % interval).",
+        table(*rows),
+    ]
+
+
+def tables_of_bfloat16(record):
+    measured = record["measured"]
+    rows = [("setting", "bfloat16, images a second")]
+    rows[0] += tuple(f"times as fast as {title}" for title in IN_BFLOAT16.values())
+    for unit in (unit for unit in UNITS if f"bfloat16 {unit}" in measured):
+        speeds, row = measured[f"bfloat16 {unit}"], [unit]
+        row.append(spread(speeds))
+        for name in IN_BFLOAT16:
+            others = measured.get(f"{name} {unit}")
+            row.append("{:.2f} ({:.2f} – {:.2f})".format(*ratio(speeds, others)) if others else "–")
+        rows.append(row)
+    best = ", ".join(f"{max(m, key=m.get)} ({unit})" for unit, m in record["modes"].items())
+    of_torch = f" PyTorch's best mode: {best}." if best else ""
+    return [
+        f"Speeds: the median (lowest – highest) of {len(speeds)} processes. Ratios: the geometric"
+        f" mean over pairs of processes (95 % interval).{of_torch}",
         table(*rows),
     ]
 
@@ -281,7 +338,8 @@ def tables_of_peers(record):
 
 def read_records(folder=TESTS):
     """The records that pages show. Returns: name -> record."""
-    paths = [*sorted(folder.glob("speed_*.json")), folder / "same_commit.json"]
+    paths = [*sorted(folder.glob("speed_*.json"))]
+    paths += [folder / "same_commit.json", folder / "bfloat16.json"]
     return {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
 
 
@@ -294,10 +352,11 @@ def drawn(text, records):
 
     def figure(match):
         _, name, unit, title = match.groups()
-        peer = {title: peer for peer, title in TITLES.items()}.get(title)
+        peer = {title: peer for peer, title in (TITLES | IN_BFLOAT16).items()}.get(title)
         try:
             measured = records[name]["measured"]
-            middle, _, _ = ratio(measured[f"ours {unit}"], measured[f"{peer} {unit}"])
+            own = "bfloat16" if peer in IN_BFLOAT16 else "ours"
+            middle, _, _ = ratio(measured[f"{own} {unit}"], measured[f"{peer} {unit}"])
         except KeyError:
             sys.exit(f"{match[0]}: no record in tests/ has this ratio. Change the mark.")
         return f"{middle:.2f}{match[1]}"
@@ -308,7 +367,7 @@ def drawn(text, records):
         chosen = [record for name, record in records.items() if name.startswith(match[2])]
         return "\n\n".join([match[1], *map(report, chosen), match[3]])
 
-    marks = r"(<!-- table (speed|same_commit) -->).*?(<!-- end of table -->)"
+    marks = r"(<!-- table (speed|same_commit|bfloat16) -->).*?(<!-- end of table -->)"
     return re.sub(marks, tables, text, flags=re.S)
 
 
@@ -318,6 +377,7 @@ def main():
     parser.add_argument("--steps", type=int, default=100, help="that each process trains")
     parser.add_argument("--units", help=f"settings, out of {','.join(UNITS)}")
     parser.add_argument("--against", help="folder of another checkout, at 1c155a2 or later")
+    parser.add_argument("--bfloat16", action="store_true", help="measure the two precisions")
     parser.add_argument("--record", type=pathlib.Path, help="file for every figure, as JSON")
     parser.add_argument("--show", type=pathlib.Path, help="print a record's report instead")
     parser.add_argument("--draw", action="store_true", help="write all records into the pages")
@@ -337,6 +397,8 @@ def main():
         parser.error(f"--units={options.units}: choose out of {','.join(UNITS)}")
     if options.rounds < 2 or options.steps < 1:
         parser.error("an interval needs --rounds=2, and a speed --steps=1, at least")
+    if options.bfloat16 and options.against is not None:
+        parser.error("--bfloat16 --against: leave out one of the two")
     if options.against is not None and not (
         options.against and pathlib.Path(options.against, "harness", "machine.py").exists()
     ):
@@ -346,6 +408,8 @@ def main():
     if options.against:
         folder = pathlib.Path(options.against).resolve()
         record = measure_against(folder, units, options.rounds, options.steps)
+    elif options.bfloat16:
+        record = measure_bfloat16(units, options.rounds, options.steps)
     else:
         record = measure_peers(units, options.rounds, options.steps)
     if options.record:

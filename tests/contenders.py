@@ -68,37 +68,59 @@ def runs(session, op, feeds):
 # --- This program ---
 
 
-def config_of(unit):
+def config_of(unit, **options):
     import model
 
     if unit == "none":
-        return model.Config(cross_stitch=False)
-    return model.Config(cross_stitch_unit=unit)
+        return model.Config(cross_stitch=False, **options)
+    return model.Config(cross_stitch_unit=unit, **options)
 
 
-def session_of(unit, tasks, cores):
-    """A session of model.py's network with start weights. Returns: `model.Model`, session."""
+def session_of(unit, tasks, cores, rewritten=False, **options):
+    """A session of model.py's network with start weights.
+
+    Args:
+      unit, tasks, cores: what to train, on how many cores.
+      rewritten: take the plain graph, and TensorFlow's rewriter to bfloat16.
+      options: of `model.Config`.
+
+    Returns:
+      `model.Model`, session.
+    """
     import tensorflow.compat.v1 as tf
+    from tensorflow.core.protobuf import rewriter_config_pb2
 
     import model
     from harness import machine
 
     session_config = machine.thread_settings(cores, len(tasks), unit)
-    net = model.build(tasks, config_of(unit))
+    if rewritten:
+        rewrites = session_config.graph_options.rewrite_options
+        on = rewriter_config_pb2.RewriterConfig.ON
+        rewrites.auto_mixed_precision_onednn_bfloat16 = on
+    net = model.build(tasks, config_of(unit, **options), fast=not rewritten)
     session = tf.Session(graph=net.graph, config=session_config)
     session.run(net.initializer)
     return net, session
 
 
-def ours(cores, steps, unit, num_towers=2):
+def ours(cores, steps, unit, num_towers=2, **options):
     tasks = [(f"{TASKS[t % 2][0]}_{t}", TASKS[t % 2][1]) for t in range(int(num_towers))]
-    net, session = session_of(unit, tasks, cores)
+    net, session = session_of(unit, tasks, cores, **options)
     feeds = [
         {net.x: x, net.is_training: True}
         | {y: labels[t % 2] for t, y in enumerate(net.labels.values())}
         for x, labels in batches(steps)
     ]
     return images_per_second(runs(session, net.train_op, feeds), steps)
+
+
+def bfloat16(cores, steps, unit):
+    return ours(cores, steps, unit, precision="bfloat16")
+
+
+def rewritten(cores, steps, unit):
+    return ours(cores, steps, unit, rewritten=True)
 
 
 def evaluation(cores, steps, unit):
@@ -152,10 +174,10 @@ def program(cores, steps, unit):
     return [float(lines[0].split()[-1]) - start, usage.ru_maxrss * 1024 / 1e9]
 
 
-def machine(cores, steps):
+def machine(cores, steps, precision="float32"):
     from harness import machine
 
-    return machine.description(cores)
+    return machine.description(cores, precision)
 
 
 # --- Its peers ---
@@ -181,7 +203,11 @@ def slim(cores, steps, unit, mode):
     return images_per_second(runs(session, net.train_op, feeds), steps)
 
 
-def torch(cores, steps, unit, mode):
+def autocast(cores, steps, unit, mode):
+    return torch(cores, steps, unit, mode, in_bfloat16=True)
+
+
+def torch(cores, steps, unit, mode, in_bfloat16=False):
     import torch
 
     from study import torch_network
@@ -193,7 +219,9 @@ def torch(cores, steps, unit, mode):
     optimizer = torch_network.Adam(network.train())
 
     def loss(x, labels):
-        return torch_network.loss(network(x), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+            logits = network(x)
+        return torch_network.loss([z.float() for z in logits], labels)
 
     if how == "compiled":
         loss = torch.compile(loss)
@@ -294,7 +322,8 @@ def keras(cores, steps, unit, mode):
 
 # --- The process ---
 
-CONTENDERS = {f.__name__: f for f in (ours, evaluation, program, machine, slim, torch, keras)}
+CONTENDERS = (ours, bfloat16, rewritten, evaluation, program, machine, slim, torch, autocast, keras)
+CONTENDERS = {f.__name__: f for f in CONTENDERS}
 
 
 def main():

@@ -14,7 +14,13 @@ from contenders import MODES
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [("--units=channel",), ("--units=none", f"--against={ROOT}")], ids=["peers", "against"]
+    "kind",
+    [
+        ("--units=channel",),
+        ("--units=none", f"--against={ROOT}"),
+        ("--units=none,nddr", "--bfloat16"),
+    ],
+    ids=["peers", "against", "bfloat16"],
 )
 def test_the_benchmark_runs_for_one_step(kind, fashion_mnist, tmp_path):
     record = tmp_path / "record.json"
