@@ -333,7 +333,8 @@ def origin(record):
     """What decides in which order sums are added up, name -> value; older records lack some."""
     tensorflow = record.get("versions", {}).get("tensorflow")
     known = {"variables": {}, **record.get("machine", {}), **record, "TensorFlow": tensorflow}
-    names = ("processor", "vectors", "onednn", "threads", "variables", "TensorFlow", "numerics")
+    names = ("processor", "vectors", "bfloat16", "onednn", "threads", "variables", "TensorFlow",
+             "numerics")  # fmt: skip
     return {name: known[name] for name in names if name in known}
 
 
