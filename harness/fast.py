@@ -60,16 +60,15 @@ def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool
     computed in one pass.
 
     Args:
-      y: [B, H, W, C], H and W even. The current variable scope is the layer's.
+      y: [B, H, W, C] float32 or bfloat16, H and W even. The current variable scope is the layer's.
       is_training: [] bool tensor: use the batch's statistics, or the moving ones.
       decay: decay of the moving statistics.
       pool_scope: full name scope of the pooling, "network/pool_1_1/".
       scale, updates_collections: as `layer_defaults` gives them to slim.batch_norm; fixed here.
 
     Returns:
-      [B, H/2, W/2, C].
+      [B, H/2, W/2, C] float32.
     """
-    y = tf.cast(y, tf.float32)  # if the convolution was in bfloat16
     channels = y.shape.as_list()[-1]
 
     def variable(name, start, trainable=True):
@@ -86,8 +85,7 @@ def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool
         count = tf.cast(tf.size(y) // channels, tf.float32)
 
         def of_batch():
-            mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # sums over all but channels
-            variance = tf.maximum(channel_sums(y, y) / count - tf.square(mean), 0.0)
+            mean, variance = moments(y, count)
             unbiased = variance * count / (count - 1)
             update_mean = moving_mean.assign_sub((moving_mean - mean) * (1 - decay))
             update_variance = moving_variance.assign_sub((moving_variance - unbiased) * (1 - decay))
@@ -121,17 +119,30 @@ def batch_norm_relu_pool(y, is_training, decay, scale, updates_collections, pool
         return normalise(y, gamma, beta)
 
 
+def moments(y, count):
+    """Mean and variance of each channel. Args: [B, H, W, C], B*H*W. Returns: [C] float32 each."""
+    if y.dtype == tf.bfloat16:  # sums of squares need more digits than it has
+        ones = tf.ones(y.shape[-1:])
+        _, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=y, scale=ones, offset=ones, mean=[], variance=[], is_training=True
+        )
+        return mean, unbiased * (count - 1) / count
+    mean = tf.raw_ops.BiasAddGrad(out_backprop=y) / count  # sums over all but channels
+    return mean, tf.maximum(channel_sums(y, y) / count - tf.square(mean), 0.0)
+
+
 @one_pass
 def pool_extremes(y, scale):
     """tf.nn.max_pool2d(y, 2, 2, "SAME") where scale >= 0; the smallest values where not.
 
     Args:
-      y: [B, H, W, C], H and W even.
+      y: [B, H, W, C] float32 or bfloat16, H and W even.
       scale: [C].
 
     Returns:
-      [B, H/2, W/2, C].
+      [B, H/2, W/2, C] float32.
     """
+    y = tf.cast(y, tf.float32)
     a, b, c, d = window_values(y)
     largest = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
     smallest = tf.minimum(tf.minimum(a, b), tf.minimum(c, d))
@@ -151,20 +162,22 @@ def pool_gradient(y, extremes, d_extremes, scale, slope, offset):
     If values of a window tie, the first one receives the gradient.
 
     Args:
-      y: [B, H, W, C].
+      y: [B, H, W, C] float32 or bfloat16.
       extremes, d_extremes: [B, H/2, W/2, C].
       scale, slope, offset: [C].
 
     Returns:
-      [B, H, W, C].
+      [B, H, W, C], as y.
     """
+    precision, y = y.dtype, tf.cast(y, tf.float32)
     a, b, c, _ = [tf.equal(values, extremes) for values in window_values(y)]
     first = tf_v2.where(a, 0, tf_v2.where(b, 1, tf_v2.where(c, 2, 3)))
     _, height, width, channels = y.shape.as_list()
     position = tf.reshape(tf.range(4), [1, 1, 2, 1, 2, 1])
     is_first = tf.equal(first[:, :, None, :, None], position)
     spread = tf_v2.where(is_first, (scale * d_extremes)[:, :, None, :, None], 0.0)
-    return tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
+    d_y = tf.reshape(spread, [-1, height, width, channels]) + (slope * y + offset)
+    return tf.cast(d_y, precision)
 
 
 def window_values(y):
