@@ -8,7 +8,9 @@ from harness import flag_rules
 from harness.errors import Failed
 from study import runs
 
-KINDS = {**runs.KINDS_OF_SHARING, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
+# Where labels are few, channel units that start by mixing gain most, and others hardly anything.
+DEFAULT = {**runs.KINDS_OF_SHARING, "start 0.7": runs.START_07}
+KINDS = {**DEFAULT, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
 BASELINE = "none"
 EXAMPLE = '--setting="fast units: --cross_stitch_learning_rate_scale=1000"'
 

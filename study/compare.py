@@ -28,7 +28,7 @@ from harness import files, flag_rules, pools, process
 from harness.errors import Failed, NotFinished
 from harness.files import ROOT
 from harness.names import NUMERICS
-from study import answer, command_line, groups, records, running, runs, watching
+from study import answer, command_line, groups, records, running, watching
 from study.runs import Run
 
 FLAGS = flags.FLAGS
@@ -45,7 +45,7 @@ def define_flags():
     """Defines this program's flags."""
     flags.DEFINE_list(
         "settings",
-        list(runs.KINDS_OF_SHARING),
+        list(command_line.DEFAULT),
         f"What to compare, out of {', '.join(command_line.KINDS)}.",
     )
     flags.DEFINE_multi_string(
@@ -271,7 +271,10 @@ def check_flags(firsts, folders, jobs):
         command = [sys.executable, *folders.command(run)[1:], "--eval_only"]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if ended.returncode != NotFinished.exit_code:
-            of_setting = "" if run.setting in command_line.KINDS else f"--setting={run.setting}: "
+            flag = "settings" if run.setting in command_line.KINDS else "setting"
+            # Those of the kinds name no flag that the user has not written.
+            is_kind = run.setting in groups.KINDS
+            of_setting = "" if is_kind else f"--{flag}={run.setting}: "
             raise Failed(of_setting + records.said(ended.stderr).removeprefix("train.py: "))
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
