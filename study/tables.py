@@ -64,6 +64,11 @@ def interval(shares, sign=""):
     return f"{mean} ± {half:.2f}"
 
 
+def p_text(p):
+    """A p-value with three decimals, and never 0."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def gain_cell(group, baseline, task="mean"):
     """A gain with its interval; empty for the baseline itself."""
     if group.setting == baseline.setting:
@@ -127,9 +132,9 @@ def tasks_table(study, definition):
         for task in tasks
     }
     tested = {key: gains for key, gains in gained.items() if is_enough(gains) and key != asked}
-    p_values = {key: f"{p:.3f}" for key, p in groups.corrected(tested).items()}
+    p_values = {key: p_text(p) for key, p in groups.corrected(tested).items()}
     if is_enough(gained.get(asked, [])):
-        p_values[asked] = f"{groups.p_value(gained[asked]):.3f} (asked)"
+        p_values[asked] = f"{p_text(groups.p_value(gained[asked]))} (asked)"
     rows = []
     for group in study:
         row = [f"{group.condition:,}", group.setting, len(group.records)]
