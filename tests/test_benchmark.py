@@ -133,7 +133,7 @@ def test_draw_mends_falsified_figures(monkeypatch, tmp_path):
     for number, page in enumerate(pages):
         text = page.read_text(encoding="utf-8")
         false = re.sub(r"[\d.]+(?=<!-- speed; )", "9.99", text)
-        tables = r"<!-- table (?:speed|same_commit) -->.*?<!-- end of table -->"
+        tables = r"<!-- table (?:speed|same_commit|bfloat16) -->.*?<!-- end of table -->"
         figure = re.compile(r"(?<=\| )\d[\d.,]* (?=\()")
         false = re.sub(tables, lambda m: figure.sub("9.99 ", m[0]), false, flags=re.S)
         assert false.count("9.99<!-- ") >= 1
@@ -177,6 +177,7 @@ def test_the_benchmark_finds_its_modules_where_python_adds_no_folder():
     (["--show=nowhere.json"], "--show=nowhere.json: no such file"),
     ([f"--show={ROOT / 'README.md'}"], "README.md: no such file, or no record"),
     (["--against="], "--against=: not a checkout at"),
+    (["--bfloat16", f"--against={ROOT}"], "--bfloat16 --against: leave out one of the two"),
 ])  # fmt: skip
 def test_bad_flags_are_refused_before_anything_is_measured(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])

@@ -70,6 +70,8 @@ RUN_ELSEWHERE = {
     "python tests/benchmark.py --against=FOLDER --steps=50 --record=tests/same_commit.json": (
         "test_the_benchmark_runs_for_one_step"
     ),
+    "python tests/benchmark.py --bfloat16 --steps=50 --units=none,channel,dense"
+    " --record=tests/bfloat16.json": "test_the_benchmark_runs_for_one_step",
     "python tests/benchmark.py --draw": "test_draw_mends_falsified_figures",
 }
 NOT_RUN = {
