@@ -214,7 +214,11 @@ STUDIES = {
         question=("start 0.7", "article"),
         condition="article labels",
         table="tasks",
-        pictures={"few_article_labels.png": ("few article labels",)},
+        more_tables={"few_labels_weights": "weights"},
+        pictures={
+            "few_article_labels.png": ("few article labels",),
+            "few_labels_weights.png": ("weights at the end", "start 0.7"),
+        },
     ),
     # The same where the other label is rare. An article says which group it is of.
     "few_group_labels": Study(
