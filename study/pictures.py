@@ -12,7 +12,7 @@ from harness.matrices import figure, matplotlib
 from harness.names import PLACES, unit_scope
 from harness.unit_weights import WEIGHT_BINS
 from study import groups, plot, runs
-from study.groups import baseline_of, find, half_width
+from study.groups import baseline_of, find, gains_of, half_width, half_width_for_new_images
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
 COLOURS |= {"nddr": "tab:olive", "hard sharing": "tab:red", "dense": "tab:purple"}
@@ -87,11 +87,17 @@ def draw_band(axes, group, tag, colour, label, smoothing=0.6):
 
 
 def draw_points(axes, places, columns, colour, label, **style):
-    """Draws the mean of each column of values, and its 95 % interval, in percent."""
+    """Draws the mean of each column of values, and its 95 % interval, in percent: for new images,
+    if the values are of images, [S, N]."""
+
+    def half_of(values):
+        for_new_images = np.ndim(values) == 2
+        return half_width_for_new_images(values) if for_new_images else half_width(values)
+
     axes.errorbar(
         places,
         [100 * np.mean(values) if len(values) else np.nan for values in columns],
-        [100 * half_width(values) for values in columns],
+        [100 * half_of(values) for values in columns],
         fmt="o", color=colour, label=label, **style,
     )  # fmt: skip
 
@@ -168,9 +174,7 @@ def draw_few_labels(task, study, path, beside):
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     for position, name in enumerate(settings):
         of_setting = [group for group in study if group.setting == name]
-        gained = [
-            list(group.gains(baseline_of(study, group), task).values()) for group in of_setting
-        ]
+        gained = [gains_of(group, baseline_of(study, group), task) for group in of_setting]
         # In order, and not quite at the same place, so that no point hides another.
         places = np.array([numbers.index(group.condition) for group in of_setting])
         places = places + 0.07 * (position - (len(settings) - 1) / 2)
