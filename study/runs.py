@@ -228,20 +228,6 @@ STUDIES = {
         condition="group labels",
         table="tasks",
     ),
-    # What bfloat16 costs: each setting against the same in float32, which are runs of "full".
-    "precision": Study(
-        {
-            "none": NO_UNITS,
-            "channel": {},
-            "none bfloat16": {**NO_UNITS, "precision": "bfloat16"},
-            "channel bfloat16": {"precision": "bfloat16"},
-        },
-        FIVE_EPOCHS,
-        range(200, 205),
-        baselines=(),
-        controls={"none bfloat16": "none", "channel bfloat16": "channel"},
-        table="against controls",
-    ),
     "starved": Study(
         {**KINDS_OF_SHARING, "start 0.7": START_07},
         STARVED,

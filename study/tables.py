@@ -152,25 +152,6 @@ def tasks_table(study, definition):
     return f"{markdown(header, rows)}\n\n{made_with(records_of(study))}"
 
 
-def against_controls_table(study, definition):
-    """Each setting that has a control against it, on each task and in the mean. As
-    `gains_table`; None if there is none."""
-    tasks, rows = groups.tasks_of(study), []
-    for group in study:
-        control = definition.controls.get(group.setting)
-        if control and baseline_of(study, group, control).records:
-            gained = [
-                groups.gains_of(group, baseline_of(study, group, control), task) for task in tasks
-            ]
-            rows.append(
-                [group.setting, control, len(gained[0]), *(interval(g, "+") for g in gained)]
-            )
-    if not rows:
-        return None
-    table = markdown(["setting", "less that of", "seeds", *tasks], rows)
-    return f"{table}\n\n{made_with(records_of(study))}"
-
-
 def kinds_table(study, definition):
     """Only the kinds of sharing. As `gains_table`; None if there are none."""
     kinds = [group for group in study if group.setting in groups.KINDS]
@@ -411,7 +392,6 @@ def told_from_0(gained, question):
 TABLES = {
     "gains": gains_table,
     "tasks": tasks_table,
-    "against controls": against_controls_table,
     "kinds": kinds_table,
     "weights": units_table,
     "recalls": recalls_table,

@@ -54,6 +54,7 @@ def distance(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
+@needs_instructions  # without them, sums inside a product are rounded, too
 @pytest.mark.parametrize("unit", PRODUCTS)
 def test_logits_losses_and_gradients_are_those_of_float32_as_exactly_as_8_bits_allow(unit):
     # Of each product, two factors and the result are rounded.

@@ -282,18 +282,6 @@ def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
     assert "commonest of channel" not in line.replace("rarest - commonest", "")
 
 
-def test_a_setting_is_compared_with_the_same_in_float32_and_with_nothing_else():
-    of_none = {seed: (0.7 + 0.01 * seed, 0.9) for seed in range(3)}
-    study = made_groups(
-        none=of_none,
-        **{"none bfloat16": {seed: (a - 0.001, g) for seed, (a, g) in of_none.items()}},
-    )
-    text = tables.all_tables({"precision": study})["precision"]
-    (row,) = rows_of(text)[2:]
-    assert row == ["none bfloat16", "none", "3", "-0.10 ± 0.00", "+0.00 ± 0.00", "-0.05 ± 0.00"]
-    assert "comparisons" not in tables.all_tables({"precision": study})
-
-
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
     def made(setting, seeds, share):
         return Group(runs.ALL_IMAGES, setting, {s: made_record(s, share, share) for s in seeds})
