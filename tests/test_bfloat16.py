@@ -1,8 +1,6 @@
 """In bfloat16, the network computes what it does in float32, as exactly as 8 bits allow."""
 
 import random
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -11,13 +9,11 @@ from conftest import config_of
 from test_equivalence import TASKS, batch, gradients_in_adam, start_of
 from test_resume import (
     LENGTH,
-    OFTEN,
     STEPS,
     UNITS,
     assert_same_outcome,
-    await_checkpoint_after,
-    begin,
     folder,
+    kill_on_the_way,
     outcome,
     run,
     steps_saved,
@@ -144,9 +140,8 @@ def test_a_run_in_bfloat16_resumes_in_it_and_is_evaluated_and_exported_in_float3
     assert_one_sentence(other, "--precision=float32", "--precision=bfloat16")
     exported = run(tmp_path, *given, "--max_steps=20", "--eval_only", f"--export_dir={tmp_path}/e")
     assert exported.returncode == 0, exported.stderr
-    graph = tf.saved_model.load
     with tf.Session(graph=tf.Graph()) as session:
-        graph(session, ["serve"], f"{tmp_path}/e")
+        tf.saved_model.load(session, ["serve"], f"{tmp_path}/e")
         types = {t.dtype for op in session.graph.get_operations() for t in op.outputs}
     assert tf.float32 in types and tf.bfloat16 not in types
 
@@ -154,22 +149,12 @@ def test_a_run_in_bfloat16_resumes_in_it_and_is_evaluated_and_exported_in_float3
 @needs_instructions
 @pytest.mark.slow
 def test_a_run_in_bfloat16_that_is_killed_ends_in_the_same_bits(tmp_path):
-    given = (UNITS["channel"], BFLOAT16, LENGTH)
-    undisturbed = run(tmp_path / "undisturbed", *given)
+    given = (UNITS["channel"], BFLOAT16)
+    undisturbed = run(tmp_path / "undisturbed", *given, LENGTH)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    logdir, dice, kills = tmp_path / "killed", random.Random(), 0
-    while True:
-        step = steps_saved(logdir)[-1] if kills else 0
-        process = begin(logdir, *given, OFTEN)
-        if kills < 2 and await_checkpoint_after(step, logdir, process):
-            time.sleep(dice.uniform(0, 0.5))
-            process.kill()
-        _, errors = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, errors
-        kills += 1
-    assert kills == 2 and steps_saved(logdir)[-1] == STEPS
+    logdir = tmp_path / "killed"
+    assert kill_on_the_way(logdir, 2, random.Random(), *given) == 2
+    assert steps_saved(logdir)[-1] == STEPS
     assert_same_outcome(outcome(logdir), outcome(tmp_path / "undisturbed"))
 
 

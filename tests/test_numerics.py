@@ -85,3 +85,10 @@ def test_no_run_is_added_to_records_of_other_numerics(fast_units, tmp_path):
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert f"fast_units (numerics {NUMERICS + 1})" in refused.stderr
     assert not list((tmp_path / "logs").glob("*/*")) and not path.exists()
+
+
+def test_old_records_lack_what_the_page_says():
+    found = [r for study in runs.STUDIES for r in records.records_in(study, RECORDS).values()]
+    assert 2 * sum("network" not in record for record in found) > len(found)  # most
+    for record in found:
+        assert ("numerics" in record) == ("recall" in record) == ("confusion" in record)

@@ -132,11 +132,11 @@ def two_checkpoints(saved_twice, tmp_path):
 # --- Killed and stopped ---
 
 
-def kill_on_the_way(logdir, unit, most, dice):
+def kill_on_the_way(logdir, most, dice, *given):
     """Runs to the end, killed (SIGKILL) at random instants. Returns: the number of kills."""
     kills, step = 0, 0
     while True:
-        process = begin(logdir, UNITS[unit], LENGTH, OFTEN)
+        process = begin(logdir, *given, LENGTH, OFTEN)
         # Not while it imports: each life must come further than the one before.
         if kills < most and await_checkpoint_after(step, logdir, process):
             time.sleep(dice.uniform(0, 0.5))
@@ -152,7 +152,7 @@ def kill_on_the_way(logdir, unit, most, dice):
 
 @pytest.mark.slow
 def test_a_run_killed_three_times_ends_in_the_same_bits(undisturbed, tmp_path):
-    kills = kill_on_the_way(tmp_path, "channel", 3, random.Random())
+    kills = kill_on_the_way(tmp_path, 3, random.Random(), UNITS["channel"])
     assert kills == 3
     left = {path.name.partition(".data-")[0] for path in folder(tmp_path).glob("*.data-*")}
     assert left == {f"model.ckpt-{step}" for step in steps_saved(tmp_path)}  # no half of one
@@ -165,7 +165,7 @@ def test_soak_of_kills(unit, undisturbed, tmp_path):
     wanted, kills = int(os.environ.get("SOAK_KILLS", 100)), 0
     while kills < wanted:
         most = min(10, wanted - kills)
-        kills += kill_on_the_way(tmp_path / "logs", unit, most, random.Random())
+        kills += kill_on_the_way(tmp_path / "logs", most, random.Random(), UNITS[unit])
         assert_same_outcome(outcome(tmp_path / "logs"), undisturbed(unit))
         shutil.rmtree(tmp_path / "logs")
         print(f"{unit}: {kills} kills", flush=True)
