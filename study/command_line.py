@@ -8,7 +8,7 @@ from harness import flag_rules
 from harness.errors import Failed
 from study import runs
 
-# Where labels are few, channel units that start by mixing gain most, and others hardly anything.
+# Where labels are few, channel units gain much more if they start by mixing.
 DEFAULT = {**runs.KINDS_OF_SHARING, "start 0.7": runs.START_07}
 KINDS = {**DEFAULT, "dense": {"cross_stitch_unit": "dense"}}  # --settings' choice
 BASELINE = "none"
