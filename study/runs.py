@@ -220,6 +220,19 @@ STUDIES = {
             "few_labels_weights.png": ("weights at the end", "start 0.7"),
         },
     ),
+    # Nddr units had gained most there: whether that is the sharing, with seeds of its own.
+    "few_labels_control": Study(
+        {
+            "none": NO_UNITS,
+            "nddr": {"cross_stitch_unit": "nddr"},
+            "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
+        },
+        few_labels("article", 1000),
+        range(310, 315),
+        controls={"nddr": "nddr own only"},
+        condition="article labels",
+        table="tasks",
+    ),
     # The same where the other label is rare. An article says which group it is of.
     "few_group_labels": Study(
         FEW_LABELS_SETTINGS,
