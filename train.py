@@ -27,7 +27,7 @@ from absl import flags
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH=1 leaves it out
 
-from harness import files, flag_rules, process
+from harness import files, flag_rules, process, processor
 from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
 from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
 
@@ -175,7 +175,7 @@ def run_command(program_started):
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
     if trains:
-        machine.check_precision(FLAGS.precision)
+        processor.check_precision(FLAGS.precision)
     # A finished run is only read: it may be on a disk that cannot be written.
     with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
         export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())

@@ -1,17 +1,13 @@
 """What a run may use of the machine: cores, memory, device; and what its bits depend on."""
 
 import math
-import pathlib
-import platform
-import re
 
 import tensorflow as tf_v2
 import tensorflow.compat.v1 as tf
 
-from harness import cgroups, environment, memory, thread_limit
+from harness import cgroups, environment, memory, processor, thread_limit
 from harness.errors import Failed
 
-BFLOAT16 = ("amx_bf16", "avx512_bf16")  # instructions that multiply it, the faster ones first
 BYTES_OF_A_WEIGHT = 16  # its value, its gradient and Adam's two moments, 4 bytes each
 
 
@@ -78,27 +74,6 @@ def cores(threads=0):
     return threads or min([thread_limit.cores(), *(math.ceil(limit) for limit in cgroups.cores())])
 
 
-def check_precision(precision):
-    """Raises: Failed, products of this precision would be slow here."""
-    if precision == "float32":
-        return
-    if not bfloat16_instructions():
-        raise Failed(
-            f"--precision={precision}: this processor has no instructions for it"
-            f" ({' or '.join(reversed(BFLOAT16))}). Leave out the flag."
-        )
-    if environment.onednn() != "1":
-        raise Failed(
-            f"--precision={precision}: TF_ENABLE_ONEDNN_OPTS=0 switches off the instructions for"
-            " it. Unset it, or leave out the flag."
-        )
-
-
-def bfloat16_instructions():
-    """The processor's fastest instructions for products of bfloat16, or None."""
-    return named_in(cpuinfo(), BFLOAT16)
-
-
 # --- Memory ---
 
 
@@ -123,31 +98,15 @@ def check_memory(num_weights, advice):
 
 def description(threads, precision="float32"):
     """What the order of sums, and so the last bits of a result, may depend on."""
-    text = cpuinfo()
-    named = re.search(r"model name\s*:\s*(.+)", text)
-    processor = named[1] if named else platform.processor() or platform.machine()
     found = {
-        "processor": processor,
-        # Machines of the same name may differ in this.
-        "vectors": named_in(text, ("avx512f", "avx2", "avx")),
+        **processor.description(),
         "onednn": environment.onednn(),
         "variables": environment.of_results(),
         "threads": cores(threads),
     }
-    return found if precision == "float32" else found | {precision: bfloat16_instructions()}
-
-
-def cpuinfo():
-    """What Linux says of its processors; elsewhere, nothing."""
-    try:
-        return pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def named_in(text, words):
-    """Returns: the first of the words that the text has, or None."""
-    return next((word for word in words if re.search(rf"\b{word}\b", text)), None)
+    if precision != "float32":
+        found[precision] = processor.bfloat16_instructions()
+    return found
 
 
 def device_name(device):

@@ -136,10 +136,6 @@ def points(share, half_width, sign="+"):
     return "–" if np.isnan(share) else tables.number(100 * share, sign) + half
 
 
-def p_text(p):
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def sentence(gains):
     """Which settings gain or lose on which task, by how much, and how many others do not."""
     known = [gain for gain in gains if not np.isnan(gain.mean)]
@@ -157,13 +153,13 @@ def sentence(gains):
         largest = max(tested, key=lambda gain: abs(gain.mean))
         return (
             "No setting differs significantly from none. The largest difference:"
-            f" {largest.text()} ({p_text(largest.p)} after correction for {len(tested)} comparisons)."
+            f" {largest.text()} ({tables.p_equals(largest.p)} after correction for {len(tested)} comparisons)."
         )
     sentences = []
     for setting in dict.fromkeys(gain.setting for gain in told):
         parts = [
             f"{'gains' if gain.mean > 0 else 'loses'} {points(abs(gain.mean), gain.half_width, '')}"
-            f" points on {name_of(gain.task)} ({p_text(gain.p)})"
+            f" points on {name_of(gain.task)} ({tables.p_equals(gain.p)})"
             for gain in told
             if gain.setting == setting
         ]
@@ -190,7 +186,7 @@ def table(study, gains):
                 row += [cell(mean, half, of_seeds, ""), ""]
                 continue
             (gain,) = [g for g in gains if (g.setting, g.task) == (group.setting, task)]
-            p = "" if np.isnan(gain.p) else p_text(gain.p).removeprefix("p = ").removeprefix("p ")
+            p = "" if np.isnan(gain.p) else tables.p_text(gain.p)
             row += [cell(gain.mean, gain.half_width, gain.half_width_of_seeds, "+"), p]
         rows.append(row)
     return tables.markdown(header, rows)

@@ -145,7 +145,7 @@ def figure_of(source, found):
 
 def cell_of(source, table):
     """The cell of a table. Raises: Failed, it has no such cell, or several."""
-    titles, cells = set(tables.TITLES_OF_CONTROLS), []
+    titles, cells = set(), []
     for block in re.findall(r"(?:^\|.*(?:\n|$))+", table, re.M):
         header, _, *rows = (
             [c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()
@@ -156,7 +156,8 @@ def cell_of(source, table):
             cells += [row[place] for row in rows if source.row in (*row[:2], " ".join(row[:2]))]
     if len(cells) > 1:
         raise Failed(f"<!-- {source.mark} --> names {len(cells)} cells; name the row by two cells.")
-    if table and (source.column not in titles or not (cells or may_be_missing(source.row))):
+    has_column = source.column in titles or tables.is_of_controls(source.column)
+    if table and not (has_column and (cells or may_be_missing(source.row))):
         raise Failed(f"<!-- {source.mark} --> names no cell of table {source.table}.")
     return cells[0] if cells else NO_RECORDS
 
@@ -201,7 +202,7 @@ def gain(source, found):
 def p_uncorrected(source, found):
     """The p-value of a t-test by itself."""
     gained = gains_of(source, found)
-    return f"{groups.p_value(gained):.3f}" if tables.is_enough(gained) else NO_RECORDS
+    return p_figure(groups.p_value(gained)) if tables.is_enough(gained) else NO_RECORDS
 
 
 def p_after_holm(source, found):
@@ -209,7 +210,14 @@ def p_after_holm(source, found):
     group, _ = group_of(source, found)
     corrected = groups.corrected(tables.comparisons_with(found.studies, "none"))
     value = corrected.get((source.table, group.condition, group.setting))
-    return NO_RECORDS if value is None else f"{value:.3f}"
+    return NO_RECORDS if value is None else p_figure(value)
+
+
+def p_figure(p):
+    """Three decimals; of a smaller p, the first digit that is not 0."""
+    if p >= 0.001 or not p:
+        return f"{p:.3f}"
+    return np.format_float_positional(p, precision=1, fractional=False)
 
 
 def seeds_with_a_gain(source, found):

@@ -3,6 +3,7 @@
 A record is a small text file: what a run of train.py left, and the command that repeats it.
 """
 
+import csv
 import hashlib
 import json
 import pathlib
@@ -14,7 +15,8 @@ import typing
 
 import numpy as np
 
-from harness import evaluation_log, files
+import data
+from harness import evaluation_log, files, predictions
 from harness.errors import Diverged, Failed, InUse
 from harness.files import read_json
 from harness.names import NUMERICS, RESULTS, numerics_of
@@ -68,6 +70,8 @@ def make(run, folders, stop, *more_flags):
         folder = folders.run(run)
         record |= read_json(folder / RESULTS)
         record |= {"sha256": checksum(folder), "curves": curves_of(folder)}
+        if runs.is_also_in_float32(run):
+            record["differ_in_float32"] = differ_in_float32(run, folders, stop)
     recorded = records_in(run.study, folders.records).values()
     numerics.check_alike(folders.record(run).parent, [record, *recorded])
     write_record(folders.record(run), record)
@@ -162,6 +166,26 @@ def checksum(folder):
     for name in sorted(reader.get_variable_to_shape_map()):
         digest.update(name.encode() + np.ascontiguousarray(reader.get_tensor(name)).tobytes())
     return digest.hexdigest()
+
+
+def differ_in_float32(run, folders, stop):
+    """For how many images float32 predicts another class, with the variables of a finished run.
+
+    Returns: task -> number. Raises: Failed.
+    """
+    train(run, folders, stop, "--eval_only")  # which computes in float32
+    given = {name: run.flags[name] for name in ("train_examples", "holdout") if name in run.flags}
+    dataset, folder = data.load("fashion_mnist", seed=run.seed, **given), folders.run(run)
+    last = np.fromfile(folder / predictions.NAME, predictions.layout(dataset))["classes"][-1]
+    with (folder / predictions.TABLE).open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        task.name: sum(
+            task.classes[predicted] != row[f"{task.name}_prediction"]
+            for predicted, row in zip(last[task.name], rows, strict=True)
+        )
+        for task in dataset.tasks
+    }
 
 
 # --- Reading ---

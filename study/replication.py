@@ -112,12 +112,15 @@ def questions_table(study, made):
     # A setting that has not been run yet is corrected for all the same.
     others_p = [groups.p_value(list(gained.values())) for _, gained in others]
     corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
-    asked += [(title, gained, f"{p:.3f} (Holm)") for (title, gained), p in zip(others, corrected)]
+    asked += [
+        (title, gained, f"{tables.p_text(p)} (Holm)")
+        for (title, gained), p in zip(others, corrected)
+    ]
     rows = []
     for title, gained, p in asked:
         values = list(gained.values())
         if len(values) >= enough:
-            shown = p or f"{groups.p_value(values):.3f}"
+            shown = p or tables.p_text(groups.p_value(values))
             low, high = (100 * limit for limit in groups.prediction_limits(values))
             pair = f"{tables.number(low, '+')} to {tables.number(high, '+')}"
             rows.append([title, len(values), tables.interval(values, "+"), shown, pair])

@@ -13,6 +13,7 @@ runs at a time. Its record is a small text file in study/records/. A run that ha
 skipped, and a run that was stopped resumes, so you can kill this program at any time.
 """
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -26,7 +27,7 @@ import threading
 import filelock
 from absl import flags
 
-from harness import files, process
+from harness import files, process, processor
 from harness.bars import ProgressBar
 from harness.errors import Failed
 from harness.files import ROOT
@@ -94,7 +95,10 @@ def main(argv):
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    chosen = [run for run in runs.all_runs() if run.study in FLAGS.only]
+    chosen, left_out = for_this_processor(r for r in runs.all_runs() if r.study in FLAGS.only)
+    if not (FLAGS.draw or FLAGS.show):
+        for sentence in left_out:
+            print(sentence, flush=True)
     out = PICTURES
     if FLAGS.quick:
         out = folders.runs / "quick"
@@ -111,6 +115,21 @@ def main(argv):
         ) from None
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to resume.")
+
+
+def for_this_processor(chosen):
+    """Leaves out the runs whose products this processor would multiply slowly.
+
+    Returns: the others, and a sentence for each reason.
+    """
+    here, reasons = [], collections.Counter()
+    for run in chosen:
+        try:
+            processor.check_precision(run.flags.get("precision", "float32"))
+            here.append(run)
+        except Failed as error:
+            reasons[str(error)] += 1
+    return here, [f"{count} runs are left out: {reason}" for reason, count in reasons.items()]
 
 
 def folder_of(flag):

@@ -32,6 +32,8 @@ class Study(typing.NamedTuple):
     # File in img/ -> what it shows, out of `pictures.PICTURES`, and of which settings if not all.
     pictures: dict = {}
     beside: dict = {}  # study -> settings that its picture shows as well, with their own seeds
+    # Whether records of runs in another precision say how many answers differ in float32.
+    also_in_float32: bool = False
 
 
 class Run(typing.NamedTuple):
@@ -241,6 +243,21 @@ STUDIES = {
         condition="group labels",
         table="tasks",
     ),
+    # What bfloat16 costs: each setting against the same in float32.
+    "precision": Study(
+        {
+            "none": NO_UNITS,
+            "channel": {},
+            "none bfloat16": {**NO_UNITS, "precision": "bfloat16"},
+            "channel bfloat16": {"precision": "bfloat16"},
+        },
+        FIVE_EPOCHS,
+        range(200, 205),
+        baselines=(),
+        controls={"none bfloat16": "none", "channel bfloat16": "channel"},
+        table="against controls",
+        also_in_float32=True,
+    ),
     "starved": Study(
         {**KINDS_OF_SHARING, "start 0.7": START_07},
         STARVED,
@@ -264,6 +281,11 @@ def settings_of(study):
         for images in STUDIES[study].schedules
         for name in STUDIES[study].settings
     }
+
+
+def is_also_in_float32(run):
+    """Whether its record says how many of its answers differ in float32."""
+    return run.study in STUDIES and STUDIES[run.study].also_in_float32 and "precision" in run.flags
 
 
 def runs_of(study):

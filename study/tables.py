@@ -13,7 +13,6 @@ from study.machines import made_with
 NAMES_IN_PROJECT = ("results",)
 MORE_NAMES = [name for study in runs.STUDIES.values() for name in study.more_tables]
 NAMES = (*runs.STUDIES, *(n for n in MORE_NAMES if n not in NAMES_IN_PROJECT), "comparisons")
-TITLES_OF_CONTROLS = ("over the same that share nothing (mean)", "p (Holm)")
 
 
 def all_tables(studies):
@@ -69,6 +68,11 @@ def p_text(p):
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
+def p_equals(p):
+    """As `p_text`, for a sentence: p = 0.012, or p < 0.001."""
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
+
+
 def gain_cell(group, baseline, task="mean"):
     """A gain with its interval; empty for the baseline itself."""
     if group.setting == baseline.setting:
@@ -115,7 +119,7 @@ def answer(gains):
     """The p-value of the question that was fixed beforehand; empty if there are too few seeds."""
     if not is_enough(gains):
         return ""
-    return f"*The question fixed beforehand: p = {groups.p_value(gains):.3f}.* "
+    return f"*The question fixed beforehand: {p_equals(groups.p_value(gains))}.* "
 
 
 def tasks_table(study, definition):
@@ -149,7 +153,34 @@ def tasks_table(study, definition):
     header = [definition.condition, "setting", "seeds"]
     for task in tasks:
         header += [task, f"p ({task})"]
-    return f"{markdown(header, rows)}\n\n{made_with(records_of(study))}"
+    table, made = markdown(header, rows), made_with(records_of(study))
+    controls = controls_table(study, definition.controls, tasks, definition.condition)
+    return "\n\n".join(filter(None, [table, made, controls]))
+
+
+def against_controls_table(study, definition):
+    """Each setting that has a control against it, on each task and in the mean; and how many of
+    its answers differ in float32: mean over seeds, lowest and highest seed. As `gains_table`;
+    None if there is none."""
+    tasks, rows = groups.tasks_of(study), []
+    for group in study:
+        control = definition.controls.get(group.setting)
+        if control and baseline_of(study, group, control).records:
+            gained = [
+                groups.gains_of(group, baseline_of(study, group, control), task) for task in tasks
+            ]
+            other = [
+                [r["differ_in_float32"][t] for r in group.records.values()] for t in tasks[:-1]
+            ]
+            rows.append([
+                group.setting, control, len(gained[0]), *(interval(g, "+") for g in gained),
+                *(f"{np.mean(n):.0f} ({min(n)}, {max(n)})" for n in other),
+            ])  # fmt: skip
+    if not rows:
+        return None
+    header = ["setting", "less that of", "seeds", *tasks]
+    table = markdown([*header, *(f"other answers ({task})" for task in tasks[:-1])], rows)
+    return f"{table}\n\n{made_with(records_of(study))}"
 
 
 def kinds_table(study, definition):
@@ -164,30 +195,42 @@ def is_enough(gains):
     return len(gains) >= groups.SEEDS_OF_AN_INTERVAL
 
 
-def controls_table(study, controls):
-    """What units gain over the same units that share nothing, in the mean; or None.
+def controls_table(study, controls, tasks=(per_image.MEAN,), first="images"):
+    """What units gain over the same units that share nothing; or None.
 
     Args:
       study: list of groups.
       controls: setting -> its control.
+      tasks: in which tasks, "mean" for their mean.
+      first: the title of the first column, which shows each group's condition.
 
     Returns:
-      A table in Markdown, whose p-values are corrected after Holm.
+      A table in Markdown, whose p-values are corrected together, after Holm.
     """
     gained = {
-        (f"{group.condition:,}", group.setting): groups.gains_of(
-            group, baseline_of(study, group, controls[group.setting])
+        (f"{group.condition:,}", group.setting, task): groups.gains_of(
+            group, baseline_of(study, group, controls[group.setting]), task
         )
         for group in study
         if group.setting in controls
+        for task in tasks
     }
     gained = {which: gains for which, gains in gained.items() if is_enough(gains)}
-    rows = [
-        [*which, len(gained[which]), interval(gained[which], "+"), f"{p:.3f}"]
-        for which, p in groups.corrected(gained).items()
-    ]
-    header = ["images", "units", "seeds", *TITLES_OF_CONTROLS]
-    return markdown(header, rows) if rows else None
+    p_values, rows = groups.corrected(gained), {}
+    for (condition, setting, task), gains in gained.items():
+        row = rows.setdefault((condition, setting), [condition, setting, len(gains)])
+        row += [interval(gains, "+"), p_text(p_values[condition, setting, task])]
+    header = [first, "units", "seeds", *(t for task in tasks for t in titles_of_controls(task))]
+    return markdown(header, rows.values()) if rows else None
+
+
+def titles_of_controls(task):
+    return f"over the same that share nothing ({task})", f"p (Holm, {task})"
+
+
+def is_of_controls(title):
+    """Whether a column is of the table of controls, which few seeds have none of."""
+    return title.startswith(("over the same that share nothing (", "p (Holm, "))
 
 
 def accuracy_table(study, baselines=("none",), first="images", by_article=True):
@@ -243,7 +286,7 @@ def comparisons_line(studies, baseline):
         return None
     found = sorted(groups.corrected(compared).items(), key=lambda pair: pair[1])
     texts = [
-        f"{title_of(*key)} ({number(100 * np.mean(compared[key]), '+')}, p = {p:.3f})"
+        f"{title_of(*key)} ({number(100 * np.mean(compared[key]), '+')}, {p_equals(p)})"
         for key, p in found
     ]
     count = sum(p < groups.SIGNIFICANCE for _, p in found)
@@ -339,7 +382,7 @@ def recalls_table(study, definition):
     if not compared:
         return None
     rows = [
-        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), f"{p:.3f}"]
+        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), p_text(p)]
         for key, p in groups.significant(compared).items()
     ]
     header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
@@ -380,7 +423,7 @@ def told_from_0(gained, question):
     setting, measure = question or (None, None)
     asked = others.pop((measure, setting), [])
     told = [
-        f"{measure} of {setting} {interval(others[measure, setting], '+')} (p = {p:.3f})"
+        f"{measure} of {setting} {interval(others[measure, setting], '+')} ({p_equals(p)})"
         for (measure, setting), p in groups.significant(others).items()
     ]
     compared = "other comparisons" if asked else "comparisons"
@@ -392,6 +435,7 @@ def told_from_0(gained, question):
 TABLES = {
     "gains": gains_table,
     "tasks": tasks_table,
+    "against controls": against_controls_table,
     "kinds": kinds_table,
     "weights": units_table,
     "recalls": recalls_table,

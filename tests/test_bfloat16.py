@@ -1,11 +1,13 @@
 """In bfloat16, the network computes what it does in float32, as exactly as 8 bits allow."""
 
+import csv
+import json
 import random
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import config_of
+from conftest import config_of, run_script
 from test_equivalence import TASKS, batch, gradients_in_adam, start_of
 from test_resume import (
     LENGTH,
@@ -20,8 +22,9 @@ from test_resume import (
 )
 from test_train import assert_one_sentence, results_in, tensors
 
+import data
 import model
-from harness import machine
+from harness import processor
 
 BFLOAT16 = "--precision=bfloat16"
 # A number that is rounded to 8 bits is wrong by 2^-9 at most, of its size.
@@ -29,7 +32,7 @@ ROUNDING = 2**-9
 PRODUCTS = {None: 3, "channel": 3, "nddr": 6}  # from image to logits
 
 needs_instructions = pytest.mark.skipif(
-    not machine.bfloat16_instructions(), reason="this processor cannot multiply bfloat16"
+    not processor.bfloat16_instructions(), reason="this processor cannot multiply bfloat16"
 )
 
 
@@ -135,7 +138,7 @@ def test_a_run_in_bfloat16_resumes_in_it_and_is_evaluated_and_exported_in_float3
     assert finished.returncode == 0, finished.stderr
     results = results_in(folder(tmp_path))
     assert results["flags"]["precision"] == "bfloat16"
-    assert results["machine"]["bfloat16"] == machine.bfloat16_instructions()
+    assert results["machine"]["bfloat16"] == processor.bfloat16_instructions()
     other = run(tmp_path, UNITS["channel"], "--max_steps=40")
     assert_one_sentence(other, "--precision=float32", "--precision=bfloat16")
     exported = run(tmp_path, *given, "--max_steps=20", "--eval_only", f"--export_dir={tmp_path}/e")
@@ -172,7 +175,7 @@ def test_a_run_in_either_precision_starts_from_towers_of_the_other(tmp_path):
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
-NO_INSTRUCTIONS = "from harness import machine; machine.BFLOAT16 = ('no_such_instruction',)"
+NO_INSTRUCTIONS = "from harness import processor; processor.BFLOAT16 = ('no_such_instruction',)"
 
 
 def test_what_cannot_multiply_bfloat16_is_refused_in_a_sentence(tmp_path):
@@ -195,3 +198,28 @@ def test_a_run_in_bfloat16_is_evaluated_on_a_machine_without_it(tmp_path):
     assert run(tmp_path, *given).returncode == 0
     evaluated = run(tmp_path, *given, "--eval_only", prelude=NO_INSTRUCTIONS)
     assert evaluated.returncode == 0 and "Evaluated: " in evaluated.stdout, evaluated.stderr
+
+
+@needs_instructions
+@pytest.mark.slow
+def test_a_record_says_how_many_answers_differ_in_float32(fashion_mnist, tmp_path):
+    given = ("--quick", "--only=precision", "--seeds=1", f"--logdir={tmp_path}")
+    made = run_script("study.reproduce", *given)
+    assert made.returncode == 0, made.stderr
+    counted = {}
+    for path in (tmp_path / "quick" / "records" / "precision").glob("*.json"):
+        record = json.loads(path.read_text())
+        run_folder = tmp_path / "quick" / "runs" / "precision" / path.stem
+        assert ("differ_in_float32" in record) == ("bfloat16" in record["setting"])
+        if "differ_in_float32" in record:
+            # A byte for each image: the articles, then the groups, of the last evaluation.
+            last = np.fromfile(run_folder / "predictions.bin", np.uint8)[-2000:].reshape(2, 1000)
+            with (run_folder / "predictions.csv").open(encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+            for task, classes in zip(data.TASKS, last):
+                in_float32 = [row[f"{task.name}_prediction"] for row in rows]
+                different = np.sum(np.array(task.classes)[classes] != np.array(in_float32))
+                assert record["differ_in_float32"][task.name] == different
+                counted[path.stem, task.name] = different
+    assert len(counted) == 4
+    assert "| none bfloat16 | none | 1 |" in (tmp_path / "quick" / "tables.md").read_text()

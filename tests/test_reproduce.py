@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 from conftest import ROOT, command_of, run_script
 
+from harness import processor
 from harness.errors import Failed
 from study import (
     groups,
@@ -177,7 +178,7 @@ def test_the_gains_of_all_studies_are_corrected_together():
     over_none, over_channel = tables.comparisons_text(studies).split("\n\n")
     # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors. It is there
     # twice, so Holm doubles it.
-    left = "layer, 60,000 images for 5 epochs (+10.00, p = 0.000)"
+    left = "layer, 60,000 images for 5 epochs (+10.00, p < 0.001)"
     left = f"{left}; {left.replace('layer', 'channel own only')}"
     following = "Next: channel, 60,000 images for 5 epochs (+2.00, p = 0.148)."
     line = f"Of 4 differences from none, 2 have p < 0.05 after Holm: {left}. {following}"
@@ -199,6 +200,17 @@ def test_units_are_compared_with_the_same_units_that_share_nothing():
     # Both gain 1, 2 and 3 points: p is 0.074, which Holm doubles.
     for units in ("channel", "nddr"):
         assert f"| {units} | 3 | +2.00 ± 2.48 | 0.148 |" in table
+
+
+def test_units_that_share_nothing_are_compared_in_each_task_where_a_table_shows_tasks():
+    study = made_groups(**{
+        "none": dict.fromkeys(range(3), (0.6, 0.6)),
+        "nddr": {0: (0.71, 0.9), 1: (0.72, 0.9), 2: (0.73, 0.9)},
+        "nddr own only": dict.fromkeys(range(3), (0.7, 0.8)),
+    })  # fmt: skip
+    table = tables.tasks_table(study, runs.STUDIES["few_labels_control"])
+    # Three equal gains have p = 1, so Holm doubles the other's 0.074.
+    assert "| 1,000 | nddr | 3 | +2.00 ± 2.48 | 0.148 | +10.00 ± 0.00 | 1.000 |" in table
 
 
 def test_a_question_fixed_beforehand_is_not_corrected():
@@ -278,8 +290,23 @@ def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
     # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies. Those of
     # the rarest and F1's difference are all 10 points, the others 0.
     assert "3 of 9 other comparisons" in line
-    assert "recall, rarest of channel +10.00 ± 0.00 (p = 0.000)" in line
+    assert "recall, rarest of channel +10.00 ± 0.00 (p < 0.001)" in line
     assert "commonest of channel" not in line.replace("rarest - commonest", "")
+
+
+def test_a_setting_is_compared_with_the_same_in_float32_and_with_nothing_else():
+    of_none = {seed: (0.7 + 0.01 * seed, 0.9) for seed in range(3)}
+    study = made_groups(
+        none=of_none,
+        **{"none bfloat16": {seed: (a - 0.001, g) for seed, (a, g) in of_none.items()}},
+    )
+    for seed, record in study[1].records.items():
+        record["differ_in_float32"] = {"article": 20 + 10 * seed, "group": 7}
+    text = tables.all_tables({"precision": study})["precision"]
+    (row,) = rows_of(text)[2:]
+    differences = ["-0.10 ± 0.00", "+0.00 ± 0.00", "-0.05 ± 0.00"]
+    assert row == ["none bfloat16", "none", "3", *differences, "30 (20, 40)", "7 (7, 7)"]
+    assert "comparisons" not in tables.all_tables({"precision": study})
 
 
 def test_units_at_one_place_are_compared_with_runs_of_the_same_seeds():
@@ -540,7 +567,7 @@ GAINING = {
     ("–", "seeds with a gain of full; nddr; mean"),
     ("–", "p after Holm of where; layer at fc_3; mean"),
     ("–", "replicated; 0.9 dense; mean"),
-    ("–", "full; nddr; p (Holm)"),
+    ("–", "full; nddr; p (Holm, mean)"),
 ])  # fmt: skip
 def test_the_figure_before_a_mark_is_the_records(figure, mark, page):
     found = found_of(of_all_images(made_groups(**GAINING)))
@@ -981,6 +1008,15 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
             for seed, record in group.records.items():
                 kinds.setdefault((group.condition, seed), set()).add(machines.machine_of(record))
         assert kinds and all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
+
+
+def test_runs_that_this_processor_would_multiply_slowly_are_left_out(monkeypatch):
+    chosen = [*runs.runs_of("precision"), *runs.runs_of("best_lever")]
+    monkeypatch.setattr(processor, "BFLOAT16", ("no_such_instruction",))
+    here, (sentence,) = reproduce.for_this_processor(chosen)
+    assert here == [run for run in chosen if "bfloat16" not in run.setting]
+    assert len(here) == len(chosen) - 10 and sentence.startswith("10 runs are left out: ")
+    assert "no instructions for it" in sentence
 
 
 def reproduce_script(*arguments):
