@@ -650,7 +650,8 @@ def write_end(tensorboard, session, net, dataset, confusions, step):
     for task in dataset.tasks:
         count = len(dataset.test.images)
         tensorboard.add_confusion(task.name, task.classes, confusions[task.name], count, step)
-        images = [dataset.test.images[index] for index, _ in mistakes[task.name]]
+        chosen = [index for index, _ in mistakes[task.name]]
+        images = np.asarray(dataset.test.images[chosen]) if chosen else []
         titles = [
             (task.classes[one.label], task.classes[one.prediction])
             for _, one in mistakes[task.name]

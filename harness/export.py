@@ -1,6 +1,7 @@
 """Writes a trained network as a SavedModel, whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
@@ -14,6 +15,7 @@ from harness import checkpoints, folder
 from harness.errors import Failed, brief
 from harness.files import read_json, write_json
 
+OF_DISKS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)]
 EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which step
 
 
@@ -117,9 +119,11 @@ class Export:
         """Raises Failed for any error within. It names the folder that the user knows."""
         try:
             yield
-        except (Failed, MemoryError, tf.errors.ResourceExhaustedError):
+        except (Failed, MemoryError):
             raise
         except Exception as error:  # of the disk or, in TensorFlow, anything
+            if is_of_memory(error):
+                raise
             reason = getattr(error, "strerror", None) or brief(getattr(error, "message", error))
             reason = re.sub(rf"\.{re.escape(self._folder.name)}\.\w+\.unfinished-export",
                             lambda _: self._folder.name, reason)  # fmt: skip
@@ -127,6 +131,12 @@ class Export:
                 f"{self._folder}: the network cannot be written there ({reason}). Choose another"
                 " --export_dir."
             ) from error
+
+
+def is_of_memory(error):
+    """Whether TensorFlow found too little memory. Its error for a full disk is the same."""
+    exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
+    return exhausted and not any(reason in error.message for reason in OF_DISKS)
 
 
 def delete_unless_locked(draft):

@@ -187,8 +187,6 @@ def check_alone(flags, known_tasks):
     # Such a decay, or one that float32 rounds to 1, would keep the start values for ever.
     refuse_if(np.float32(decay) == 1, "batch_norm_decay", "is 1 in float32: choose a lower one")
     refuse_if(not 0 <= flags["balance"] <= 1, "balance", "must be between 0 and 1")
-    unknown = label_only(flags).keys() - set(tasks)
-    refuse_if(unknown, "label_only tasks", f"{', '.join(sorted(unknown))} is none of the tasks")
     for name in ("data_dir", "logdir", "export_dir"):
         refuse_if(flags[name] == "", name, "must name a folder")
     is_root = flags["export_dir"] and os.path.abspath(flags["export_dir"]) == "/"
@@ -232,6 +230,13 @@ def check_together(flags, given):
         flags["overwrite"] and flags["eval_only"],
         "overwrite eval_only",
         f"--overwrite deletes what --eval_only is to evaluate: {one}",
+    )
+    # Without --tasks, the data decides which there are.
+    unknown = label_only(flags).keys() - set(words_of(flags["tasks"]))
+    refuse_if(
+        "tasks" in given and unknown,
+        "label_only tasks",
+        f"{', '.join(sorted(unknown))} is none of the tasks",
     )
     one_tower, shared = PLACES[-1], flags["share_until"]
     refuse_if(

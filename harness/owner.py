@@ -16,7 +16,7 @@ import shutil
 import typing
 
 from harness import files
-from harness.errors import Failed, InUse, appending
+from harness.errors import CannotWrite, Failed, InUse, appending
 
 LOCK = "lock"
 DRAFTS = "saving-" + "[0-9a-f]" * 16
@@ -48,9 +48,14 @@ class Claim(typing.NamedTuple):
     def check(self):
         """Raises: Failed, the folder is no longer this process's. Writing to a deleted file
         raises nothing."""
-        if not self.holds():
-            other = ", and another run began there" if (self.folder / LOCK).exists() else ""
-            raise Failed(f"{self.folder}: the folder was deleted{other}, so this run ends.")
+        if self.holds():
+            return
+        lost = "the folder was deleted"
+        if (self.folder / LOCK).exists():
+            lost += ", and another run began there"
+        elif self.folder.exists():
+            lost = f"its file {LOCK}, which keeps other processes out, was deleted"
+        raise Failed(f"{self.folder}: {lost}, so this run ends.")
 
     def write_json(self, name, content):
         """Replaces a file in the folder, if that is still this process's. Raises: as `check`."""
@@ -67,7 +72,7 @@ def claimed(run_dir):
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with appending(run_dir / LOCK):
-        lock = open(run_dir / LOCK, "a")
+        lock = open(run_dir / LOCK, "ab", buffering=0)
     with lock:
         try:
             # The system releases the lock when the process ends, however it ends.
@@ -89,9 +94,11 @@ def claimed(run_dir):
                 " other processes out of a run. Choose a --logdir on another one."
             ) from error
         claim = Claim(run_dir, new_number())
-        lock.truncate(0)
-        lock.write(claim.number)
-        lock.flush()
+        with CannotWrite.instead_of_system_errors(run_dir / LOCK):
+            lock.truncate(0)
+            left = claim.number.encode()
+            while left:  # a full disk may take a part of it
+                left = left[lock.write(left) :]
         claim.check()
         for killed in run_dir.glob(DRAFTS):
             shutil.rmtree(killed, ignore_errors=True)

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from conftest import SECONDS, command_of, idx_bytes, run_train, start_train, write
 
 import data
@@ -303,6 +304,23 @@ def test_a_run_whose_file_is_spoilt_ends_with_a_sentence_and_resumes_with_the_sa
     undisturbed = run_train(*given, *more, f"--logdir={memory_logs}")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert curves(disk_logs / "spoilt") == curves(memory_logs / "spoilt")
+
+
+def test_mistakes_in_test_images_on_the_disk_are_shown(tmp_path):
+    """A network cannot learn labels that are drawn at random."""
+    folder = as_npy(tmp_path / "mine")
+    np.save(folder / "test-label.npy", np.random.RandomState(0).randint(0, 3, COUNT))
+    finished = run_train(f"--data_dir={folder}", f"--logdir={tmp_path}", "--run_name=run", "--batch_size=10",
+                         "--max_steps=2", prelude=ON_DISK)  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "run" / "results.json").exists()
+    shown = {
+        value.tag
+        for path in (tmp_path / "run").glob("events.*")
+        for event in tf.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert any("mistakes_label" in tag for tag in shown), shown
 
 
 def curves(run_dir):

@@ -3,6 +3,7 @@
 import functools
 import json
 import random
+import resource
 import shutil
 import signal
 import time
@@ -25,7 +26,7 @@ from test_resume import (
 from test_train import assert_one_sentence, results_in, tensors
 
 from harness import checkpoints, owner
-from harness.errors import Failed
+from harness.errors import CannotWrite, Failed
 from harness.progress import Progress
 
 
@@ -146,6 +147,24 @@ def test_a_folder_that_is_deleted_while_a_checkpoint_is_written_is_not_made_agai
         with pytest.raises(Failed, match="the folder was deleted, so this run ends"):
             saver.save(variable, 7)
     assert not run_dir.exists()
+
+
+def test_a_run_whose_lock_alone_is_deleted_says_so(variable, tmp_path):
+    with owner.claimed(tmp_path / "run") as claim:
+        (tmp_path / "run" / "lock").unlink()
+        with pytest.raises(Failed, match="its file lock, .*, was deleted, so this run ends"):
+            checkpoints.Saver(tf.train.Saver(), claim, [], 3).save(variable, 7)
+
+
+def test_a_lock_on_a_full_disk_is_an_error_that_names_it(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes; the number in it has 16
+    try:
+        with pytest.raises(CannotWrite, match=f"{tmp_path}/lock: cannot be written"):
+            with owner.claimed(tmp_path):
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_what_a_killed_process_left_half_saved_is_deleted_by_the_next(tmp_path):

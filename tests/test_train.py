@@ -893,7 +893,9 @@ os.replace = of_files
      "holds something else"),
     ("raise AssertionError(f'Export directory {{self._export_dir}} already exists')", "already exists"),
     ("raise tf.errors.UnknownError(None, None, f'{{self._export_dir}}; No space left')", "No space left"),
-], ids=["another job was faster", "an assertion", "a full disk"])  # fmt: skip
+    ("open(f'{{self._export_dir}}/more', 'w').close(); tf.gfile.GFile('/dev/full', 'w').write('x' * 2**20)",
+     "No space left on device"),
+], ids=["another job was faster", "an assertion", "an error of TensorFlow's", "a full disk"])  # fmt: skip
 def test_whatever_becomes_of_an_export_the_results_are_printed(happens, words, runs, tmp_path):
     served = tmp_path / "served"
     prelude = when_saved(happens.format(served=str(served)))
@@ -1368,6 +1370,9 @@ def test_tasks_whose_curves_would_have_one_name_are_refused(tasks, name):
     (("--device=gpu", "--threads=2"), "leave out one"),
     (("--cross_stitch_own_only", "--cross_stitch_init=0.9"), "share nothing"),
     (("--starve=20", "--train_examples=100"), "--starve=20 --train_examples=100: .*leave out one"),
+    (("--starve=20", "--label_only=group:9"), "--starve=20 --label_only=group:9: .*leave out one"),
+    (("--tasks=article", "--label_only=group:9"), "group is none of the tasks"),
+    (("--label_only=season:9",), "'season' is none of the tasks article, group"),
 ])  # fmt: skip
 def test_flags_at_odds_are_refused_in_one_sentence(given, word):
     assert re.search(word, refusal_of(*given))

@@ -427,6 +427,13 @@ def test_labels_that_no_batch_can_use_are_counted_in_a_warning(few_kinds, tmp_pa
     assert "use --batch_size=40 or less" in refused.stderr
 
 
+def test_label_only_needs_no_tasks_where_the_data_has_one(few_kinds, tmp_path):
+    ended = run_train(f"--data_dir={few_kinds}", f"--logdir={tmp_path}", "--label_only=label:100",
+                      "--max_steps=1", "--batch_size=20")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "training leaves out 200 images" in " ".join(ended.stderr.split())
+
+
 def test_a_balance_without_unknown_labels_is_warned_of(few_kinds, tmp_path):
     ended = run_train(f"--data_dir={few_kinds}", f"--logdir={tmp_path}", "--tasks=label",
                       "--balance=1", "--max_steps=1", "--batch_size=20")  # fmt: skip
