@@ -45,7 +45,7 @@ class Task(typing.NamedTuple):
     def labels(self, split):
         """Returns the labels of a split's images, [N] int32; UNKNOWN for some, perhaps."""
         if self.from_article:
-            # The last one is that of UNKNOWN, -1.
+            # UNKNOWN is -1, which chooses the last.
             labels = np.array((*self.from_article, UNKNOWN), np.int32)[split.labels["article"]]
         else:
             labels = split.labels[self.name].astype(np.int32)
@@ -70,7 +70,7 @@ class Split(typing.NamedTuple):
     """Images with their labels, as stored in the files."""
 
     images: np.ndarray  # [N, H, W] uint8, or [N, H, W, C]; large ones are `disk.Rows`
-    # name -> [N] uint8, or int32 if one is above 254 or UNKNOWN. IDX images come with labels,
+    # name -> [N] uint8, or int32 if any is above 254 or UNKNOWN. IDX images come with labels,
     # "article" or "label" of a user's own images; those of label files follow as tasks need them.
     labels: dict
     hidden: dict = {}  # task -> [N] bool: whose labels `hide_labels` hides
@@ -153,8 +153,10 @@ class Dataset(typing.NamedTuple):
     def check_files(self):
         """Raises: DataError, images on the disk differ from those that the data set began with."""
         changed = disk.changed([self.train.images, self.test.images])
-        now = changed and with_statistics(*self[:3], self.tasks, self.rows)
-        if changed and now.fingerprint() != self.fingerprint():
+        if not changed:
+            return
+        now = with_statistics(self.name, self.train, self.test, self.tasks, self.rows)
+        if now.fingerprint() != self.fingerprint():
             problem = "its images differ from those that this run began with. Restore them"
             raise DataError(f"{changed[0]}: {problem}, or start over with --overwrite.")
 
@@ -508,18 +510,18 @@ def task_from_files(name, folder, train, test):
 
 def check_task(task):
     """Raises: DataError, an entry of `TASKS` or a task from label files cannot be used."""
-    place = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
+    subject = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
-        raise DataError(f"{place}: its name must consist of letters, digits and _ . -")
-    if task.name in ("images", "mean", "total", "l2"):
-        raise DataError(f"{place}: this name is used already: choose another one")
+        raise DataError(f"{subject}: its name must consist of letters, digits and _ . -")
+    if task.name in ("images", "mean", "total", "l2"):  # of files and of curves
+        raise DataError(f"{subject}: this name is used already: choose another one")
     if [other.name for other in TASKS].count(task.name) > 1:
-        raise DataError(f"{place}: there are two tasks of this name")
-    class_names.check(task.classes, place)
+        raise DataError(f"{subject}: there are two tasks of this name")
+    class_names.check(task.classes, subject)
     labels, count = task.from_article, len(task.classes)
     if task in TASKS and len(labels) != len(ARTICLES):
-        raise DataError(f"{place}: it has {len(labels)} labels for the {len(ARTICLES)} articles")
+        raise DataError(f"{subject}: it has {len(labels)} labels for the {len(ARTICLES)} articles")
     for label in labels:
         if label not in range(count):
             problem = f"its label {label!r} is none of its {count} classes, 0 to {count - 1}"
-            raise DataError(f"{place}: {problem}")
+            raise DataError(f"{subject}: {problem}")

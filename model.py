@@ -14,8 +14,8 @@ by a learned linear combination of the activations of all towers (Misra et al.,
 
 This file only builds graphs: no files, no flags, no printing. It reads from top to
 bottom: cross-stitch units, hyper-parameters, network, loss, training step, summaries,
-the whole graph, serving. `build(..., fast=False)` is the plain program. By default, two
-layers, with what surrounds them, are the faster form of harness/fast.py.
+the whole graph, serving. `build(..., fast=False)` is the plain program. By default,
+conv1 and conv2, with batch norm, ReLU and pooling, are the faster form of harness/fast.py.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ IMAGE_SHAPE = (28, 28, 1)  # height, width and channels of Fashion-MNIST
 #
 # Returns:
 #   T tensors of the shape that came in, and the unit's mean weights, [T, T]: row i, column
-#   j is the weight of tower j's values in a value of tower i, averaged over those values.
+#   j is the sum of all weights of tower j in a value of tower i, averaged over i's values.
 #
 # A unit makes its variables with tf.get_variable and an initializer, and passes those that
 # mix towers through `trained_part`. Layers from slim would bring the batch norm, ReLU and
@@ -126,9 +126,8 @@ def add_unit(towers, scope, config):
 def unit_of(variable_name):
     """Returns the scope of the unit that a variable belongs to, or None for other variables.
 
-    A unit's variables are those below its scope, whatever their names. This is the one
-    place that says so: the units' learning rate, their histograms, --init_from and the
-    study's distances go by it.
+    A unit's variables are those below its scope, whatever their names. The units' learning
+    rate, their histograms, --init_from and the study's distances go by it.
     """
     below_unit = re.match(r"network/(cross_stitch_\d+)/", variable_name)
     return below_unit and below_unit[1]
@@ -187,6 +186,7 @@ def linear_combinations(weights, towers):
 
 
 def option(default, help, **choices):
+    """A field of `Config`, with what train.py needs to define a flag of the same name."""
     return dataclasses.field(default=default, metadata={"help": help, **choices})
 
 
@@ -399,7 +399,7 @@ def op_seed(seed, name):
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
 
 
-def standardisation(image_shape, mean=0.0, scale=1.0):
+def statistics_variables(image_shape, mean=0.0, scale=1.0):
     """Statistics of the training images, as variables: they are saved in checkpoints.
 
     Args:
@@ -416,7 +416,7 @@ def standardisation(image_shape, mean=0.0, scale=1.0):
         return [
             tf.get_variable(
                 name,
-                stored(image_shape),
+                stored_shape(image_shape),
                 initializer=tf.constant_initializer(value),
                 trainable=False,
             )
@@ -424,7 +424,7 @@ def standardisation(image_shape, mean=0.0, scale=1.0):
         ]
 
 
-def stored(image_shape):
+def stored_shape(image_shape):
     """The shape of an image in files and exports: one channel has no dimension of its own."""
     return list(image_shape if image_shape[2] > 1 else image_shape[:2])
 
@@ -497,15 +497,16 @@ def accuracies_of(predictions, labels, some_unknown):
     of_tasks = tf.stack(list(accuracies.values()))
     if not some_unknown:
         return accuracies, tf.reduce_mean(of_tasks, name="mean")
-    has_labels = tf.stack([tf.reduce_max(labels[name]) for name in accuracies])
-    return accuracies, mean_of_known(of_tasks, has_labels, "mean")
+    # Of each task, negative if no image of the batch has a label.
+    largest_labels = tf.stack([tf.reduce_max(labels[name]) for name in accuracies])
+    return accuracies, mean_of_known(of_tasks, largest_labels, "mean")
 
 
 # --- The training step ---
 
 
 def training_step(loss, global_step, config):
-    """One step of Adam on the loss, the one that is reported.
+    """One step of Adam on the reported loss.
 
     Args:
       loss: [].
@@ -652,11 +653,9 @@ def build(
       tasks: (name, number of classes) of each task, T >= 1 of them.
       config: a `Config`.
       statistics: mean and scale with which the images are standardised, as
-        `standardisation` takes them. `build_server` uses them.
-      fast: use the conv layers of harness/fast.py. Without them, the graph has slim's layers
-        and TensorFlow's ops, and of this file's own `dropout`, `he_initializer` and the
-        units' rate in `Adam`. It computes the same up to rounding, and either graph
-        restores the other's checkpoints.
+        `statistics_variables` takes them. `build_server` uses them.
+      fast: use the conv layers of harness/fast.py, not slim's. Both compute the same up to
+        rounding, and either graph restores the other's checkpoints.
       image_shape: height, width and channels of the images.
       some_unknown: labels that are fed may be negative, which means unknown. Losses and
         accuracies are then those of the images whose label is known.
@@ -690,7 +689,7 @@ def build(
             x = tf.placeholder(tf.float32, [None, *image_shape], "X")
             labels = {name: tf.placeholder(tf.int32, [None], f"y_{name}") for name in names}
             is_training = tf.placeholder(tf.bool, [], "is_training")
-        standardisation(image_shape, *statistics)  # saved with the weights, for `build_server`
+        statistics_variables(image_shape, *statistics)  # saved with the weights, for `build_server`
 
         outputs, mean_weights = network(x, [n for _, n in tasks], is_training, config, fast)
         logits = dict(zip(names, outputs))
@@ -714,12 +713,13 @@ def build(
         with tf.name_scope("summary"):
             summary_op = batch_summary(losses, l2_loss, loss, accuracies, accuracy)
             unit_summary_op = unit_summary(mean_weights, names)
-            unit_variables = [v for v in tf.trainable_variables() if unit_of(v.op.name)]
 
         with tf.name_scope("train/"):
             initializer = tf.global_variables_initializer()
-            numbers = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in numbers])
+            floats = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in floats])
+
+        unit_variables = [v for v in tf.trainable_variables() if unit_of(v.op.name)]
 
     return Model(
         graph=graph,
@@ -762,16 +762,17 @@ def build_server(tasks, config=Config(), image_shape=IMAGE_SHAPE):
 
     Args:
       tasks: (name, names of the classes) of each task.
-      config, image_shape: those that were given to `build`.
+      config, image_shape: those that were given to `build`; the precision may be another.
 
     Returns:
       A `Server`.
     """
     with new_graph() as graph:
-        images = tf.placeholder(tf.uint8, [None, *stored(image_shape)], "images")
-        mean, scale = standardisation(image_shape)
+        images = tf.placeholder(tf.uint8, [None, *stored_shape(image_shape)], "images")
+        mean, scale = statistics_variables(image_shape)
         x = tf.reshape((tf.cast(images, tf.float32) - mean) * scale, [-1, *image_shape])
-        logits, _ = network(x, [len(names) for _, names in tasks], False, config, False)
+        sizes = [len(names) for _, names in tasks]
+        logits, _ = network(x, sizes, is_training=False, config=config, fast=False)
         outputs = {}
         for (task, names), z in zip(tasks, logits):
             ids = tf.argmax(z, axis=1, output_type=tf.int32)

@@ -69,7 +69,7 @@ flags.DEFINE_string(
 )
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
-flags.DEFINE_string("init_from", None, "Folder of a finished run whose towers to start with.")
+flags.DEFINE_string("init_from", None, "Folder of a finished run without units to start from.")
 define_hyper_parameters("cross_stitch_at", "share_until")
 flags.DEFINE_boolean(
     "hard_sharing", False, f"The same as --share_until={ONE_TOWER}: one tower, no units."
@@ -88,7 +88,7 @@ flags.DEFINE_string(
     "label_only", None, "Train on this many labels of a task, such as article:1000,group:500."
 )
 flags.DEFINE_float(
-    "balance", 0.0, "How often images with rare labels are seen: 0, as others, to 1, as many steps."
+    "balance", 0.0, "0: images with rare labels come as often as others; 1: in as many steps."
 )
 flags.DEFINE_integer(
     "starve", 1, "R: the rarest article keeps 1/R of its images. 1 for all.", lower_bound=1
@@ -191,7 +191,7 @@ def run_command(program_started):
             outcome = train_and_report(net, run, claim, program_started)
         else:
             print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
-        # The results of a run that trained are in its folder, whether they can be printed or not.
+        # The results of a run that trained are in its folder, so a failed print is ignored.
         say = process.say if trains else print
         try:
             if must_export:  # before they are printed, as nobody may be there to read them
@@ -232,7 +232,7 @@ def train_and_report(net, run, claim, program_started):
         "machine": machine.description(FLAGS.threads, FLAGS.precision),
         "device": machine.device_name(FLAGS.device),
         "global_step": trained.step,
-        # All evaluations, as a resumed run goes on with its file.
+        # From the file, which has the evaluations before a resume, too.
         **results.of_run(evaluation_log.curves(run.folder), run.dataset.tasks, trained.confusions),
         "correct_last": trained.correct,
         **trained.units,
@@ -260,7 +260,7 @@ def evaluation_text(run):
     with checkpoints.restored(net.graph, run.folder, run.session_config) as (session, _):
         accuracies, confusions, _ = evaluate(session, net, run.dataset)
         table = predictions.table(
-            rows(session, net, run.dataset), run.dataset.tasks, run.dataset.rows
+            predicted_by_image(session, net, run.dataset), run.dataset.tasks, run.dataset.rows
         )
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
     count = len(run.dataset.test.images)
@@ -386,14 +386,11 @@ def check_folder(run, net):
 
 
 def init_folder(run):
-    """The folder --init_from, of a run whose towers to start with. Raises: Failed, they do not
-    fit."""
+    """The folder --init_from, checked. Raises: Failed, its towers do not fit."""
     return folder.init_folder(run.folder, run.settings, defaults())
 
 
 # --- The training loop ---
-
-EVALUATION_BATCH_SIZE = 250
 
 
 class Trained(typing.NamedTuple):
@@ -423,7 +420,7 @@ def train(net, run, claim):
     """
     dataset, last_step = run.dataset, run.last_step
     with net.graph.as_default(), process.signals_noted() as signals:
-        saver, first_step, done, summary, set_variables = checkpoints.find_start(
+        saver, start_step, done, summary, set_variables = checkpoints.find_start(
             claim,
             last_step,
             FLAGS.eval_every,
@@ -432,30 +429,30 @@ def train(net, run, claim):
             [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],
             (lambda: init_folder(run)) if FLAGS.init_from else None,
         )
-        if first_step:
-            process.say(f"Resuming after step {first_step:,}.")
+        if start_step:
+            process.say(f"Resuming after step {start_step:,}.")
         net.graph.finalize()
         # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
         # run continues with the same ones.
         batches = one_ahead(
             lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed, FLAGS.balance),
-            range(first_step, last_step),
+            range(start_step, last_step),  # batch k trains step k + 1
         )
         with (
             EvaluationLog(run.folder, done, FLAGS.eval_every) as log,
             PredictionLog(run.folder, done, dataset) as predicted,
             Events(run.folder, claim.check) as tensorboard,
-            contextlib.closing(Progress(dataset.name, first_step, last_step, claim)) as progress,
+            contextlib.closing(Progress(dataset.name, start_step, last_step, claim)) as progress,
             tf.Session(config=run.session_config) as session,
             contextlib.closing(batches),  # ends its thread
         ):
             set_variables(session)
             write_start(tensorboard, log, session, net, run, done)
-            step, confusions, saved_at = first_step, None, time.perf_counter()
+            step, confusions, saved_at = start_step, None, time.perf_counter()
 
             for step in range(max(done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
-                if step > first_step:  # or else a signal has stopped the step's evaluation
+                if step > start_step:  # or else only its evaluation is missing
                     started = time.perf_counter()
                     batch = next(batches)
                     loss, summary = train_step(session, net, step, batch, evaluates)
@@ -496,7 +493,7 @@ def train(net, run, claim):
                 labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
     stopped_by = signals[0] if signals and not units else None
-    return Trained(first_step, step, stopped_by, progress.speed(), confusions, correct, units)
+    return Trained(start_step, step, stopped_by, progress.speed(), confusions, correct, units)
 
 
 def train_step(session, net, step, batch, with_summary):
@@ -571,7 +568,7 @@ def evaluate(session, net, dataset, signals=()):
     return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
 
 
-def rows(session, net, dataset):
+def predicted_by_image(session, net, dataset):
     """Yields for each image of the test set: task -> its `predictions.Predicted`."""
     for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
         logits = session.run(net.logits, feed(net, (images, labels), training=False))
@@ -580,8 +577,12 @@ def rows(session, net, dataset):
             yield dict(zip(logits, of_image))
 
 
+EVALUATION_BATCH_SIZE = 250
+
+
 def images_at_once(image_shape):
-    """How many images an evaluation predicts at a time: as many pixels as 250 of Fashion-MNIST."""
+    """How many images an evaluation predicts at a time: with no more pixels than the
+    EVALUATION_BATCH_SIZE images of Fashion-MNIST, and no more images."""
     height, width, _ = image_shape
     usual_height, usual_width, _ = model.IMAGE_SHAPE
     pixels = EVALUATION_BATCH_SIZE * usual_height * usual_width
@@ -596,7 +597,7 @@ def check_weights(session, net, step):
 
 def describe_units(session, net, session_config):
     """What the units learned, as `results.of_units` returns it."""
-    # A new session repeats the seeded draws, which gives the start weights again.
+    # A new session gives the start weights again: what is drawn at random has a seed.
     with tf.Session(config=session_config) as other_session:
         variables = (
             (v.op.name, session.run(v), other_session.run(v.initial_value))
@@ -646,7 +647,7 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
 
 def write_end(tensorboard, session, net, dataset, confusions, step):
     """Writes the confusion matrices, the worst mistakes, and that the run has ended."""
-    mistakes = predictions.worst(rows(session, net, dataset), net.labels)
+    mistakes = predictions.worst(predicted_by_image(session, net, dataset), net.labels)
     for task in dataset.tasks:
         count = len(dataset.test.images)
         tensorboard.add_confusion(task.name, task.classes, confusions[task.name], count, step)

@@ -72,6 +72,7 @@ def find_start(claim, last_step, every, keep, initializer, tower_variables, init
     # was the last step of a shorter run, at which a longer one has no evaluation.
     is_partial = summary or not newest or (step % every and step < last_step)
     done = step - 1 if is_partial else step
+    claim.check()  # again: reading takes seconds, and next the run's files are cut back
     return Saver(saver, claim, in_order, keep), step, done, summary, set_variables
 
 
@@ -186,8 +187,8 @@ def newest_whole(run_dir, variables=None):
     others = ", ".join(f"model.ckpt-{step}" for step in sorted(steps_of_others(run_dir)))
     if others and not steps:
         raise Failed(
-            f"{run_dir}: its checkpoints ({others}) are those of another run. Choose another"
-            " --run_name, or start over with --overwrite."
+            f"{run_dir}: its checkpoints ({others}) are those of another run, or lack their .json"
+            " files. Copy these, too, choose another --run_name, or start over with --overwrite."
         )
     if others:
         warnings.warn(f"{run_dir}: another run saved {others}, so that is skipped.")

@@ -11,8 +11,8 @@ from harness.errors import Failed
 from harness.files import read_json
 from harness.names import NUMBER, NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
 
-# What a run leaves, apart from its lock and its settings.
-# Results first: without them, a run is not finished.
+# What a run leaves, apart from its lock and its settings, in the order in which it is deleted:
+# results first, as a run without them is not finished.
 RUN_FILES = (RESULTS, "results.part", "settings.part", evaluation_log.NAME)
 RUN_FILES += (predictions.NAME, predictions.TABLE, "predictions.part", PROGRESS)
 RUN_FILES += ("events.out.tfevents*", "checkpoint", "checkpoint.tmp*", "model.ckpt-*")
@@ -73,7 +73,7 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
     """
     record = run_dir / SETTINGS
     before = read_json(record)
-    for name in ("numerics", NUMBER):  # `check_numerics` compares the former
+    for name in ("numerics", NUMBER):  # `check_numerics` compares numerics
         before.pop(name, None)
     if files_of_run(run_dir) and not before:
         if not record.exists() and not checkpoints.holds_network(run_dir):
@@ -140,9 +140,7 @@ def differing(before, now, defaults):
 def is_same(name, before, now):
     """Whether a setting has the same value. Two paths of one folder are the same."""
     if name == "init_from" and before and now:
-        return before == now or os.path.realpath(expanded(before)) == os.path.realpath(
-            expanded(now)
-        )
+        before, now = (os.path.realpath(expanded(path)) for path in (before, now))
     return before == now
 
 
@@ -205,9 +203,9 @@ def init_folder(run_dir, settings, defaults):
     if "," in settings["tasks"]:  # a single tower has no units
         wanted["cross_stitch"] = False
     found = completed(found, {**wanted, "classes": settings["classes"]}, defaults)
-    differing = [shown(n, value, defaults) for n, value in wanted.items() if found[n] != value]
-    if differing:
-        raise Failed(f"--init_from={folder}: must be a run with {' '.join(differing)}.")
+    wrong = [shown(n, value, defaults) for n, value in wanted.items() if found[n] != value]
+    if wrong:
+        raise Failed(f"--init_from={folder}: must be a run with {' '.join(wrong)}.")
     if found["classes"] != settings["classes"]:
         raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
     return folder
@@ -224,7 +222,7 @@ def files_of_run(run_dir):
 def results_of_finished(run_dir):
     """The results of a run, or None if it is not finished or has gone on with more epochs."""
     results = read_json(run_dir / RESULTS)
-    # Older checkpoints, or none: the study deletes those of runs that have a record.
+    # Checkpoints may be older, or deleted, as the study does once a run has a record.
     newest = max(checkpoints.steps_saved(run_dir), default=0)
     return results if newest <= results.get("global_step", -1) else None
 

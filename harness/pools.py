@@ -114,7 +114,7 @@ def order_of_pools(steps, seed, epoch):
       For each step of the epoch: the number of its pool, and how many steps of this pool come
       before it in the epoch. [S] int each.
     """
-    # The 4 makes these numbers differ from those of data.py, which end with 2 and 3.
+    # The 4 makes these numbers differ from other random choices; see harness/choices.py.
     random = np.random.RandomState([seed, epoch, 4])
     pools = np.repeat(np.arange(len(steps)), steps)
     numbers = np.concatenate([np.arange(count) for count in steps])

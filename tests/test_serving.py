@@ -133,7 +133,7 @@ np.savez(out, **{kind: answers(kind) for kind in ("float32", "float16", "dynamic
 
 @pytest.mark.slow
 def test_what_readme_says_of_quantised_networks(fashion_mnist, tmp_path):
-    words = "Quantised to float16 or dynamic range, it keeps its answers; to int8, not"
+    words = "Float16 and dynamic-range quantisation keep its answers, int8 does not"
     assert words in (ROOT / "README.md").read_text(encoding="utf-8")
     trained = run_train(f"--logdir={tmp_path / 'logs'}", f"--export_dir={tmp_path / 'served'}",
                         "--max_steps=80", "--eval_every=80", "--holdout=200")  # fmt: skip
