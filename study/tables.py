@@ -272,8 +272,8 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
 
 def comparisons_text(studies):
     """How many differences from each baseline there are in the mean, and which of them Holm's
-    correction leaves; or None. Without controls and studies with a question that was fixed
-    beforehand, which have p-values of their own."""
+    correction leaves; or None. Without controls, studies with a question that was fixed
+    beforehand, and tables of tasks, which have p-values of their own."""
     baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
     lines = [comparisons_line(studies, baseline) for baseline in baselines]
     return "\n\n".join(filter(None, lines)) or None
@@ -301,7 +301,8 @@ def comparisons_with(studies, baseline):
     compared = {}
     for name in studies:
         definition = runs.STUDIES[name]
-        if definition.question or baseline not in definition.baselines:
+        has_its_own = definition.question or definition.table == "tasks"
+        if has_its_own or baseline not in definition.baselines:
             continue
         shown = groups.shown(name, studies)
         controls = definition.controls.values() if baseline != "none" else ()

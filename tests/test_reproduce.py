@@ -174,6 +174,7 @@ def test_the_gains_of_all_studies_are_corrected_together():
         "where": [channel],
         "starved": [none],
         "fast_units": [none, layer],  # a question of its own
+        "few_group_labels": [none, layer],  # a table that corrects its own p-values
     }
     over_none, over_channel = tables.comparisons_text(studies).split("\n\n")
     # Channel's p is 0.074: gains of 1, 2 and 3 points are 3.46 standard errors. It is there
