@@ -29,7 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from harness import files, flag_rules, process, processor
 from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
-from harness.names import NUMERICS, PLACES, RESULTS, sharing_of
+from harness.names import ALIASES, NUMERICS, PLACES, RESULTS, sharing_of
 
 with process.quiet_import(__name__ == "__main__"):
     import numpy as np
@@ -119,14 +119,6 @@ flags.DEFINE_integer(
     "keep_checkpoints", 3, "How many to keep; 2 at least, in case one is damaged.", 2, 10**6
 )
 
-# The original's names
-ALIASES = {
-    "cross_stitch_enabled": "cross_stitch",
-    "lr": "learning_rate",
-    "n_epoch": "num_epochs",
-    "n_batch_size": "batch_size",
-    "reg_lambda": "l2_scale",
-}
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 
@@ -172,6 +164,8 @@ def run_command(program_started):
     run = run_from_flags()
     outcome = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
     if FLAGS.eval_only and not outcome:
+        if FLAGS.init_from:
+            init_folder(run)  # so that a mistyped flag is said before the run is trained
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
     if trains:

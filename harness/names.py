@@ -9,6 +9,14 @@ SETTINGS, RESULTS = "settings.json", "results.json"  # in a run's folder
 PROGRESS = "progress.json"  # there, too, while it trains
 NUMBER = "run"  # in settings.json and beside each checkpoint: a random number, the run's own
 CLASS_TAG = "tasks/"  # begins the curves of single classes
+# The original's names of flags, which work, too.
+ALIASES = {
+    "cross_stitch_enabled": "cross_stitch",
+    "lr": "learning_rate",
+    "n_epoch": "num_epochs",
+    "n_batch_size": "batch_size",
+    "reg_lambda": "l2_scale",
+}
 NUMERICS = 2  # raised by a change of this program that alters a result's bits
 LAST_EVALUATIONS = 5  # a run's accuracy, accuracy_test_last, is the mean of so many
 

@@ -144,9 +144,10 @@ def sentence(gains):
     largest = max(known, key=lambda gain: abs(gain.mean))
     tested = [gain for gain in known if not np.isnan(gain.p)]
     if not tested:
+        count = max(gain.seeds for gain in known)
         return (
-            f"With two seeds, nobody can tell a gain from chance: use --seeds={SEEDS_OF_A_PAGE} or"
-            f" more. The largest difference: {largest.text()}."
+            f"With {'two seeds' if count == 2 else 'one seed'}, nobody can tell a gain from chance:"
+            f" use --seeds={SEEDS_OF_A_PAGE} or more. The largest difference: {largest.text()}."
         )
     told = [gain for gain in tested if gain.is_significant]
     if not told:
@@ -250,6 +251,8 @@ def what_was_run(study, about):
     which = "held-out training images" if about.is_held_out else "test images"
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
     time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
+    fewest, most = (of(record["global_step"] for record in found) for of in (min, max))
+    steps = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     settings = [
         f"{name} `{shlex.join(command_line.words_of(given))}`"
         for name, given in about.settings.items()
@@ -258,7 +261,7 @@ def what_was_run(study, about):
         f"`{about.command}`",
         *([f"Settings, as flags of train.py: {', '.join(settings)}."] if settings else []),
         f"{about.dataset}: {trained:,} training images, {evaluated:,} {which}; {named}.",
-        f"{len(found)} runs of {first['global_step']:,} steps; {time}{about.jobs} at a time.",
+        f"{len(found)} runs of {steps} steps; {time}{about.jobs} at a time.",
         made_with(found).strip("*"),
     ]
     lines += [f"Python {first['versions']['python']}, tf-slim {first['versions']['tf-slim']}, numpy {first['versions']['numpy']}."]  # fmt: skip
@@ -287,7 +290,8 @@ def limits(study, about):
             lines.append(f"{group.setting} diverged with seed {which}, and is compared without.")
     if seeds < SEEDS_OF_A_PAGE:
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
-        lines.append(f"{seeds} seeds make {what}. Use --seeds={SEEDS_OF_A_PAGE} or more.")
+        made = "1 seed makes" if seeds == 1 else f"{seeds} seeds make"
+        lines.append(f"{made} {what}. Use a larger --seeds, {SEEDS_OF_A_PAGE} at least.")
     if images < FEW_IMAGES:
         lines.append(
             f"{images:,} test images{of_task}: one of them is {100 / images:.2f} points, so small gains"

@@ -4,8 +4,11 @@ import os
 import re
 import shlex
 
+import data
 from harness import flag_rules
 from harness.errors import Failed
+from harness.files import ROOT
+from harness.names import ALIASES, PLACES
 from study import runs
 
 # Where labels are few, channel units gain much more if they start by mixing.
@@ -29,7 +32,8 @@ def of_all_runs(words):
         if name in OF_RUNS:
             hint = " The number of seeds is --seeds." if name == "seed" else ""
             raise Failed(f"--{name}: each run gets its own from this program. Leave it out.{hint}")
-        if name in OF_SETTINGS:
+        is_hard_sharing = name == "share_until" and given[name] == PLACES[-1]
+        if name in OF_SETTINGS or is_hard_sharing:
             raise Failed(f"--{name}: the settings differ in it. Use --settings, or {EXAMPLE}")
     return flag_rules.spelled_alike(given)
 
@@ -54,6 +58,7 @@ def flags_in(words):
         name, value = found[1], found[2]
         if value is None:  # --name or --noname
             name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
+        name = ALIASES.get(name, name)
         if name in given:
             raise Failed(f"--{name}: is given twice")
         given[name] = value
@@ -86,8 +91,10 @@ def settings_of(chosen, own):
         names.append(name)
         settings[name] = given
     for name in names:
-        if names.count(name) > 1 or name in {*KINDS} - {*named}:
+        if names.count(name) > 1:
             raise Failed(f"the setting {name!r} is named twice. Give each a name of its own.")
+        if name in {*KINDS} - {*named}:
+            raise Failed(f"{name!r} is the name of a setting of --settings. Choose another name.")
     if len(settings) == 1:
         raise Failed(f"--settings={BASELINE}: nothing to compare it with. Name another setting.")
     return settings
@@ -122,18 +129,40 @@ def are_alike(one, other):
     """Whether flags of train.py mean the same, such as 1e-3 and 0.001. Args: name -> value or text."""
 
     def meaning(name, value):
-        if name == "init_from":
-            return os.path.realpath(value)
-        try:
-            words = {"true": 1, "t": 1, "false": 0, "f": 0}
-            return float(words.get(str(value).lower(), value))
-        except ValueError:
-            return value
+        return os.path.realpath(value) if name == "init_from" else number_in(value)
 
     one, other = flag_rules.spelled_alike(one), flag_rules.spelled_alike(other)
     return one.keys() == other.keys() and all(
         meaning(name, value) == meaning(name, other[name]) for name, value in one.items()
     )
+
+
+def number_in(value):
+    """The number that a flag's value means, or else the value."""
+    try:
+        words = {"true": 1, "t": 1, "false": 0, "f": 0}
+        return float(words.get(str(value).lower(), value))
+    except ValueError:
+        return value
+
+
+def go_to_root():
+    """Goes to the project's folder, where runs start. FASHION_MNIST_DIR stays the folder that the
+    user meant.
+
+    Returns: a function that gives a path as it was meant in the user's folder.
+    """
+    start = os.getcwd()
+    is_there = os.path.samefile(start, ROOT)
+    os.chdir(ROOT)
+
+    def meant(path):
+        path = os.path.expanduser(path)
+        return path if is_there else os.path.join(start, path)
+
+    if os.environ.get(data.FOLDER_VARIABLE):
+        os.environ[data.FOLDER_VARIABLE] = meant(os.environ[data.FOLDER_VARIABLE])
+    return meant
 
 
 def words_of(flags_):

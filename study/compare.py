@@ -12,7 +12,6 @@ is missing. The answer is README.md in the comparison's folder, and is printed.
 
 import concurrent.futures
 import contextlib
-import os
 import pathlib
 import re
 import shlex
@@ -26,7 +25,6 @@ from absl import flags
 import data
 from harness import files, flag_rules, pools, process
 from harness.errors import Failed, NotFinished
-from harness.files import ROOT
 from harness.names import NUMERICS
 from study import answer, command_line, groups, records, running, watching
 from study.runs import Run
@@ -86,9 +84,11 @@ def compare(argv):
     if FLAGS.name is not None and not re.fullmatch(r"\w[\w.,=+-]*", FLAGS.name):
         raise Failed(f"--name={FLAGS.name}: must be a name of letters, digits and _ . , = + -")
     jobs = running.number_at_a_time(FLAGS.jobs)
-    above, given = from_root(given)
+    meant = command_line.go_to_root()
+    given = paths_as_meant(given, meant)
+    settings = {name: paths_as_meant(own, meant) for name, own in settings.items()}
     dataset = load(given)
-    folder = above / (FLAGS.name or name_of(dataset, given))
+    folder = pathlib.Path(meant("logs/compare")) / (FLAGS.name or name_of(dataset, given))
     chosen = runs_of(settings, given, dataset)
     folders = records.Folders(folder, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,21 +117,11 @@ def say_what_comes(folder, settings, chosen, missing, jobs):
         process.say(f"{left}{jobs} at a time{'' if FLAGS.jobs else ', one on each core'}.")
 
 
-def from_root(given):
-    """Goes to the project's folder, where runs start. Paths stay those that the user meant.
-
-    Returns: the folder of comparisons, and the flags for all runs.
-    """
-    start = os.getcwd()
-    is_there = os.path.samefile(start, ROOT)
-    os.chdir(ROOT)
-
-    def meant(path):
-        path = os.path.expanduser(path)
-        return path if is_there else os.path.join(start, path)
-
+def paths_as_meant(given, meant):
+    """Flags with the paths that the user meant in their folder. Args: name -> value; as
+    `command_line.go_to_root` returns it."""
     paths = {name: meant(given[name]) for name in ("data_dir", "init_from") if given.get(name)}
-    return pathlib.Path(meant("logs/compare")), given | paths
+    return given | paths
 
 
 # --- What is compared ---
@@ -139,6 +129,8 @@ def from_root(given):
 
 def load(given):
     """Reads the data of all runs, but for the choice of training images. Raises: Failed."""
+    if given.get("data_dir") == "":
+        raise Failed("--data_dir=: must name a folder")
     holdout = given.get("holdout", "0")
     dataset = data.load(
         given.get("dataset", "auto"),
@@ -155,7 +147,7 @@ def load(given):
     if len(names) < 2:
         raise Failed(
             f"--tasks={names[0]}: one task has nothing to share with. Name two, such as"
-            f" --tasks={names[0]},kind."
+            f" --tasks={names[0]},{'label' if names[0] == 'kind' else 'kind'}."
         )
     return dataset
 
@@ -169,6 +161,9 @@ def name_of(dataset, given):
     others = {name: value for name, value in given.items() if name not in CHANGEABLE}
     if "init_from" in others:
         others["init_from"] = pathlib.Path(others["init_from"]).name
+    for name, value in others.items():  # 1e-3 and 0.001 are one comparison
+        number = command_line.number_in(value)
+        others[name] = f"{number:g}" if isinstance(number, float) else value
     words = [dataset.name, *(f"{name}={others[name]}" for name in sorted(others))]
     return re.sub(r"[^\w.,=+-]", "_", "-".join(words))
 
@@ -205,6 +200,9 @@ def check_folder(folder, now):
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
     for name in before["settings"].keys() & now["settings"].keys():
+        begun = (folder / "runs").glob(f"{name.replace(' ', '_')}-seed*")
+        if all(path.suffix == ".log" for path in begun):  # train.py refused to begin
+            continue
         was, asked = (of["settings"][name] for of in (before, now))
         if not command_line.are_alike(was, asked):
             was, asked = (" ".join(command_line.words_of(flags_)) for flags_ in (was, asked))
@@ -233,14 +231,15 @@ def steps_of(given, dataset):
     """How many steps a run has, and how many images each, if train.py accepts its flags."""
 
     def number(name, default):
-        value = given.get(name, "")
-        return int(value) if value.isdecimal() and int(value) else default
+        value = command_line.number_in(given.get(name, ""))
+        return int(value) if isinstance(value, float) and value >= 1 else default
 
     batch_size = number("batch_size", BATCH_SIZE)
-    train, images = dataset.train, number("train_examples", len(dataset.train.images))
-    of_epoch = -(-images // batch_size)
-    with contextlib.suppress(Failed, ValueError):  # train.py refuses these flags
-        train = data.choose_images(train, min(images, len(train.images)), 1, 0)
+    of_epoch = -(-number("train_examples", len(dataset.train.images)) // batch_size)
+    with contextlib.suppress(Failed, ValueError, OverflowError):  # train.py refuses these flags
+        train = data.choose_images(
+            dataset.train, number("train_examples", 0), number("starve", 1), 0
+        )
         label_only = flag_rules.label_only({"label_only": given.get("label_only")})
         train = data.hide_labels(train, dataset.tasks, label_only, 0)
         of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
@@ -272,9 +271,9 @@ def check_flags(firsts, folders, jobs):
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if ended.returncode != NotFinished.exit_code:
             flag = "settings" if run.setting in command_line.KINDS else "setting"
-            # Those of the kinds name no flag that the user has not written.
-            is_kind = run.setting in groups.KINDS
-            of_setting = "" if is_kind else f"--{flag}={run.setting}: "
+            # What train.py refuses of the baseline, it refuses of all settings.
+            of_all = run.setting == command_line.BASELINE
+            of_setting = "" if of_all else f"--{flag}={run.setting}: "
             raise Failed(of_setting + records.said(ended.stderr).removeprefix("train.py: "))
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:

@@ -71,14 +71,16 @@ def seeds_text(group):
 
 
 def draw_band(axes, group, tag, colour, label, smoothing=0.6):
-    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs."""
+    """Draws the runs faintly, and the mean and one standard deviation of the smoothed runs, at
+    the steps at which all have a value."""
     curves = [record["curves"][tag] for record in group.records.values()]
-    steps = curves[0][0]
-    for _, values in curves:
-        axes.plot(steps, values, color=colour, alpha=0.12, linewidth=0.7)
+    for of_run in curves:
+        axes.plot(*of_run, color=colour, alpha=0.12, linewidth=0.7)
+    steps = sorted(set.intersection(*(set(of_run) for of_run, _ in curves)))
+    curves = [[values[of_run.index(step)] for step in steps] for of_run, values in curves]
     if len(steps) <= SMOOTHED_ABOVE:
         smoothing = 0  # over few points, the smoothed curve would lag behind
-    smoothed = np.array([plot.smooth(values, smoothing) for _, values in curves])
+    smoothed = np.array([plot.smooth(values, smoothing) for values in curves])
     mean = smoothed.mean(axis=0)
     axes.plot(steps, mean, color=colour, linewidth=1.8, label=label)
     if len(curves) > 1:

@@ -31,7 +31,18 @@ from harness import files, process, processor
 from harness.bars import ProgressBar
 from harness.errors import Failed
 from harness.files import ROOT
-from study import cluster, groups, pages, pictures, records, replication, running, runs, tables
+from study import (
+    cluster,
+    command_line,
+    groups,
+    pages,
+    pictures,
+    records,
+    replication,
+    running,
+    runs,
+    tables,
+)
 
 HERE = pathlib.Path(__file__).resolve().parent
 PICTURES = ROOT / "img"
@@ -93,7 +104,7 @@ def main(argv):
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
-    os.chdir(ROOT)
+    command_line.go_to_root()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen, left_out = for_this_processor(r for r in runs.all_runs() if r.study in FLAGS.only)
     if not (FLAGS.draw or FLAGS.show):

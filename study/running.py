@@ -1,9 +1,11 @@
 """Makes the records of runs on this machine, several at a time, each on its share of the cores."""
 
 import concurrent.futures
+import math
 import os
 import threading
 
+from harness import cgroups
 from harness.errors import Failed
 from study import records, runs
 
@@ -25,7 +27,8 @@ def on_shares_of_the_cores(missing, folders, jobs=None, keeps_checkpoints=False)
       Failed: a run failed, or there are fewer cores than jobs.
     """
     jobs = number_at_a_time(jobs)
-    stop, free_shares = threading.Event(), [cores()[first::jobs] for first in range(jobs)]
+    stop, used = threading.Event(), cores()[: number_of_cores()]
+    free_shares = [used[first::jobs] for first in range(jobs)]
 
     def take_a_share():
         share = free_shares.pop()
@@ -56,7 +59,13 @@ def cores():
 
 def number_at_a_time(jobs=None):
     """How many runs are made at a time. Raises: Failed, there are fewer cores than jobs."""
-    count = len(cores())
-    if jobs and count and jobs > count:
+    count = number_of_cores()
+    if jobs and cores() and jobs > count:
         raise Failed(f"--jobs={jobs}: there are {count} cores, so use at most as many")
-    return jobs or max(1, count)
+    return jobs or count
+
+
+def number_of_cores():
+    """How many cores the runs may use together: a container may allow fewer than it shows."""
+    shown = len(cores()) or os.cpu_count() or 1
+    return min([shown, *(math.ceil(limit) for limit in cgroups.cores())])

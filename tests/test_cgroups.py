@@ -10,6 +10,8 @@ from conftest import ROOT, run_script
 from test_train import assert_one_sentence
 
 from harness import cgroups, machine, memory
+from harness.errors import Failed
+from study import running
 
 
 @pytest.fixture
@@ -127,3 +129,13 @@ def test_too_few_threads_are_said_in_a_sentence(controller, tmp_path):
         delete_group(folder)
     assert_one_sentence(ended, "threads, and the system lets it start ", "raise the limit")
     assert ended.returncode == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_container_makes_as_many_runs_at_a_time_as_it_allows_cores(monkeypatch):
+    monkeypatch.setattr(running, "cores", lambda: list(range(64)))
+    monkeypatch.setattr(cgroups, "cores", lambda: [1.5, 8])
+    assert running.number_at_a_time() == 2
+    with pytest.raises(Failed, match="--jobs=3: there are 2 cores"):
+        running.number_at_a_time(3)
+    monkeypatch.setattr(cgroups, "cores", list)
+    assert running.number_at_a_time() == 64

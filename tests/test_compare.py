@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+import types
 
 import numpy as np
 import PIL.Image
@@ -221,6 +222,24 @@ def test_a_dot_is_filled_if_its_gain_is_significant(tmp_path):
     assert filled[middle].tolist() == [31, 119, 180]  # tab:blue
 
 
+def test_runs_that_are_evaluated_at_other_steps_are_drawn_at_those_that_all_have(tmp_path):
+    """As with few labels, of which seeds hide others: an epoch has more steps or fewer."""
+    study = made_study()
+    for record in study[1].records.values():
+        for name, (steps, values) in record["curves"].items():
+            record["curves"][name] = [[*steps, 10 + record["seed"] + 1], [*values, 0.5]]
+    assert "accuracy.png" in written_answer(study, tmp_path)
+
+
+def test_the_page_says_how_many_steps_the_settings_have_and_how_many_seeds_are_left(tmp_path):
+    study = made_study(diverged=4)
+    for record in study[1].records.values():
+        record["global_step"] = 1234
+    page = written_answer(study, tmp_path, ABOUT._replace(diverged={"channel": [1, 2, 3, 4]}))
+    assert "With one seed, nobody can tell" in page and "1 seed makes no interval" in page
+    assert "6 runs of 10 to 1,234 steps" in page
+
+
 def test_long_names_of_settings_are_not_cut_off_at_the_edges_of_a_picture(tmp_path):
     none, channel = made_study()
     names = [f"a setting of my own with a name of words {i}" for i in range(4)]
@@ -256,13 +275,17 @@ def assert_one_sentence(finished, *words):
     (["--settings=layer,layer"], ["'layer' is named twice"]),
     (["--setting=layer: --seed=3"], ["--seed"]),
     (["--setting=nddr: --learning_rate=0.1"], ["'nddr' is named twice"]),
-    (["--setting=dense: --lr=1"], ["'dense' is named twice"]),
+    (["--setting=dense: --lr=1"], ["'dense' is the name of a setting of --settings"]),
     (["--setting=fast units --lr=1"], ["--setting=fast units --lr=1: must be a name"]),
     (["--setting=x: --holdout=5"], ["--holdout", "outside of --setting"]),
     (["--setting=../x: --lr=1"], ["must be a name of letters and digits"]),
     (["--seed=3"], ["--seed:", "--seeds"]),
     (["--overwrite"], ["--overwrite:", "Leave it out"]),
     (["--cross_stitch_unit=nddr"], ["--cross_stitch_unit:", "--settings"]),
+    (["--cross_stitch_enabled=False"], ["--cross_stitch:", "--settings"]),
+    (["--share_until=fc_3"], ["--share_until:", "--settings"]),
+    (["--data_dir="], ["--data_dir=: must name a folder"]),
+    (["--tasks=kind"], ["--tasks=kind: one task", "such as --tasks=kind,label"]),
     (["--num_epochs", "3"], ["3: not a flag", "--name=value"]),
     (["--seeds=1"], ["--seeds=1:", "one seed"]),
     (["--name=../x"], ["--name=../x:"]),
@@ -280,10 +303,15 @@ def test_a_wrong_command_line_gets_one_sentence_before_anything_is_written(given
     (["--setting=fast: --leaning_rate=0.1", "--batch_size=40"], ["--setting=fast: ", "leaning_rate"]),
     (["--num_epochs=x"], ["num_epochs"]),
     (["--batch_size=500"], ["only 120 training images"]),
+    (["--label_only=kind:60", "--balance=500"], ["balance=500", "between 0 and 1"]),
+    (["--setting=warm: --init_from=runs/a", "--batch_size=40"], ["--setting=warm: --init_from=", "/runs/a: not the folder"]),
+    (["--settings=hard_sharing", "--share_until=pool_1", "--batch_size=40"], ["--settings=hard sharing: ", "--share_until=pool_1"]),
 ])  # fmt: skip
 def test_what_train_py_refuses_is_refused_before_any_run(given, words, where):
-    finished = run_compare(where, "--settings=none", "--setting=y: --lr=0.01", *given)
+    settings = () if any("--settings" in word for word in given) else ("--settings=none",)
+    finished = run_compare(where, *settings, "--setting=y: --lr=0.01", *given)
     assert_one_sentence(finished, *words)
+    assert str(where) in finished.stderr or "init_from" not in finished.stderr
     assert [path.name for path in folder_in(where).iterdir()] == ["lock"]
 
 
@@ -300,11 +328,34 @@ def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
         return {"dataset": "d", "data": "0", "numerics": 1, "flags": given, "settings": settings}
 
     compare.write_parameters(tmp_path, asked_for(one, "--batch_size=32"))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine-seed0").mkdir()
     compare.check_folder(tmp_path, asked_for(other, "--batch_size=032"))
     with pytest.raises(Failed, match="was started with"):
         compare.check_folder(tmp_path, asked_for("--num_epochs=3", "--batch_size=32"))
     with pytest.raises(Failed, match="its setting 'mine' is"):
         compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))
+    (tmp_path / "runs" / "mine-seed0").rename(tmp_path / "runs" / "mine-seed0.log")
+    compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))  # no run of it has begun
+
+
+def test_a_folder_is_named_by_what_its_flags_mean():
+    dataset = types.SimpleNamespace(name="mine")
+    names = {
+        compare.name_of(dataset, command_line.of_all_runs(words))
+        for words in (["--lr=1e-3", "--n_epoch=3"], ["--num_epochs=3", "--learning_rate=0.001"])
+    }
+    assert names == {"mine-learning_rate=0.001-num_epochs=3"}
+
+
+def test_a_relative_folder_of_data_in_the_environment_is_the_one_that_the_user_meant(where):
+    given = ("--data_dir=mine", "--tasks=label,colour")
+    by_flag = run_compare(where, *given)
+    by_variable = run_script(
+        "study.compare", given[1], prelude=there(where), FASHION_MNIST_DIR="mine"
+    )
+    assert str(where / "mine") in by_flag.stderr
+    assert by_variable.stderr == by_flag.stderr
 
 
 def test_it_knows_how_many_steps_a_run_has():
@@ -322,6 +373,7 @@ def test_it_knows_how_many_steps_a_run_has():
     some = {"label_only": "kind:128", "num_epochs": "1"}
     assert compare.steps_of(some, dataset) == (1 + 7, 128)
     assert compare.steps_of(some | {"balance": "1"}, dataset) == (7 + 7, 128)
+    assert compare.steps_of({"train_examples": "3_00", "num_epochs": "1"}, dataset) == (3, 128)
 
 
 # --- A folder, and what may come after it ---
