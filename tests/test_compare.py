@@ -18,7 +18,7 @@ import data
 import train
 from harness import choices
 from harness.errors import Failed
-from study import answer, command_line, compare, intervals, per_image
+from study import answer, command_line, compare, intervals, per_image, watching
 from study.groups import Group
 
 
@@ -374,6 +374,27 @@ def test_it_knows_how_many_steps_a_run_has():
     assert compare.steps_of(some, dataset) == (1 + 7, 128)
     assert compare.steps_of(some | {"balance": "1"}, dataset) == (7 + 7, 128)
     assert compare.steps_of({"train_examples": "3_00", "num_epochs": "1"}, dataset) == (3, 128)
+
+
+def test_after_fifty_steps_of_a_run_it_says_how_long_all_take(tmp_path, monkeypatch, capsys):
+    now = iter([100.0, 110.0, 130.0])  # its start, and two looks at the runs
+    monkeypatch.setattr(watching.time, "monotonic", lambda: next(now))
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    # 100 steps of 10 images, and as much again for evaluations.
+    bar = watching.Bar(dict.fromkeys(folders, watching.Cost(1000.0, 1000.0)), jobs=1)
+    for step in (40, 60):
+        (folders[0] / "progress.json").write_text(json.dumps({"step": step, "last_step": 100}))
+        bar._update()
+    # A step takes a second, so a run 200, and ten before its first step.
+    assert "About 7 min 0 s for 2 runs. Shorter: fewer --seeds" in capsys.readouterr().out
+
+
+def test_by_default_it_compares_the_kinds_of_sharing_and_what_helps_where_labels_are_few():
+    assert list(command_line.DEFAULT) == [
+        "none", "channel", "layer", "nddr", "hard sharing", "start 0.7",
+    ]  # fmt: skip
 
 
 # --- A folder, and what may come after it ---

@@ -27,6 +27,7 @@ from test_train import assert_one_sentence, results_in, tensors
 
 from harness import checkpoints, owner
 from harness.errors import CannotWrite, Failed
+from harness.events import Events
 from harness.progress import Progress
 
 
@@ -147,6 +148,41 @@ def test_a_folder_that_is_deleted_while_a_checkpoint_is_written_is_not_made_agai
         with pytest.raises(Failed, match="the folder was deleted, so this run ends"):
             saver.save(variable, 7)
     assert not run_dir.exists()
+
+
+def test_no_event_is_flushed_into_a_folder_that_another_run_has(tmp_path):
+    run_dir = tmp_path / "run"
+    with (
+        tf.Graph().as_default(),
+        owner.claimed(run_dir) as claim,
+        Events(run_dir, claim.check) as events,
+    ):
+        events.flush()
+        delete(run_dir)
+        run_dir.mkdir()
+        (run_dir / "lock").write_text("another's")
+        with pytest.raises(Failed, match="another run began there, so this run ends"):
+            events.flush()
+    assert [path.name for path in run_dir.iterdir()] == ["lock"]
+
+
+def test_a_start_reads_a_checkpoint_only_into_a_folder_that_is_still_its_own(
+    two_checkpoints,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Reading may take so long that the folder changes hands; next, files would be cut back."""
+
+    def lost_meanwhile(run_dir):
+        (run_dir / "lock").write_text("another's")
+        path = str(run_dir / "model.ckpt-20")
+        return path, [path]
+
+    monkeypatch.setattr(checkpoints, "newest_whole", lost_meanwhile)
+    with tf.Graph().as_default(), owner.claimed(folder(tmp_path)) as claim:
+        variable = tf.get_variable("network/some", [3])
+        with pytest.raises(Failed, match="another run began there, so this run ends"):
+            checkpoints.find_start(claim, 40, 5, 3, variable.initializer, [variable], None)
 
 
 def test_a_run_whose_lock_alone_is_deleted_says_so(variable, tmp_path):

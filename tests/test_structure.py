@@ -3,6 +3,9 @@ study uses harness/ and data.py, and train.py only as a program."""
 
 import ast
 import graphlib
+import os
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -50,6 +53,13 @@ def arrows():
         name: {i for i in imports_of(text, names) if i.split(".")[0] in own}
         for name, text in texts.items()
     }
+
+
+def test_train_py_finds_its_modules_from_any_folder_though_python_leaves_out_its_own(tmp_path):
+    variables = {**os.environ, "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, ROOT / "train.py", "--num_epochs=0"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stderr.startswith("train.py: flag --num_epochs=0: ")
 
 
 def test_imports_run_one_way():
