@@ -15,9 +15,11 @@ from test_resume import (
     LENGTH,
     OFTEN,
     UNITS,
+    assert_same_outcome,
     await_checkpoint_after,
     begin,
     folder,
+    outcome,
     run,
     saved_twice,  # noqa: F401 (a fixture)
     steps_saved,
@@ -248,17 +250,19 @@ def test_fewer_checkpoints_are_kept_from_the_next_on(variable, tmp_path):
 ])  # fmt: skip
 def test_soak_of_deletions(rounds, tmp_path):
     """A run is deleted at a random time, another begins in its place and is killed and resumed:
-    what ends in the folder has the bits of an undisturbed run of its flags."""
+    what ends in the folder has the bits, evaluations and predictions of an undisturbed run of its
+    flags."""
     dice, ends = random.Random(), set()
 
     @functools.cache
     def undisturbed(seed):
-        finished = run(tmp_path / f"undisturbed{seed}", UNITS["none"], LENGTH, f"--seed={seed}")
+        logdir = tmp_path / f"undisturbed{seed}"
+        finished = run(logdir, UNITS["channel"], LENGTH, f"--seed={seed}")
         assert finished.returncode == 0, finished.stderr
-        return tensors(folder(tmp_path / f"undisturbed{seed}"))
+        return outcome(logdir)
 
     def started(logdir, seed):
-        return begin(logdir, UNITS["none"], LENGTH, OFTEN, f"--seed={seed}")
+        return begin(logdir, UNITS["channel"], LENGTH, OFTEN, f"--seed={seed}")
 
     life = time.perf_counter()
     undisturbed(0)
@@ -283,7 +287,7 @@ def test_soak_of_deletions(rounds, tmp_path):
             assert process.returncode in (0, 1, 4) and "Traceback" not in errors, errors
             ends |= {line.rpartition(": ")[2] for line in errors.splitlines()[-1:]}
         results = results_in(folder(logdir))
-        assert tensors(folder(logdir)) == undisturbed(results["seed"]), number
+        assert_same_outcome(outcome(logdir), undisturbed(results["seed"]))
         assert steps_saved(logdir)[-1] == results["global_step"]
         shutil.rmtree(logdir)
     print("\n".join(sorted(ends)))
