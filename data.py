@@ -488,6 +488,9 @@ def find_task(name, folder, train, test):
     if not train.shows_articles():
         problem = f"{name!r} is a label of Fashion-MNIST, which these files are not"
         raise DataError(f"tasks: {problem}. Their own labels are the task 'label'.")
+    for path in arrays.paths_of(folder, "train", name) if folder else []:
+        problem = "not used, because data.py has a task of this name"
+        warnings.warn(f"{path}: {problem}. To train on it, rename it and its test file.")
     return known[name]
 
 

@@ -146,6 +146,15 @@ def test_labels_that_numpy_saved_lie_beside_fashion_mnist(files, cache, tmp_path
     np.testing.assert_array_equal(dataset.train.labels["hands"], np.arange(30) % 3)
 
 
+def test_label_files_that_have_the_name_of_a_task_of_data_py_are_not_ignored_in_silence(
+    files, cache, tmp_path
+):
+    folder = write(tmp_path / "data", files)
+    np.save(folder / "train-group.npy", np.zeros(3, int))
+    with pytest.warns(UserWarning, match="train-group.npy: not used, because .* rename it"):
+        data.load("fashion_mnist", folder)
+
+
 def test_fashion_mnist_in_arrays_is_a_data_set_of_ones_own(files, cache, tmp_path):
     (tmp_path / "mine").mkdir()
     for name, content in files.items():
