@@ -184,7 +184,8 @@ def run_command(program_started):
             process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
             outcome = train_and_report(net, run, claim, program_started)
         else:
-            print(f"{run.folder}: this run is finished. Choose another --run_name for a new one.")
+            advice = "" if FLAGS.eval_only else " Choose another --run_name for a new one."
+            print(f"{run.folder}: this run is finished.{advice}")
         # The results of a run that trained are in its folder, so a failed print is ignored.
         say = process.say if trains else print
         try:
