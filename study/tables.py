@@ -124,8 +124,13 @@ def answer(gains):
 
 def tasks_table(study, definition):
     """What each setting gains on each task, with p. The question that was fixed beforehand has a
-    p-value of its own; all others are corrected together. As `gains_table`."""
+    p-value of its own; all others are corrected together. As `gains_table`.
+
+    If the task with few labels follows from the article, a last column shows its accuracy as
+    derived from the predicted article, less that of its own tower.
+    """
     tasks = [task for task in groups.tasks_of(study) if task != per_image.MEAN]
+    implied = [t for t in implied_tasks(study) if definition.condition == f"{t} labels"]
     asked = (next(iter(definition.schedules)), *(definition.question or ()))
     gained = {
         (group.condition, group.setting, task): groups.gains_of(
@@ -149,10 +154,12 @@ def tasks_table(study, definition):
                 interval(groups.levels_of(group, task)) if level else interval(gained[key], "+")
             )
             row.append(p_values.get(key, ""))
+        row += [by_article(group, task) for task in implied]
         rows.append(row)
     header = [definition.condition, "setting", "seeds"]
     for task in tasks:
         header += [task, f"p ({task})"]
+    header += [f"{task} by article" for task in implied]
     table, made = markdown(header, rows), made_with(records_of(study))
     controls = controls_table(study, definition.controls, tasks, definition.condition)
     return "\n\n".join(filter(None, [table, made, controls]))
@@ -188,7 +195,7 @@ def kinds_table(study, definition):
     kinds = [group for group in study if group.setting in groups.KINDS]
     if not kinds:
         return None
-    return f"{accuracy_table(kinds, by_article=False)}\n\n{made_with(records_of(kinds))}"
+    return f"{accuracy_table(kinds, shows_by_article=False)}\n\n{made_with(records_of(kinds))}"
 
 
 def is_enough(gains):
@@ -233,7 +240,7 @@ def is_of_controls(title):
     return title.startswith(("over the same that share nothing (", "p (Holm, "))
 
 
-def accuracy_table(study, baselines=("none",), first="images", by_article=True):
+def accuracy_table(study, baselines=("none",), first="images", shows_by_article=True):
     """The accuracies of the first baseline in percent, and what the others gain over it in
     points: mean ± 95 % interval. And the mean's gain over the other baselines.
 
@@ -241,14 +248,13 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
       study: list of groups.
       baselines: settings that the others are compared with.
       first: the title of the first column, which shows each group's condition.
-      by_article: whether a last column shows the accuracy of the group derived from the
+      shows_by_article: whether a last column shows the accuracy of the group derived from the
         article, less that of the group's tower.
 
     Returns:
       A table in Markdown.
     """
-    tasks, curves = groups.tasks_of(study), records_of(study)[0]["curves"]
-    implied = [t for t in tasks if by_article and f"accuracy_test_{t}_by_article" in curves]
+    tasks, implied = groups.tasks_of(study), implied_tasks(study) if shows_by_article else []
     header = [first, "setting", "seeds", *tasks]
     header += [f"over {baseline} (mean)" for baseline in baselines[1:]]
     header += [f"{task} by article" for task in implied]
@@ -263,11 +269,21 @@ def accuracy_table(study, baselines=("none",), first="images", by_article=True):
         else:
             row += [gain_cell(group, first_baseline, task) for task in tasks]
             row += [gain_cell(group, other) for other in others]
-        for task in implied:
-            pairs = zip(group.accuracies(f"{task}_by_article"), group.accuracies(task))
-            row.append(interval([by_article - own for by_article, own in pairs], "+"))
+        row += [by_article(group, task) for task in implied]
         rows.append(row)
     return markdown(header, rows)
+
+
+def implied_tasks(study):
+    """The tasks whose labels follow from the article."""
+    curves = records_of(study)[0]["curves"]
+    return [t for t in groups.tasks_of(study) if f"accuracy_test_{t}_by_article" in curves]
+
+
+def by_article(group, task):
+    """How much more accurate a task is if it is derived from the predicted article."""
+    pairs = zip(group.accuracies(f"{task}_by_article"), group.accuracies(task))
+    return interval([derived - own for derived, own in pairs], "+")
 
 
 def comparisons_text(studies):

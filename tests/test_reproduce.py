@@ -214,6 +214,15 @@ def test_units_that_share_nothing_are_compared_in_each_task_where_a_table_shows_
     assert "| 1,000 | nddr | 3 | +2.00 ± 2.48 | 0.148 | +10.00 ± 0.00 | 1.000 |" in table
 
 
+def test_a_task_with_few_labels_stands_beside_what_the_article_says_of_it():
+    study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.9)))
+    table = tables.tasks_table(study, runs.STUDIES["few_group_labels"])
+    # Derived, 0, 91 and 93 %, which is 61.33 in the mean; of its own tower, 90.
+    assert cells(table, "none")["group by article"] == "-28.67 ± 0.00"
+    other = tables.tasks_table(study, runs.STUDIES["few_article_labels"])
+    assert "by article" not in other
+
+
 def test_a_question_fixed_beforehand_is_not_corrected():
     study = made_groups(none=dict.fromkeys(range(3), (0.7, 0.7)),
                         **{"rate x1000": {s: (0.71 + s / 100,) * 2 for s in range(3)}})  # fmt: skip
