@@ -436,7 +436,7 @@ def train(net, run, claim):
         with (
             EvaluationLog(run.folder, done, FLAGS.eval_every) as log,
             PredictionLog(run.folder, done, dataset) as predicted,
-            Events(run.folder, claim.check) as tensorboard,
+            Events(run.folder, net.graph, done, claim.check) as tensorboard,
             contextlib.closing(Progress(dataset.name, start_step, last_step, claim)) as progress,
             tf.Session(config=run.session_config) as session,
             contextlib.closing(batches),  # ends its thread
@@ -605,7 +605,7 @@ def describe_units(session, net, session_config):
 
 
 def write_start(tensorboard, log, session, net, run, done):
-    """Writes the run's graph and flags; of a new run also the units' weights.
+    """Writes the run's flags; of a new run also the units' weights.
 
     Args:
       tensorboard: an `events.Events`.
@@ -614,7 +614,6 @@ def write_start(tensorboard, log, session, net, run, done):
       run: a `Run`.
       done: the last step of which all is written; -1 for a new run.
     """
-    tensorboard.add_start(net.graph, done)
     values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
     compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
     tasks = dict.fromkeys([*TASK_NAMES, *net.labels])

@@ -41,24 +41,33 @@ def without_tasks(summary, tasks):
 
 
 class Events:
-    """The event files of a run that trains. A context manager.
+    """The event files of a run that trains. A context manager, which begins with the graph.
 
     Args:
       run_dir: the run's folder.
+      graph: the run's.
+      done: the last step of which all is written; TensorBoard drops later events, as the run
+        makes them again.
       check: raises Failed if the folder is no longer the run's.
     """
 
-    def __init__(self, run_dir, check=lambda: None):
+    def __init__(self, run_dir, graph, done, check=lambda: None):
         keep_event_files_in_order(run_dir)
-        self._check = check
-        self._run_dir, self._writer = run_dir, tf.summary.FileWriter(str(run_dir))
-        self._cannot_draw = False
+        self._run_dir, self._graph, self._done, self._check = run_dir, graph, done, check
+        self._writer, self._cannot_draw = tf.summary.FileWriter(str(run_dir)), False
 
     def __enter__(self):
         # The file's thread logs an error and a traceback if the disk is full; `flush` reports it.
         self._excepthook, threading.excepthook = threading.excepthook, lambda _: None
         self._level = tf_logger.level
         tf_logger.setLevel(logging.CRITICAL)
+        try:
+            self._add_start()
+            # The first event creates the file: at once, while the folder is the run's.
+            self.flush()
+        except Exception:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -69,16 +78,14 @@ class Events:
         threading.excepthook = self._excepthook
         tf_logger.setLevel(self._level)
 
-    def add_start(self, graph, done):
-        """Writes the graph, and lets TensorBoard drop events after the step `done`, if there are
-        any: the run makes them again."""
+    def _add_start(self):
         start = tf.SessionLog(status=tf.SessionLog.START)
         # Without the function library: the page would list its branches of tf.cond, too.
-        graph_def = graph.as_graph_def()
+        graph_def = self._graph.as_graph_def()
         graph_def.ClearField("library")
         event = tf.Event(wall_time=time.time(), graph_def=graph_def.SerializeToString())
         with self._errors():
-            self._writer.add_session_log(start, done + 1)
+            self._writer.add_session_log(start, self._done + 1)
             self._writer.add_event(event)
 
     def add(self, summary, step):
@@ -125,6 +132,7 @@ class Events:
         plugin_data.content = content.SerializeToString()
         # Serialised, because TensorBoard's class of the message is not TensorFlow's.
         self.add(text_pb("run", text).SerializeToString(), step)
+        self._check()
         with self._errors(), tf.io.TFRecordWriter(str(self._run_dir / OF_FLAGS)) as file:
             file.write(tf.Event(file_version="brain.Event:2").SerializeToString())
             for proto in (columns, hparams.hparams_pb(shown, run_name)):

@@ -1058,7 +1058,7 @@ def test_the_units_picture_writes_three_decimals_of_a_weight(tmp_path):
     """As a float32, 1.002 is 1.00199997…, which would not fit into a cell."""
 
     def picture(weights, folder):
-        with tf.Graph().as_default(), Events(folder) as board:
+        with tf.Graph().as_default() as graph, Events(folder, graph, -1) as board:
             board.add_unit_picture({"cross_stitch_1": weights}, TASK_NAMES, 1)
         (path,) = folder.iterdir()
         images = [v.image for e in tf.train.summary_iterator(str(path)) for v in e.summary.value]
