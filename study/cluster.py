@@ -98,7 +98,7 @@ def connected(address):
     except Exception as error:  # any, as the answer of another program can be any bytes
         if address.startswith("tls:") and isinstance(error, TypeError):
             raise Failed(
-                f"--scheduler={address}: tls:// needs a certificate. study/README.md shows the"
+                f"--scheduler={address}: tls:// needs a certificate. study/MAKING.md shows the"
                 " variables that name it."
             ) from None
         raise Failed(

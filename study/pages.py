@@ -145,7 +145,7 @@ def figure_of(source, found):
 
 def cell_of(source, table):
     """The cell of a table. Raises: Failed, it has no such cell, or several."""
-    titles, cells = set(), []
+    titles, cells = set(tables.TITLES_OF_CONTROLS), []
     for block in re.findall(r"(?:^\|.*(?:\n|$))+", table, re.M):
         header, _, *rows = (
             [c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()
@@ -156,8 +156,7 @@ def cell_of(source, table):
             cells += [row[place] for row in rows if source.row in (*row[:2], " ".join(row[:2]))]
     if len(cells) > 1:
         raise Failed(f"<!-- {source.mark} --> names {len(cells)} cells; name the row by two cells.")
-    has_column = source.column in titles or tables.is_of_controls(source.column)
-    if table and not (has_column and (cells or may_be_missing(source.row))):
+    if table and (source.column not in titles or not (cells or may_be_missing(source.row))):
         raise Failed(f"<!-- {source.mark} --> names no cell of table {source.table}.")
     return cells[0] if cells else NO_RECORDS
 

@@ -4,7 +4,7 @@
     python -m study.screenshots WITHOUT WITH MATRICES
 
 These are the folders of three runs of train.py: without units, with units, and the one
-whose matrices are shown; study/README.md names the runs of the pictures here. Writes
+whose matrices are shown; study/MAKING.md names the runs of the pictures here. Writes
 network_without.png, network_with.png, scalars.png and matrices.png. It waits until everything that a
 picture needs is on the page, not for a fixed time.
 """

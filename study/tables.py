@@ -15,6 +15,9 @@ MORE_NAMES = [name for study in runs.STUDIES.values() for name in study.more_tab
 NAMES = (*runs.STUDIES, *(n for n in MORE_NAMES if n not in NAMES_IN_PROJECT), "comparisons")
 
 
+TITLES_OF_CONTROLS = ("over own only", "p (Holm)")
+
+
 def all_tables(studies):
     """Makes every table for which there are runs.
 
@@ -209,7 +212,7 @@ def controls_table(study, controls, tasks=(per_image.MEAN,), first="images"):
       study: list of groups.
       controls: setting -> its control.
       tasks: in which tasks, "mean" for their mean.
-      first: the title of the first column, which shows each group's condition.
+      first: the title of the column that shows each group's condition.
 
     Returns:
       A table in Markdown, whose p-values are corrected together, after Holm.
@@ -223,21 +226,12 @@ def controls_table(study, controls, tasks=(per_image.MEAN,), first="images"):
         for task in tasks
     }
     gained = {which: gains for which, gains in gained.items() if is_enough(gains)}
-    p_values, rows = groups.corrected(gained), {}
-    for (condition, setting, task), gains in gained.items():
-        row = rows.setdefault((condition, setting), [condition, setting, len(gains)])
-        row += [interval(gains, "+"), p_text(p_values[condition, setting, task])]
-    header = [first, "units", "seeds", *(t for task in tasks for t in titles_of_controls(task))]
-    return markdown(header, rows.values()) if rows else None
-
-
-def titles_of_controls(task):
-    return f"over the same that share nothing ({task})", f"p (Holm, {task})"
-
-
-def is_of_controls(title):
-    """Whether a column is of the table of controls, which few seeds have none of."""
-    return title.startswith(("over the same that share nothing (", "p (Holm, "))
+    rows = [
+        [units, task, condition, len(gained[condition, units, task]),
+         interval(gained[condition, units, task], "+"), p_text(p)]
+        for (condition, units, task), p in groups.corrected(gained).items()
+    ]  # fmt: skip
+    return markdown(["units", "task", first, "seeds", *TITLES_OF_CONTROLS], rows) if rows else None
 
 
 def accuracy_table(study, baselines=("none",), first="images", shows_by_article=True):

@@ -295,7 +295,7 @@ def test_the_study_ends_when_the_scheduler_does(clone, cluster, tmp_path):
     "address, message",
     [
         (NOWHERE, f"--scheduler={NOWHERE}: no Dask scheduler there"),
-        ("tls://127.0.0.1:9", "needs a certificate. study/README.md shows"),
+        ("tls://127.0.0.1:9", "needs a certificate. study/MAKING.md shows"),
     ],
 )
 def test_an_address_that_cannot_be_used_gets_a_sentence(address, message, tmp_path):

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 from conftest import ROOT, SECONDS, run_script, run_train
 
-PAGES = ("README.md", "study/README.md", "tests/README.md")
+PAGES = ("README.md", "study/README.md", "study/MAKING.md", "tests/README.md")
 
 
 def commands_of(text):

@@ -411,7 +411,7 @@ def test_screenshots_are_of_three_runs_as_the_page_says(tmp_path):
         loss = summary_pb2.Summary.Value(tag="summary/loss_total", simple_value=0.5)
         writer.add_event(event_pb2.Event(step=1, summary=summary_pb2.Summary(value=[loss])))
         writer.close()
-    page = (ROOT / "study" / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "study" / "MAKING.md").read_text(encoding="utf-8")
     assert "study.screenshots WITHOUT WITH MATRICES" in page
     nowhere = ("--browser=/nowhere", "--driver=/nowhere", f"--out={tmp_path / 'new' / 'folder'}")
     for count, words in ((2, "name three folders of runs"), (3, "driver")):
