@@ -303,8 +303,8 @@ def hide_labels(train, tasks, label_only, seed):
     by_name = {task.name: task for task in tasks}
     for name, count in label_only.items():
         if name not in by_name:
-            known = ", ".join(by_name)
-            raise DataError(f"label_only={name}:{count}: {name!r} is none of the tasks {known}")
+            names = ", ".join(by_name)
+            raise DataError(f"label_only={name}:{count}: {name!r} is none of the tasks {names}")
         labels = by_name[name].labels(train)
         known = np.sum(labels >= 0)
         if count > known:

@@ -88,7 +88,7 @@ flags.DEFINE_string(
     "label_only", None, "Train on this many labels of a task, such as article:1000,group:500."
 )
 flags.DEFINE_float(
-    "balance", 0.0, "0: images with rare labels come as often as others; 1: in as many steps."
+    "balance", 0.0, "0: all images equally often; 1: rare labels in as many steps as others."
 )
 flags.DEFINE_integer(
     "starve", 1, "R: the rarest article keeps 1/R of its images. 1 for all.", lower_bound=1

@@ -62,6 +62,7 @@ class Events:
         self._level = tf_logger.level
         tf_logger.setLevel(logging.CRITICAL)
         try:
+            self._check()
             self._add_start()
             # The first event creates the file: at once, while the folder is the run's.
             self.flush()

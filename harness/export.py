@@ -15,7 +15,9 @@ from harness import checkpoints, folder
 from harness.errors import Failed, brief
 from harness.files import read_json, write_json
 
-OF_DISKS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)]
+NOT_OF_MEMORY = [
+    os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+]
 EXPORTED = "run.json"  # in an export's folder: of which run it is, and of which step
 
 
@@ -136,7 +138,7 @@ class Export:
 def is_of_memory(error):
     """Whether TensorFlow found too little memory. Its error for a full disk is the same."""
     exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
-    return exhausted and not any(reason in error.message for reason in OF_DISKS)
+    return exhausted and not any(reason in error.message for reason in NOT_OF_MEMORY)
 
 
 def delete_unless_locked(draft):

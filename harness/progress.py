@@ -18,18 +18,18 @@ class Progress:
 
     Args:
       name: what the bar is called.
-      first_step: the step that the run has reached.
+      start_step: the step that the run has reached.
       last_step: the step to train to.
       claim: an `owner.Claim` to the run's folder, in which a file tells other programs the step
         while the run trains; or None.
     """
 
-    def __init__(self, name, first_step, last_step, claim=None):
+    def __init__(self, name, start_step, last_step, claim=None):
         self._claim, self._last_step, self._noted = claim, last_step, 0.0
-        self._step = first_step  # a bar that TQDM_DISABLE=1 hides does not count
+        self._step = start_step  # a bar that TQDM_DISABLE=1 hides does not count
         self.bar = ProgressBar(
             desc=name,
-            initial=first_step,
+            initial=start_step,
             total=last_step,
             dynamic_ncols=True,
             smoothing=0.05,

@@ -12,6 +12,7 @@ is missing. The answer is README.md in the comparison's folder, and is printed.
 
 import concurrent.futures
 import contextlib
+import math
 import pathlib
 import re
 import shlex
@@ -114,7 +115,8 @@ def say_what_comes(folder, settings, chosen, missing, jobs):
     made = len(chosen) - len(missing)
     if missing:
         left = f"{made} are made, {len(missing)} are left. " if made else ""
-        process.say(f"{left}{jobs} at a time{'' if FLAGS.jobs else ', one on each core'}.")
+        on_each = ", one on each core" if jobs > 1 and not FLAGS.jobs else ""
+        process.say(f"{left}{jobs} at a time{on_each}.")
 
 
 def paths_as_meant(given, meant):
@@ -163,7 +165,7 @@ def name_of(dataset, given):
         others["init_from"] = pathlib.Path(others["init_from"]).name
     for name, value in others.items():  # 1e-3 and 0.001 are one comparison
         number = command_line.number_in(value)
-        others[name] = f"{number:g}" if isinstance(number, float) else value
+        others[name] = f"{number:.15g}" if isinstance(number, float) else value
     words = [dataset.name, *(f"{name}={others[name]}" for name in sorted(others))]
     return re.sub(r"[^\w.,=+-]", "_", "-".join(words))
 
@@ -232,7 +234,8 @@ def steps_of(given, dataset):
 
     def number(name, default):
         value = command_line.number_in(given.get(name, ""))
-        return int(value) if isinstance(value, float) and value >= 1 else default
+        is_number = isinstance(value, float) and 1 <= value < math.inf
+        return int(value) if is_number else default
 
     batch_size = number("batch_size", BATCH_SIZE)
     of_epoch = -(-number("train_examples", len(dataset.train.images)) // batch_size)

@@ -71,7 +71,7 @@ def make(run, folders, stop, *more_flags):
         record |= read_json(folder / RESULTS)
         record |= {"sha256": checksum(folder), "curves": curves_of(folder)}
         if runs.is_also_in_float32(run):
-            record["differ_in_float32"] = differ_in_float32(run, folders, stop)
+            record["differ_in_float32"] = differ_in_float32(run, folders, stop, *more_flags)
     recorded = records_in(run.study, folders.records).values()
     numerics.check_alike(folders.record(run).parent, [record, *recorded])
     write_record(folders.record(run), record)
@@ -168,12 +168,12 @@ def checksum(folder):
     return digest.hexdigest()
 
 
-def differ_in_float32(run, folders, stop):
+def differ_in_float32(run, folders, stop, *more_flags):
     """For how many images float32 predicts another class, with the variables of a finished run.
 
-    Returns: task -> number. Raises: Failed.
+    Args: as `train`. Returns: task -> number. Raises: Failed.
     """
-    train(run, folders, stop, "--eval_only")  # which computes in float32
+    train(run, folders, stop, "--eval_only", *more_flags)  # which computes in float32
     given = {name: run.flags[name] for name in ("train_examples", "holdout") if name in run.flags}
     dataset, folder = data.load("fashion_mnist", seed=run.seed, **given), folders.run(run)
     last = np.fromfile(folder / predictions.NAME, predictions.layout(dataset))["classes"][-1]

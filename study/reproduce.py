@@ -140,7 +140,10 @@ def for_this_processor(chosen):
             here.append(run)
         except Failed as error:
             reasons[str(error)] += 1
-    return here, [f"{count} runs are left out: {reason}" for reason, count in reasons.items()]
+    return here, [
+        f"{count} runs are left out: {reason.partition('. ')[0]}."  # without its advice
+        for reason, count in reasons.items()
+    ]
 
 
 def folder_of(flag):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import math
 import os
+import random
 import threading
 
 from harness import cgroups
@@ -27,7 +28,8 @@ def on_shares_of_the_cores(missing, folders, jobs=None, keeps_checkpoints=False)
       Failed: a run failed, or there are fewer cores than jobs.
     """
     jobs = number_at_a_time(jobs)
-    stop, used = threading.Event(), cores()[: number_of_cores()]
+    # At random: other containers on this machine must not all use the same ones.
+    stop, used = threading.Event(), random.sample(cores(), min(number_of_cores(), len(cores())))
     free_shares = [used[first::jobs] for first in range(jobs)]
 
     def take_a_share():
@@ -66,6 +68,6 @@ def number_at_a_time(jobs=None):
 
 
 def number_of_cores():
-    """How many cores the runs may use together: a container may allow fewer than it shows."""
-    shown = len(cores()) or os.cpu_count() or 1
-    return min([shown, *(math.ceil(limit) for limit in cgroups.cores())])
+    """How many cores are shared out: a container may allow fewer than it shows; 1, for one run
+    after the other on all, where the system shows none."""
+    return min([len(cores()) or 1, *(math.ceil(limit) for limit in cgroups.cores())])

@@ -22,7 +22,8 @@ class Study(typing.NamedTuple):
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
     hidden: tuple = ()  # settings that no table shows: they lend their towers to others
-    controls: dict = {}  # setting -> the same units, sharing nothing
+    # Setting -> what it is compared with besides: the same units sharing nothing, for example.
+    controls: dict = {}
     # What was asked before any of the runs was made: whether this setting gains in this measure.
     # Its p-value needs no correction, and the study has no part in the list of all comparisons.
     question: tuple | None = None

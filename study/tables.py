@@ -13,8 +13,6 @@ from study.machines import made_with
 NAMES_IN_PROJECT = ("results",)
 MORE_NAMES = [name for study in runs.STUDIES.values() for name in study.more_tables]
 NAMES = (*runs.STUDIES, *(n for n in MORE_NAMES if n not in NAMES_IN_PROJECT), "comparisons")
-
-
 TITLES_OF_CONTROLS = ("over own only", "p (Holm)")
 
 

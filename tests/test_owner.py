@@ -170,7 +170,7 @@ def test_no_event_gets_into_a_folder_that_another_run_has(tmp_path):
     assert [path.name for path in run_dir.iterdir()] == ["lock"]
 
 
-def test_a_start_reads_a_checkpoint_only_into_a_folder_that_is_still_its_own(
+def test_a_start_whose_folder_is_taken_while_it_reads_a_checkpoint_ends(
     two_checkpoints,  # noqa: F811
     tmp_path,
     monkeypatch,
