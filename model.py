@@ -221,7 +221,7 @@ class Config:
     l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
     precision: str = option(
         "float32",
-        "Of large products: bfloat16 is faster, on processors with instructions for it.",
+        "Of large products: bfloat16 is faster where the processor has it, and found as accurate.",
         enum_values=("float32", "bfloat16"),
     )
     seed: int = 0  # of start weights and dropout

@@ -46,8 +46,7 @@ RUN_ELSEWHERE = {
     ),
     "python -m study.compare --data_dir=FOLDER --tasks=label,kind": "test_a_users_day",
     "python -m study.digits digits": "test_the_digits_are_a_folder_with_two_tasks",
-    "python -m study.compare --data_dir=digits --tasks=digit,parity"
-    ' --settings="none,channel,layer,nddr,hard sharing"': "test_a_users_day",
+    "python -m study.compare --data_dir=digits --tasks=digit,parity": "test_a_users_day",
     "tensorboard --logdir=logs": "test_tensorboard_and_curves_show_these_runs",
     "python -m study.plot logs": "test_tensorboard_and_curves_show_these_runs",
     "python -m study.reproduce --draw": (
