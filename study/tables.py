@@ -167,7 +167,7 @@ def tasks_table(study, definition):
 
 
 def against_controls_table(study, definition):
-    """Each setting that has a control against it, on each task and in the mean; and how many of
+    """Each setting that has a control, less that, on each task and in the mean; and how many of
     its answers differ in float32: mean over seeds, lowest and highest seed. As `gains_table`;
     None if there is none."""
     tasks, rows = groups.tasks_of(study), []
@@ -181,12 +181,12 @@ def against_controls_table(study, definition):
                 [r["differ_in_float32"][t] for r in group.records.values()] for t in tasks[:-1]
             ]
             rows.append([
-                group.setting, control, len(gained[0]), *(interval(g, "+") for g in gained),
+                group.setting, len(gained[0]), *(interval(g, "+") for g in gained),
                 *(f"{np.mean(n):.0f} ({min(n)}, {max(n)})" for n in other),
             ])  # fmt: skip
     if not rows:
         return None
-    header = ["setting", "less that of", "seeds", *tasks]
+    header = ["setting", "seeds", *tasks]
     table = markdown([*header, *(f"other answers ({task})" for task in tasks[:-1])], rows)
     return f"{table}\n\n{made_with(records_of(study))}"
 
