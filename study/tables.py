@@ -168,8 +168,8 @@ def tasks_table(study, definition):
 
 def against_controls_table(study, definition):
     """Each setting that has a control, less that, on each task and in the mean; and how many of
-    its answers differ in float32: mean over seeds, lowest and highest seed. As `gains_table`;
-    None if there is none."""
+    its answers differ in float32, in the seeds with the fewest and the most. As
+    `gains_table`; None if there is none."""
     tasks, rows = groups.tasks_of(study), []
     for group in study:
         control = definition.controls.get(group.setting)
@@ -182,7 +182,7 @@ def against_controls_table(study, definition):
             ]
             rows.append([
                 group.setting, len(gained[0]), *(interval(g, "+") for g in gained),
-                *(f"{np.mean(n):.0f} ({min(n)}, {max(n)})" for n in other),
+                *(f"{min(n)} to {max(n)}" for n in other),
             ])  # fmt: skip
     if not rows:
         return None

@@ -316,7 +316,7 @@ def test_a_setting_is_compared_with_the_same_in_float32_and_with_nothing_else():
     text = tables.all_tables({"precision": study})["precision"]
     (row,) = rows_of(text)[2:]
     differences = ["-0.10 ± 0.00", "+0.00 ± 0.00", "-0.05 ± 0.00"]
-    assert row == ["none bfloat16", "3", *differences, "30 (20, 40)", "7 (7, 7)"]
+    assert row == ["none bfloat16", "3", *differences, "20 to 40", "7 to 7"]
     assert "comparisons" not in tables.all_tables({"precision": study})
 
 
