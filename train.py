@@ -119,6 +119,7 @@ flags.DEFINE_integer(
     "keep_checkpoints", 3, "How many to keep; 2 at least, in case one is damaged.", 2, 10**6
 )
 
+# The original's names
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 

@@ -33,8 +33,6 @@ class Study(typing.NamedTuple):
     # File in img/ -> what it shows, out of `pictures.PICTURES`, and of which settings if not all.
     pictures: dict = {}
     beside: dict = {}  # study -> settings that its picture shows as well, with their own seeds
-    # Whether records of runs in another precision say how many answers differ in float32.
-    also_in_float32: bool = False
 
 
 class Run(typing.NamedTuple):
@@ -257,7 +255,6 @@ STUDIES = {
         baselines=(),
         controls={"none bfloat16": "none", "channel bfloat16": "channel"},
         table="against controls",
-        also_in_float32=True,
     ),
     "starved": Study(
         {**KINDS_OF_SHARING, "start 0.7": START_07},
@@ -285,8 +282,9 @@ def settings_of(study):
 
 
 def is_also_in_float32(run):
-    """Whether its record says how many of its answers differ in float32."""
-    return run.study in STUDIES and STUDIES[run.study].also_in_float32 and "precision" in run.flags
+    """Whether its record says how many of its answers differ in float32: of a study's run in
+    another precision."""
+    return run.study in STUDIES and "precision" in run.flags
 
 
 def runs_of(study):
