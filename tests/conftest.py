@@ -1,9 +1,11 @@
 """What the tests share: the program as a user starts it, the real data, and small files."""
 
+import contextlib
 import gzip
 import io
 import os
 import pathlib
+import resource
 import signal
 import struct
 import subprocess
@@ -55,6 +57,18 @@ def command_of(script, *arguments, prelude=""):
     )
     program = f"import runpy, sys; sys.path[:0] = {paths!r}\n{prelude}\n{start}"
     return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+@contextlib.contextmanager
+def files_of_at_most(number_of_bytes):
+    """Within, this process writes no larger files: as on a full disk, since Python ignores
+    SIGXFSZ."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (number_of_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def with_variables(changes):

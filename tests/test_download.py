@@ -7,7 +7,6 @@ import http.server
 import os
 import pathlib
 import re
-import resource
 import socket
 import subprocess
 import sys
@@ -16,7 +15,17 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import IMAGES, LABELS, OFFLINE, ROOT, SMALL, idx_bytes, with_variables, write
+from conftest import (
+    IMAGES,
+    LABELS,
+    OFFLINE,
+    ROOT,
+    SMALL,
+    files_of_at_most,
+    idx_bytes,
+    with_variables,
+    write,
+)
 
 import data
 from harness import download
@@ -205,14 +214,9 @@ def test_two_processes_may_download_at_once(files, cache, mirror):
 
 def test_a_full_disk_does_not_lead_to_the_synthetic_set(cache, files, mirror, monkeypatch):
     use(monkeypatch, mirror({name: bytes(100_000) for name in files}))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores SIGXFSZ, so a write beyond the limit fails as it does on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
+    with files_of_at_most(10_000):
         with pytest.raises(data.DataError, match="cannot be saved there"):
             data.load("auto")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(cache.iterdir()) == []
 
 

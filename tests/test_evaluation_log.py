@@ -1,10 +1,10 @@
 """evaluations.jsonl: a run's evaluations, each once, whatever happened to the run."""
 
 import json
-import resource
 import warnings
 
 import pytest
+from conftest import files_of_at_most
 
 from harness import evaluation_log
 from harness.errors import CannotWrite
@@ -70,15 +70,10 @@ def test_without_the_file_there_are_no_curves(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
-    try:
+    with files_of_at_most(60):
         with pytest.raises(
             CannotWrite, match=f"{evaluation_log.NAME}: cannot be written .*too large"
         ):
             write(tmp_path, [10, 20, 30])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     write(tmp_path, [20, 30], done=10)
     assert steps_in(tmp_path) == [10, 20, 30]

@@ -3,14 +3,13 @@
 import functools
 import json
 import random
-import resource
 import shutil
 import signal
 import time
 
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import SECONDS
+from conftest import SECONDS, files_of_at_most
 from test_resume import (
     LENGTH,
     OFTEN,
@@ -197,14 +196,10 @@ def test_a_run_whose_lock_alone_is_deleted_says_so(variable, tmp_path):
 
 
 def test_a_lock_on_a_full_disk_is_an_error_that_names_it(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes; the number in it has 16
-    try:
+    with files_of_at_most(10):  # bytes; the number in it has 16
         with pytest.raises(CannotWrite, match=f"{tmp_path}/lock: cannot be written"):
             with owner.claimed(tmp_path):
                 pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_what_a_killed_process_left_half_saved_is_deleted_by_the_next(tmp_path):

@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import resource
 
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import make_split, run_script, run_train
+from conftest import files_of_at_most, make_split, run_script, run_train
 from tensorboard.backend.event_processing import event_accumulator
 from test_own_images import made, written
 from test_resume import EVERY, UNITS, folder, run
@@ -105,14 +104,9 @@ def test_what_is_lost_is_not_counted(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores SIGXFSZ, so that writing more than this fails, as on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
+    with files_of_at_most(100):
         with pytest.raises(CannotWrite, match=f"{predictions.NAME}: cannot be written .*too large"):
             write(tmp_path, [10, 20, 30])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     write(tmp_path, [20, 30], step=10)
     assert read(tmp_path)["step"].tolist() == [10, 20, 30]
 
