@@ -210,7 +210,7 @@ STUDIES = {
     # Whether sharing helps a task whose label is known for few images.
     "few_article_labels": Study(
         FEW_LABELS_SETTINGS,
-        few_labels("article", 1000),
+        few_labels("article", 1000, 300, 3000),
         range(300, 310),
         question=("start 0.7", "article"),
         condition="article labels",
