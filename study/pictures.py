@@ -49,7 +49,8 @@ def draw(studies, out):
             if group.setting in settings
         ]
         for file, (kind, *settings) in definition.pictures.items():
-            chosen = [g for g in study if g.setting in settings] if settings else study
+            of_first = [g for g in study if g.condition == definition.first_condition]
+            chosen = [g for g in of_first if g.setting in settings] if settings else study
             if chosen and {group.setting for group in chosen} >= set(settings):
                 paths.append(PICTURES[kind](chosen, out / file, beside))
     return [path for path in paths if path]

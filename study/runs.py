@@ -34,6 +34,11 @@ class Study(typing.NamedTuple):
     pictures: dict = {}
     beside: dict = {}  # study -> settings that its picture shows as well, with their own seeds
 
+    @property
+    def first_condition(self):
+        """That of the question, and of what is shown of single settings and of the units."""
+        return next(iter(self.schedules))
+
 
 class Run(typing.NamedTuple):
     """One run of train.py."""
@@ -335,7 +340,7 @@ def quick(runs):
         return run._replace(flags=flags, source=source)
 
     def is_of_the_first_schedule(run):
-        schedule = next(iter(STUDIES[run.study].schedules.values()))
+        schedule = STUDIES[run.study].schedules[STUDIES[run.study].first_condition]
         return all(run.flags.get(n) == schedule.get(n) for n in ("train_examples", "label_only"))
 
     chosen = filter(is_of_the_first_schedule, runs)

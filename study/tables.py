@@ -132,7 +132,7 @@ def tasks_table(study, definition):
     """
     tasks = [task for task in groups.tasks_of(study) if task != per_image.MEAN]
     implied = [t for t in implied_tasks(study) if definition.condition == f"{t} labels"]
-    asked = (next(iter(definition.schedules)), *(definition.question or ()))
+    asked = (definition.first_condition, *(definition.question or ()))
     gained = {
         (group.condition, group.setting, task): groups.gains_of(
             group, baseline_of(study, group), task
@@ -336,10 +336,10 @@ def units_table(study, definition):
     """The mean weights of each unit: mean over seeds, lowest and highest seed. And how far all
     its weights are from their start: root mean square of all channels, mean over seeds.
 
-    As `gains_table`, without the controls; None if no run has units.
+    As `gains_table`, of the first condition and without the controls; None if no run has units.
     """
-    controls = definition.controls.values()
-    study = [group for group in study if group.setting not in controls]
+    study = [group for group in study if group.condition == definition.first_condition]
+    study = [group for group in study if group.setting not in definition.controls.values()]
 
     def cell(values):
         return f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})"

@@ -140,10 +140,22 @@ def test_mean_weights_have_their_lowest_and_highest_seed_and_their_distance():
     for record, weight in zip(group.records.values(), (0.8, 0.6)):
         record["cross_stitch"] = {"cross_stitch_1": [[1, 0], [0, weight]]}
         record["distances"] = {"cross_stitch_1": [[0, 0], [0, 1 - weight]]}
-    _, _, row = rows_of(tables.units_table([none, group], runs.STUDIES["full"]))
+    definition = runs.STUDIES["few_article_labels"]
+    of_fewer_labels = group._replace(condition=300)  # the page tells of the units with 1,000
+    _, _, row = rows_of(tables.units_table([of_fewer_labels, none, group], definition))
     still = ["1.00 (1.00, 1.00)", "0.00 (0.00, 0.00)", "0.00 (0.00, 0.00)"]
     # Of four weights one moved by 0.2 and 0.4: the root mean squares are 0.1 and 0.2.
     assert row == ["layer", "1", *still, "0.70 (0.60, 0.80)", "0.15"]
+
+
+def test_a_picture_of_single_settings_shows_the_first_condition(monkeypatch, tmp_path):
+    (group,) = made_groups(**{"start 0.7": {0: (0.7, 0.9)}})
+    drawn = []
+    monkeypatch.setitem(pictures.PICTURES, "weights at the end", lambda *given: drawn.append(given))
+    monkeypatch.setitem(pictures.PICTURES, "few article labels", lambda *given: drawn.append(given))
+    study = [group._replace(condition=300), group]
+    pictures.draw({"few_article_labels": study}, tmp_path)
+    assert [[g.condition for g in shown] for shown, *_ in drawn] == [[300, 1000], [1000]]
 
 
 def test_p_values_are_corrected_as_holm_says():
