@@ -11,7 +11,7 @@ from harness import files, matrices
 from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import LAST_EVALUATIONS
-from study import command_line, groups, pictures, plot, tables, watching
+from study import command_line, groups, markdown, pictures, plot, watching
 from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
 from study.machines import made_with, ranges_of
 from study.per_image import MEAN, differences, shares
@@ -133,7 +133,7 @@ def name_of(task):
 def points(share, half_width, sign="+"):
     """For example +0.31 ± 0.44, in percent."""
     half = "" if np.isnan(half_width) else f" ± {100 * half_width:.2f}"
-    return "–" if np.isnan(share) else tables.number(100 * share, sign) + half
+    return "–" if np.isnan(share) else markdown.number(100 * share, sign) + half
 
 
 def sentence(gains):
@@ -154,13 +154,13 @@ def sentence(gains):
         largest = max(tested, key=lambda gain: abs(gain.mean))
         return (
             "No setting differs significantly from none. The largest difference:"
-            f" {largest.text()} ({tables.p_equals(largest.p)} after correction for {len(tested)} comparisons)."
+            f" {largest.text()} ({markdown.p_equals(largest.p)} after correction for {len(tested)} comparisons)."
         )
     sentences = []
     for setting in dict.fromkeys(gain.setting for gain in told):
         parts = [
             f"{'gains' if gain.mean > 0 else 'loses'} {points(abs(gain.mean), gain.half_width, '')}"
-            f" points on {name_of(gain.task)} ({tables.p_equals(gain.p)})"
+            f" points on {name_of(gain.task)} ({markdown.p_equals(gain.p)})"
             for gain in told
             if gain.setting == setting
         ]
@@ -187,10 +187,10 @@ def table(study, gains):
                 row += [cell(mean, half, of_seeds, ""), ""]
                 continue
             (gain,) = [g for g in gains if (g.setting, g.task) == (group.setting, task)]
-            p = "" if np.isnan(gain.p) else tables.p_text(gain.p)
+            p = "" if np.isnan(gain.p) else markdown.p_text(gain.p)
             row += [cell(gain.mean, gain.half_width, gain.half_width_of_seeds, "+"), p]
         rows.append(row)
-    return tables.markdown(header, rows)
+    return markdown.as_table(header, rows)
 
 
 def cell(mean, half_width, of_seeds, sign):

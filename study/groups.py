@@ -136,6 +136,11 @@ def has_predictions(study, task):
     )
 
 
+def is_enough(gains):
+    """Whether there are enough seeds for an interval and a p-value."""
+    return len(gains) >= SEEDS_OF_AN_INTERVAL
+
+
 def half_width_for_new_images(values):
     """As `half_width`, for new seeds and new images. Args: [S, N]."""
     enough = len(values) >= SEEDS_OF_AN_INTERVAL

@@ -20,7 +20,7 @@ import numpy as np
 from harness import files
 from harness.errors import Failed
 from harness.files import ROOT
-from study import groups, replication, runs, tables
+from study import groups, markdown, replication, runs, tables
 
 PAGES = {
     ROOT / "study" / "README.md": (*tables.NAMES, *replication.NAMES),
@@ -195,13 +195,13 @@ def gains_of(source, found):
 
 def gain(source, found):
     """The mean gain of some seeds, with its interval from three seeds on."""
-    return tables.interval(gains_of(source, found), "+")
+    return markdown.interval(gains_of(source, found), "+")
 
 
 def p_uncorrected(source, found):
     """The p-value of a t-test by itself."""
     gained = gains_of(source, found)
-    return p_figure(groups.p_value(gained)) if tables.is_enough(gained) else NO_RECORDS
+    return p_figure(groups.p_value(gained)) if groups.is_enough(gained) else NO_RECORDS
 
 
 def p_after_holm(source, found):

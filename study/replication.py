@@ -6,7 +6,7 @@ import scipy.stats
 from harness import matrices
 from harness.matrices import figure
 from harness.names import LAST_EVALUATIONS
-from study import groups, pictures, plot, records, tables
+from study import groups, markdown, pictures, plot, records, tables
 from study.groups import Group, find, records_of
 
 NAMES = ("replicated", "replication_questions", "replication_programs")  # in README.md here
@@ -113,19 +113,19 @@ def questions_table(study, made):
     others_p = [groups.p_value(list(gained.values())) for _, gained in others]
     corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
     asked += [
-        (title, gained, f"{tables.p_text(p)} (Holm)")
+        (title, gained, f"{markdown.p_text(p)} (Holm)")
         for (title, gained), p in zip(others, corrected)
     ]
     rows = []
     for title, gained, p in asked:
         values = list(gained.values())
         if len(values) >= enough:
-            shown = p or tables.p_text(groups.p_value(values))
+            shown = p or markdown.p_text(groups.p_value(values))
             low, high = (100 * limit for limit in groups.prediction_limits(values))
-            pair = f"{tables.number(low, '+')} to {tables.number(high, '+')}"
-            rows.append([title, len(values), tables.interval(values, "+"), shown, pair])
+            pair = f"{markdown.number(low, '+')} to {markdown.number(high, '+')}"
+            rows.append([title, len(values), markdown.interval(values, "+"), shown, pair])
     header = ["question", "seeds", "gain (mean)", "p", "one pair of runs"]
-    return f"{tables.markdown(header, rows)}\n\n{made}"
+    return f"{markdown.as_table(header, rows)}\n\n{made}"
 
 
 def programs_table(study, of_train_py):
@@ -145,12 +145,12 @@ def programs_table(study, of_train_py):
         if min(len(ours), len(theirs)) < groups.SEEDS_OF_AN_INTERVAL:
             continue
         low, high = scipy.stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval()
-        difference = tables.number(50 * (low + high), "+")
+        difference = markdown.number(50 * (low + high), "+")
         seeds = f"{len(ours)} and {len(theirs)}"
-        cells = tables.interval(ours), tables.interval(theirs)
+        cells = markdown.interval(ours), markdown.interval(theirs)
         rows.append([group.setting, seeds, *cells, f"{difference} ± {50 * (high - low):.2f}"])
     header = ["setting", "seeds", "train.py", "PyTorch", "difference"]
-    return tables.markdown(header, rows) if rows else None
+    return markdown.as_table(header, rows) if rows else None
 
 
 def all_tables(study, made, studies):

@@ -5,9 +5,10 @@ Which tables a study has, its entry in `runs.STUDIES` says, by their names in TA
 
 import numpy as np
 
-from study import groups, per_image, runs
+from study import class_tables, groups, per_image, runs
 from study.groups import baseline_of, find, records_of
 from study.machines import made_with
+from study.markdown import answer, as_table, interval, number, p_equals, p_text
 
 # Of the tables that README.md of this folder shows, and of the one in the project's.
 NAMES_IN_PROJECT = ("results",)
@@ -40,59 +41,6 @@ def as_text(tables):
     return "\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items())
 
 
-# --- Cells ---
-
-
-def number(value, sign=""):
-    """Two decimals, and never -0.00."""
-    return f"{round(value, 2) + 0.0:{sign}.2f}"
-
-
-def interval(shares, sign=""):
-    """Mean and interval in percent, of shares of 1.
-
-    Of values [S], for example +0.31 ± 0.20. Of [S, N], +0.31 ± 0.44 (0.20): for new images, and
-    in brackets for these.
-    """
-    if not len(shares):
-        return "–"
-    mean, half = number(100 * np.mean(shares), sign), 100 * groups.half_width(shares)
-    if np.isnan(half):
-        return mean
-    if np.ndim(shares) == 2:
-        return f"{mean} ± {100 * groups.half_width_for_new_images(shares):.2f} ({half:.2f})"
-    return f"{mean} ± {half:.2f}"
-
-
-def p_text(p):
-    """A p-value with three decimals, and never 0."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def p_equals(p):
-    """As `p_text`, for a sentence: p = 0.012, or p < 0.001."""
-    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
-
-
-def gain_cell(group, baseline, task="mean"):
-    """A gain with its interval; empty for the baseline itself."""
-    if group.setting == baseline.setting:
-        return ""
-    gained = groups.gains_of(group, baseline, task)
-    fewer = f" ({len(gained)} seeds)" if 0 < len(gained) < len(group.records) else ""
-    return interval(gained, "+") + fewer
-
-
-def markdown(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
-
-
-def details(summary, text):
-    """A block that the reader opens."""
-    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
-
-
 # --- A study's table ---
 
 
@@ -116,13 +64,6 @@ def gains_table(study, definition):
     return "\n\n".join(filter(None, [table, made, controls]))
 
 
-def answer(gains):
-    """The p-value of the question that was fixed beforehand; empty if there are too few seeds."""
-    if not is_enough(gains):
-        return ""
-    return f"*The question fixed beforehand: {p_equals(groups.p_value(gains))}.* "
-
-
 def tasks_table(study, definition):
     """What each setting gains on each task, with p. The question that was fixed beforehand has a
     p-value of its own; all others are corrected together. As `gains_table`.
@@ -141,9 +82,11 @@ def tasks_table(study, definition):
         if group.setting != "none"
         for task in tasks
     }
-    tested = {key: gains for key, gains in gained.items() if is_enough(gains) and key != asked}
+    tested = {
+        key: gains for key, gains in gained.items() if groups.is_enough(gains) and key != asked
+    }
     p_values = {key: p_text(p) for key, p in groups.corrected(tested).items()}
-    if is_enough(gained.get(asked, [])):
+    if groups.is_enough(gained.get(asked, [])):
         p_values[asked] = f"{p_text(groups.p_value(gained[asked]))} (asked)"
     rows = []
     for group in study:
@@ -161,7 +104,7 @@ def tasks_table(study, definition):
     for task in tasks:
         header += [task, f"p ({task})"]
     header += [f"{task} by article" for task in implied]
-    table, made = markdown(header, rows), made_with(records_of(study))
+    table, made = as_table(header, rows), made_with(records_of(study))
     controls = controls_table(study, definition.controls, tasks, definition.condition)
     return "\n\n".join(filter(None, [table, made, controls]))
 
@@ -187,7 +130,7 @@ def against_controls_table(study, definition):
     if not rows:
         return None
     header = ["setting", "seeds", *tasks]
-    table = markdown([*header, *(f"other answers ({task})" for task in tasks[:-1])], rows)
+    table = as_table([*header, *(f"other answers ({task})" for task in tasks[:-1])], rows)
     return f"{table}\n\n{made_with(records_of(study))}"
 
 
@@ -197,10 +140,6 @@ def kinds_table(study, definition):
     if not kinds:
         return None
     return f"{accuracy_table(kinds, shows_by_article=False)}\n\n{made_with(records_of(kinds))}"
-
-
-def is_enough(gains):
-    return len(gains) >= groups.SEEDS_OF_AN_INTERVAL
 
 
 def controls_table(study, controls, tasks=(per_image.MEAN,), first="images"):
@@ -223,13 +162,13 @@ def controls_table(study, controls, tasks=(per_image.MEAN,), first="images"):
         if group.setting in controls
         for task in tasks
     }
-    gained = {which: gains for which, gains in gained.items() if is_enough(gains)}
+    gained = {which: gains for which, gains in gained.items() if groups.is_enough(gains)}
     rows = [
         [units, task, condition, len(gained[condition, units, task]),
          interval(gained[condition, units, task], "+"), p_text(p)]
         for (condition, units, task), p in groups.corrected(gained).items()
     ]  # fmt: skip
-    return markdown(["units", "task", first, "seeds", *TITLES_OF_CONTROLS], rows) if rows else None
+    return as_table(["units", "task", first, "seeds", *TITLES_OF_CONTROLS], rows) if rows else None
 
 
 def accuracy_table(study, baselines=("none",), first="images", shows_by_article=True):
@@ -263,7 +202,16 @@ def accuracy_table(study, baselines=("none",), first="images", shows_by_article=
             row += [gain_cell(group, other) for other in others]
         row += [by_article(group, task) for task in implied]
         rows.append(row)
-    return markdown(header, rows)
+    return as_table(header, rows)
+
+
+def gain_cell(group, baseline, task="mean"):
+    """A gain with its interval; empty for the baseline itself."""
+    if group.setting == baseline.setting:
+        return ""
+    gained = groups.gains_of(group, baseline, task)
+    fewer = f" ({len(gained)} seeds)" if 0 < len(gained) < len(group.records) else ""
+    return interval(gained, "+") + fewer
 
 
 def implied_tasks(study):
@@ -317,7 +265,7 @@ def comparisons_with(studies, baseline):
         for group in studies[name]:
             gained = groups.gains_of(group, baseline_of(shown, group, baseline))
             is_compared = group in shown and group.setting not in ("none", baseline, *controls)
-            if is_compared and is_enough(gained):
+            if is_compared and groups.is_enough(gained):
                 compared[name, group.condition, group.setting] = gained
     return compared
 
@@ -358,86 +306,8 @@ def units_table(study, definition):
             weights = map(cell, means.reshape(len(records), -1).T)
             rows.append([group.setting, scope[-1], *weights, moved])
     header = [f"{to} from {source}" for to in tasks for source in tasks]
-    table = markdown(["setting", "unit", *header, "moved"], rows)
+    table = as_table(["setting", "unit", *header, "moved"], rows)
     return f"{table}\n\n{made_with(records_of(having))}"
-
-
-# --- Single classes ---
-
-
-def recalls_table(study, definition):
-    """Classes whose recall differs from none's by more than chance (t-tests over the seeds).
-
-    As `gains_table`; None if there are too few records with recalls.
-    """
-    having = [
-        group._replace(records={s: r for s, r in group.records.items() if r.get("recall")})
-        for group in study
-    ]
-    none = find(having, "none")
-    recalls, compared = {}, {}
-    for group in having:
-        seeds = [seed for seed in none.records if seed in group.records]
-        if group.setting == "none" or len(seeds) < groups.SEEDS_OF_AN_INTERVAL:
-            continue
-        for task, classes in none.records[seeds[0]]["recall"].items():
-            for name in classes:
-                without, shared = (
-                    np.array([of.records[seed]["recall"][task][name] for seed in seeds])
-                    for of in (none, group)
-                )
-                recalls[task, name, group.setting] = without
-                compared[task, name, group.setting] = shared - without
-    if not compared:
-        return None
-    rows = [
-        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), p_text(p)]
-        for key, p in groups.significant(compared).items()
-    ]
-    header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
-    table = markdown(header, rows) if rows else "No per-class difference is significant."
-    found = f"{len(rows)} of {len(compared)} comparisons have p < {groups.SIGNIFICANCE} after Holm."
-    return f"{table}\n\n*{found}* {made_with(records_of(study))}"
-
-
-def ranks_table(study, definition):
-    """What the articles with the most and the fewest images gain, and what can be told from 0.
-
-    As `gains_table`. Of none, as in every table, recalls and accuracies in percent.
-    """
-    compared = groups.starved_comparisons(study)
-
-    def row_of(group, measures):
-        if group.setting != "none":
-            return [interval(compared[measure, group.setting], "+") for measure in measures]
-        levels = [groups.starved_measures(record) for record in group.records.values()]
-        return [interval([level[measure] for level in levels]) for measure in measures]
-
-    names = list(groups.starved_measures(records_of(study)[0]))
-    recalls = [name for name in names if "recall" in name]
-    more = [name for name in names if name not in recalls]
-    rows = [[g.setting, len(g.records), *row_of(g, recalls)] for g in study]
-    titles = [name.removeprefix("accuracy, ") for name in more]
-    more_rows = [[g.setting, *row_of(g, more)] for g in study]
-    return "\n\n".join([
-        markdown(["setting", "seeds", *recalls], rows),
-        f"{told_from_0(compared, definition.question)} {made_with(records_of(study))}",
-        details("F1, and accuracy in both tasks", markdown(["setting", *titles], more_rows)),
-    ])  # fmt: skip
-
-
-def told_from_0(gained, question):
-    """The p-value of the question, if there is one, and what else Holm's correction leaves."""
-    others = {which: gains for which, gains in gained.items() if is_enough(gains)}
-    setting, measure = question or (None, None)
-    asked = others.pop((measure, setting), [])
-    told = [
-        f"{measure} of {setting} {interval(others[measure, setting], '+')} ({p_equals(p)})"
-        for (measure, setting), p in groups.significant(others).items()
-    ]
-    compared = "other comparisons" if asked else "comparisons"
-    found = f"{len(told)} of {len(others)} {compared} have p < {groups.SIGNIFICANCE}"
-    return f"{answer(asked)}*{found} after Holm{': ' if told else ''}{'; '.join(told)}.*"
 
 
 # What a table can show: name in `runs.STUDIES` -> function of groups and the study's definition.
@@ -447,6 +317,6 @@ TABLES = {
     "against controls": against_controls_table,
     "kinds": kinds_table,
     "weights": units_table,
-    "recalls": recalls_table,
-    "ranks": ranks_table,
+    "recalls": class_tables.recalls_table,
+    "ranks": class_tables.ranks_table,
 }

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from study import groups, intervals, pages, per_image, tables
+from study import groups, intervals, markdown, pages, per_image, tables
 from study.groups import Group
 
 IMAGES = 400
@@ -58,7 +58,7 @@ def test_one_record_without_predictions_leaves_the_interval_over_seeds():
     older = {**MORE.records[2], "correct_last": None}
     gained = groups.gains_of(MORE._replace(records={**MORE.records, 2: older}), NONE, "a")
     assert np.shape(gained) == (5,)
-    assert re.fullmatch(r"\+\d\.\d\d ± \d\.\d\d", tables.interval(gained, "+"))
+    assert re.fullmatch(r"\+\d\.\d\d ± \d\.\d\d", markdown.interval(gained, "+"))
 
 
 def test_two_seeds_have_no_interval():

@@ -18,8 +18,10 @@ from conftest import ROOT, command_of, run_script
 from harness import processor
 from harness.errors import Failed
 from study import (
+    class_tables,
     groups,
     machines,
+    markdown,
     pages,
     pictures,
     plot,
@@ -259,12 +261,12 @@ def test_recalls_name_the_classes_that_gain_by_more_than_chance():
         for seed, record in group.records.items():
             recalls = {"coat": coat[group.setting][seed], "shirt": shirt[group.setting][seed]}
             record["recall"] = {"article": recalls | {"bag": 0.9}}
-    table = tables.recalls_table(study, runs.STUDIES["full_30_epochs"])
+    table = class_tables.recalls_table(study, runs.STUDIES["full_30_epochs"])
     (row,) = rows_of(table)[2:]
     assert row[:5] == ["article", "coat", "channel", "75.00", "+20.00 ± 0.02"]
     assert "1 of 3 comparisons" in table
     del groups.find(study, "channel").records[2]["recall"]  # two seeds are too few
-    assert tables.recalls_table(study, runs.STUDIES["full_30_epochs"]) is None
+    assert class_tables.recalls_table(study, runs.STUDIES["full_30_epochs"]) is None
 
 
 def starved_record(seed, recalls):
@@ -290,7 +292,7 @@ def starved_groups(gains_of_rarest):
 
 
 def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
-    table = tables.ranks_table(starved_groups([0.10, 0.20, 0.30]), runs.STUDIES["starved"])
+    table = class_tables.ranks_table(starved_groups([0.10, 0.20, 0.30]), runs.STUDIES["starved"])
     assert cell_of({"starved": table}, "starved", "none", "recall, rarest") == "50.00 ± 0.00"
     assert cell_of({"starved": table}, "starved", "none", "F1, between") == "40.00 ± 0.00"
     # 10, 20 and 30 points: deviation 10, and t is 4.303 for two degrees of freedom.
@@ -306,10 +308,10 @@ def test_starved_articles_are_compared_by_rank_whichever_article_has_it():
 
 def test_of_starved_runs_only_the_question_fixed_beforehand_is_not_corrected():
     study = starved_groups([0.10, 0.10001, 0.10002])
-    table = tables.ranks_table(study, runs.STUDIES["starved"])
+    table = class_tables.ranks_table(study, runs.STUDIES["starved"])
     (line,) = [li for li in table.splitlines() if "Holm" in li]
     gains = groups.starved_comparisons(study)["recall, rarest - commonest", "channel"]
-    assert f"fixed beforehand: {tables.p_equals(groups.p_value(gains))}.*" in line
+    assert f"fixed beforehand: {markdown.p_equals(groups.p_value(gains))}.*" in line
     # Nine others: recall and F1 of three ranks, F1's difference, and two accuracies. Those of
     # the rarest and F1's difference are all 10 points, the others 0.
     assert "3 of 9 other comparisons" in line

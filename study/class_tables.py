@@ -1,0 +1,86 @@
+"""The tables of single classes: their recalls, and articles by their number of images.
+
+As the tables of tables.py, in Markdown, from groups of records.
+"""
+
+import numpy as np
+
+from study import groups
+from study.groups import find, records_of
+from study.machines import made_with
+from study.markdown import answer, as_table, details, interval, number, p_equals, p_text
+
+
+def recalls_table(study, definition):
+    """Classes whose recall differs from none's by more than chance (t-tests over the seeds).
+
+    As `gains_table`; None if there are too few records with recalls.
+    """
+    having = [
+        group._replace(records={s: r for s, r in group.records.items() if r.get("recall")})
+        for group in study
+    ]
+    none = find(having, "none")
+    recalls, compared = {}, {}
+    for group in having:
+        seeds = [seed for seed in none.records if seed in group.records]
+        if group.setting == "none" or len(seeds) < groups.SEEDS_OF_AN_INTERVAL:
+            continue
+        for task, classes in none.records[seeds[0]]["recall"].items():
+            for name in classes:
+                without, shared = (
+                    np.array([of.records[seed]["recall"][task][name] for seed in seeds])
+                    for of in (none, group)
+                )
+                recalls[task, name, group.setting] = without
+                compared[task, name, group.setting] = shared - without
+    if not compared:
+        return None
+    rows = [
+        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), p_text(p)]
+        for key, p in groups.significant(compared).items()
+    ]
+    header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
+    table = as_table(header, rows) if rows else "No per-class difference is significant."
+    found = f"{len(rows)} of {len(compared)} comparisons have p < {groups.SIGNIFICANCE} after Holm."
+    return f"{table}\n\n*{found}* {made_with(records_of(study))}"
+
+
+def ranks_table(study, definition):
+    """What the articles with the most and the fewest images gain, and what can be told from 0.
+
+    As `gains_table`. Of none, as in every table, recalls and accuracies in percent.
+    """
+    compared = groups.starved_comparisons(study)
+
+    def row_of(group, measures):
+        if group.setting != "none":
+            return [interval(compared[measure, group.setting], "+") for measure in measures]
+        levels = [groups.starved_measures(record) for record in group.records.values()]
+        return [interval([level[measure] for level in levels]) for measure in measures]
+
+    names = list(groups.starved_measures(records_of(study)[0]))
+    recalls = [name for name in names if "recall" in name]
+    more = [name for name in names if name not in recalls]
+    rows = [[g.setting, len(g.records), *row_of(g, recalls)] for g in study]
+    titles = [name.removeprefix("accuracy, ") for name in more]
+    more_rows = [[g.setting, *row_of(g, more)] for g in study]
+    return "\n\n".join([
+        as_table(["setting", "seeds", *recalls], rows),
+        f"{told_from_0(compared, definition.question)} {made_with(records_of(study))}",
+        details("F1, and accuracy in both tasks", as_table(["setting", *titles], more_rows)),
+    ])  # fmt: skip
+
+
+def told_from_0(gained, question):
+    """The p-value of the question, if there is one, and what else Holm's correction leaves."""
+    others = {which: gains for which, gains in gained.items() if groups.is_enough(gains)}
+    setting, measure = question or (None, None)
+    asked = others.pop((measure, setting), [])
+    told = [
+        f"{measure} of {setting} {interval(others[measure, setting], '+')} ({p_equals(p)})"
+        for (measure, setting), p in groups.significant(others).items()
+    ]
+    compared = "other comparisons" if asked else "comparisons"
+    found = f"{len(told)} of {len(others)} {compared} have p < {groups.SIGNIFICANCE}"
+    return f"{answer(asked)}*{found} after Holm{': ' if told else ''}{'; '.join(told)}.*"
