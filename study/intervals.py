@@ -39,6 +39,43 @@ def estimate(values):
     return Estimate(mean, np.maximum(*half_widths), np.maximum(*p_values))
 
 
+class Variances(typing.NamedTuple):
+    """How much the parts of one value vary."""
+
+    of_seed: float
+    of_image: float
+    of_rest: float
+
+
+def variances(values):
+    """The variances of the parts, from the mean squares. Args: [S, N]. Returns: `Variances`."""
+    seeds, images = np.shape(values)
+    _, of_seeds, of_images, of_rest = mean_squares(values)
+    return Variances(
+        max(0.0, float(of_seeds - of_rest) / images),
+        max(0.0, float(of_images - of_rest) / seeds),
+        float(of_rest),
+    )
+
+
+def images_needed(of_one, gain, seeds, power=0.8):
+    """How many images show a gain: 0 is outside of its interval for new seeds and new images.
+
+    Args:
+      of_one: `Variances` of a gain.
+      gain: the true gain.
+      seeds: S.
+      power: with which probability.
+
+    Returns:
+      Their number; None if no number of images would, with so few seeds.
+    """
+    # The estimate is within its interval of 0 unless the true gain is so many standard errors.
+    errors = sum(scipy.stats.t.ppf((0.975, power), seeds - 1))
+    left = np.square(gain / errors) - of_one.of_seed / seeds
+    return int(np.ceil((of_one.of_image + of_one.of_rest / seeds) / left)) if left > 0 else None
+
+
 def students(mean, variance, freedom):
     """The half width of the 95 % interval by Student's t, and p. Args: [...] each, or a number."""
     # Values that are all the same differ by rounding, as they are differences of shares.

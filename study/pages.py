@@ -22,8 +22,20 @@ from harness.errors import Failed
 from harness.files import ROOT
 from study import groups, markdown, replication, runs, tables
 
+# What a reader of the study's page may skip.
+OF_MORE_TABLES = (
+    "full",
+    "where",
+    "few_images",
+    "few_labels_control",
+    "few_labels_weights",
+    "starved",
+    "replication_programs",
+)
+OF_STUDY = [n for n in (*tables.NAMES, *replication.NAMES) if n not in OF_MORE_TABLES]
 PAGES = {
-    ROOT / "study" / "README.md": (*tables.NAMES, *replication.NAMES),
+    ROOT / "study" / "README.md": OF_STUDY,
+    ROOT / "study" / "TABLES.md": OF_MORE_TABLES,
     ROOT / "README.md": tables.NAMES_IN_PROJECT,
 }
 NAMES = {name for names in PAGES.values() for name in names}

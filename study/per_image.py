@@ -3,6 +3,8 @@
 A record keeps in how many of its last evaluations each image was predicted correctly.
 """
 
+import itertools
+
 import numpy as np
 
 from harness.names import LAST_EVALUATIONS
@@ -35,6 +37,21 @@ def of_all_images(record, task):
 def values(group, task):
     """Of all seeds, [S, N]."""
     return np.array([shares(record, task) for record in group.records.values()])
+
+
+def changed(values, least=0.5):
+    """How many images' mean over the seeds is at least so far from 0, if the signs of seeds are
+    exchanged.
+
+    Args:
+      values: differences, [S, N].
+
+    Returns:
+      [2 ** S], for each exchange. The first exchanges none.
+    """
+    signs = np.array(list(itertools.product([1, -1], repeat=len(values))))
+    # Shares of evaluations are no binary fractions: half of them may be a little less than 0.5.
+    return np.array([np.sum(np.abs(of @ values) / len(of) > least - 1e-9) for of in signs])
 
 
 def differences(group, baseline, task):

@@ -9,7 +9,7 @@ from harness.names import LAST_EVALUATIONS
 from study import groups, markdown, pictures, plot, records, tables
 from study.groups import Group, find, records_of
 
-NAMES = ("replicated", "replication_questions", "replication_programs")  # in README.md here
+NAMES = ("replicated", "replication_questions", "replication_programs")  # on the pages here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 # The runs of train.py that these are compared with.
 TRAIN_PY_STUDY, TRAIN_PY_DECAY = "full_30_epochs", "0.9"

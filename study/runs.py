@@ -21,6 +21,7 @@ class Study(typing.NamedTuple):
     seeds: range
     baselines: tuple = ("none",)  # the settings that the others are compared with
     borrowed: dict = {}  # study -> settings whose runs of the same seeds are shown as well
+    repeated_by: str | None = None  # the study whose figures count instead, where it has a setting
     hidden: tuple = ()  # settings that no table shows: they lend their towers to others
     # Setting -> what it is compared with besides: the same units sharing nothing, for example.
     controls: dict = {}
@@ -88,6 +89,13 @@ KINDS_OF_SHARING = {
     "hard sharing": {**NO_UNITS, "hard_sharing": True},
 }
 FEW_LABELS_SETTINGS = {**KINDS_OF_SHARING, "start 0.7": START_07, "rate x1000": RATE_X1000}
+SHARING_AND_CONTROLS = {
+    **KINDS_OF_SHARING,
+    "start 0.7": START_07,
+    "channel own only": {"cross_stitch_own_only": True},
+    "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
+}
+CONTROLS = {"channel": "channel own only", "nddr": "nddr own only"}
 # Nddr units take a third longer: two studies do without, so that they can be finished.
 WITHOUT_NDDR = {name: given for name, given in KINDS_OF_SHARING.items() if name != "nddr"}
 
@@ -125,18 +133,23 @@ def few_labels(task, *numbers):
 
 # A choice that was made with some seeds is tested with others.
 STUDIES = {
-    # What sharing brings, and what units bring that share nothing.
-    "full": Study(
-        {
-            **KINDS_OF_SHARING,
-            "start 0.7": START_07,
-            "channel own only": {"cross_stitch_own_only": True},
-            "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
-        },
+    # What sharing brings, and what units bring that share nothing: for new images.
+    "all_images": Study(
+        {**SHARING_AND_CONTROLS, "channel": {}},  # its runs are also those beside bfloat16
         FIVE_EPOCHS,
         range(200, 208),
         baselines=("none", "channel"),
-        controls={"channel": "channel own only", "nddr": "nddr own only"},
+        controls=CONTROLS,
+        more_tables={"needed": "images needed", "changed": "images changed"},
+    ),
+    # The same before records kept what was predicted for each image.
+    "full": Study(
+        SHARING_AND_CONTROLS,
+        FIVE_EPOCHS,
+        range(200, 208),
+        baselines=("none", "channel"),
+        controls=CONTROLS,
+        repeated_by="all_images",
         more_tables={"results": "kinds", "weights": "weights"},
         pictures={
             "acc_test.png": ("accuracy", "none", "channel"),
@@ -149,7 +162,6 @@ STUDIES = {
         WITHOUT_NDDR,
         THIRTY_EPOCHS,
         range(5),
-        more_tables={"recalls": "recalls"},
         pictures={"acc_test_30_epochs.png": ("accuracy", "none", "channel")},
     ),
     "where": Study(
@@ -250,14 +262,13 @@ STUDIES = {
     # What bfloat16 costs: each setting against the same in float32.
     "precision": Study(
         {
-            "none": NO_UNITS,
-            "channel": {},
             "none bfloat16": {**NO_UNITS, "precision": "bfloat16"},
             "channel bfloat16": {"precision": "bfloat16"},
         },
         FIVE_EPOCHS,
         range(200, 205),
         baselines=(),
+        borrowed={"all_images": ("none", "channel")},
         controls={"none bfloat16": "none", "channel bfloat16": "channel"},
         table="against controls",
     ),

@@ -5,12 +5,12 @@ Which tables a study has, its entry in `runs.STUDIES` says, by their names in TA
 
 import numpy as np
 
-from study import class_tables, groups, per_image, runs
+from study import groups, image_tables, per_image, runs, starved_table
 from study.groups import baseline_of, find, records_of
 from study.machines import made_with
 from study.markdown import answer, as_table, interval, number, p_equals, p_text
 
-# Of the tables that README.md of this folder shows, and of the one in the project's.
+# Of the tables that the pages of this folder show, and of the one in the project's README.md.
 NAMES_IN_PROJECT = ("results",)
 MORE_NAMES = [name for study in runs.STUDIES.values() for name in study.more_tables]
 NAMES = (*runs.STUDIES, *(n for n in MORE_NAMES if n not in NAMES_IN_PROJECT), "comparisons")
@@ -178,7 +178,8 @@ def accuracy_table(study, baselines=("none",), first="images", shows_by_article=
     Args:
       study: list of groups.
       baselines: settings that the others are compared with.
-      first: the title of the first column, which shows each group's condition.
+      first: the title of the first column, which shows each group's condition, if there are
+        several.
       shows_by_article: whether a last column shows the accuracy of the group derived from the
         article, less that of the group's tower.
 
@@ -186,13 +187,17 @@ def accuracy_table(study, baselines=("none",), first="images", shows_by_article=
       A table in Markdown.
     """
     tasks, implied = groups.tasks_of(study), implied_tasks(study) if shows_by_article else []
-    header = [first, "setting", "seeds", *tasks]
+    has_several = len({group.condition for group in study}) > 1
+    if groups.has_predictions(study, per_image.MEAN):
+        baselines = baselines[:1]  # with two intervals in a cell, there is no room for the others
+    header = [*([first] if has_several else []), "setting", "seeds", *tasks]
     header += [f"over {baseline} (mean)" for baseline in baselines[1:]]
     header += [f"{task} by article" for task in implied]
     rows = []
     for group in study:
         diverged = f", {group.diverged} diverged" if group.diverged else ""
-        row = [f"{group.condition:,}", group.setting, f"{len(group.records)}{diverged}"]
+        row = [f"{group.condition:,}"] if has_several else []
+        row += [group.setting, f"{len(group.records)}{diverged}"]
         first_baseline, *others = (baseline_of(study, group, name) for name in baselines)
         if group.setting == first_baseline.setting:
             row += [interval(groups.levels_of(group, task)) for task in tasks]
@@ -228,8 +233,8 @@ def by_article(group, task):
 
 def comparisons_text(studies):
     """How many differences from each baseline there are in the mean, and which of them Holm's
-    correction leaves; or None. Without controls, studies with a question that was fixed
-    beforehand, and tables of tasks, which have p-values of their own."""
+    correction leaves; or None. Without controls, what another study repeats, studies with a
+    question that was fixed beforehand, and tables of tasks, which have p-values of their own."""
     baselines = dict.fromkeys(name for study in studies for name in runs.STUDIES[study].baselines)
     lines = [comparisons_line(studies, baseline) for baseline in baselines]
     return "\n\n".join(filter(None, lines)) or None
@@ -261,10 +266,11 @@ def comparisons_with(studies, baseline):
         if has_its_own or baseline not in definition.baselines:
             continue
         shown = groups.shown(name, studies)
-        controls = definition.controls.values() if baseline != "none" else ()
+        others = {"none", baseline, *(g.setting for g in studies.get(definition.repeated_by, []))}
+        others |= set(definition.controls.values()) if baseline != "none" else set()
         for group in studies[name]:
             gained = groups.gains_of(group, baseline_of(shown, group, baseline))
-            is_compared = group in shown and group.setting not in ("none", baseline, *controls)
+            is_compared = group in shown and group.setting not in others
             if is_compared and groups.is_enough(gained):
                 compared[name, group.condition, group.setting] = gained
     return compared
@@ -317,6 +323,7 @@ TABLES = {
     "against controls": against_controls_table,
     "kinds": kinds_table,
     "weights": units_table,
-    "recalls": class_tables.recalls_table,
-    "ranks": class_tables.ranks_table,
+    "ranks": starved_table.ranks_table,
+    "images needed": image_tables.needed_table,
+    "images changed": image_tables.changed_table,
 }

@@ -119,3 +119,36 @@ def test_the_interval_holds_a_known_gain_as_often_as_the_page_says():
                 (said,) = re.findall(cells, page)
                 # numpy's releases draw other numbers.
                 assert found == pytest.approx([float(number) for number in said], abs=2)
+
+
+# --- How many images and seeds show a gain ---
+
+
+def drawn(random, gain, of_one, seeds, images):
+    """Values of as many seeds and images, whose parts vary as `of_one` says."""
+    of_seed, of_image, of_rest = np.sqrt(of_one)
+    values = gain + random.normal(0, of_seed, [seeds, 1]) + random.normal(0, of_image, images)
+    return values + random.normal(0, of_rest, [seeds, images])
+
+
+def test_variances_are_those_that_values_were_drawn_with():
+    of_one = intervals.Variances(0.2**2, 0.5**2, 1.0)
+    random = np.random.RandomState(0)
+    found = [intervals.variances(drawn(random, 0.3, of_one, 40, 200)) for _ in range(30)]
+    np.testing.assert_allclose(np.mean(found, axis=0), of_one, rtol=0.1)
+
+
+def test_that_many_images_show_a_gain_in_four_of_five_repetitions():
+    of_one = intervals.Variances(0.01**2, 0.3**2, 1.0)
+    images = intervals.images_needed(of_one, 0.05, 8)
+    random = np.random.RandomState(0)
+    found = [intervals.estimate(drawn(random, 0.05, of_one, 8, images)).p for _ in range(300)]
+    assert 0.7 < np.mean(np.array(found) < 0.05) < 0.9
+    half = [intervals.estimate(drawn(random, 0.05, of_one, 8, images // 2)).p for _ in range(300)]
+    assert np.mean(np.array(half) < 0.05) < 0.7
+
+
+def test_no_number_of_images_helps_where_seeds_differ_too_much():
+    of_one = intervals.Variances(0.1**2, 0.3**2, 1.0)
+    assert intervals.images_needed(of_one, 0.05, 8) is None
+    assert intervals.images_needed(of_one, 0.05, 64)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from study import groups, intervals, markdown, pages, per_image, tables
+from study import groups, image_tables, intervals, markdown, pages, per_image, tables
 from study.groups import Group
 
 IMAGES = 400
@@ -70,3 +70,59 @@ def test_two_seeds_have_no_interval():
                                     "0.60 (0.56, 0.65)", "0.10 ± 0.04 (5 seeds)", "8 of 8"])  # fmt: skip
 def test_a_figure_with_both_intervals_can_stand_in_a_sentence(figure):
     assert re.fullmatch(pages.FIGURE, figure)
+
+
+# --- Single images ---
+
+
+def test_images_that_changed_are_counted_for_each_exchange_of_signs():
+    # The first image is gained by both seeds, the second by one and lost by the other, and the
+    # third is gained by one seed in three of five evaluations.
+    values = np.array([[1.0, 1.0, 0.6], [1.0, -1.0, 0.0]])
+    assert per_image.changed(values).tolist() == [1, 1, 1, 1]
+    values[1, 2] = 0.4  # now half, in the mean
+    assert per_image.changed(values).tolist() == [2, 1, 1, 2]
+
+
+def gaining(at, share):
+    """Groups of eight seeds: without units no image is right; with layer units, `at` are in this
+    share of the evaluations, and with nddr units in none."""
+    counts = np.zeros(IMAGES, int)
+    none = {seed: record(seed, 0, counts) for seed in range(8)}
+    layer = {seed: record(seed, 0, np.where(at, round(5 * share), 0)) for seed in range(8)}
+    return [Group(1000, n, of) for n, of in (("none", none), ("layer", layer), ("nddr", none))]
+
+
+def test_a_table_counts_the_images_that_the_best_kind_changed():
+    study = gaining(np.arange(IMAGES) < 30, 0.6)
+    _, _, row, of_half = [line.split(" | ") for line in image_tables.changed_table(study, None).splitlines()]  # fmt: skip
+    assert row[:5] == ["| layer", "a", "8", "30", "0"]
+    # All 30 change if the signs agree but for one seed: 6 / 8 of 0.6 is less than half.
+    assert float(row[5]) == 0 and row[6].startswith(f"{2 / 256:.3f}")
+    assert of_half[1:4] == ["b", "8", "15"]
+
+
+def test_a_table_says_how_many_images_would_show_a_gain_of_a_tenth():
+    study = gaining(np.arange(IMAGES) < 30, 0.6)
+    text = image_tables.needed_table(study, None)
+    of_layer = text.splitlines()[2].split(" | ")
+    gained = groups.gains_of(study[1], study[0])
+    # The seeds agree in all, so only images vary: (1.960 + 0.842)² would be the factor of many.
+    expected = np.var(gained[0], ddof=1) * np.square((2.365 + 0.896) / 0.001)
+    assert float(of_layer[5].replace(",", "")) == pytest.approx(expected, rel=0.05)
+    assert of_layer[2] == "0.00" and of_layer[4] == "0.00"
+
+
+def test_records_without_predictions_have_no_table_of_images():
+    older = [
+        group._replace(records={s: {**r, "correct_last": None} for s, r in group.records.items()})
+        for group in gaining(np.arange(IMAGES) < 30, 0.6)
+    ]
+    assert image_tables.needed_table(older, None) is None
+    assert image_tables.changed_table(older, None) is None
+
+
+def test_a_table_with_two_intervals_leaves_out_what_is_gained_over_the_second_baseline():
+    study = gaining(np.arange(IMAGES) < 30, 0.6)
+    header = tables.accuracy_table(study, ["none", "layer"]).splitlines()[0]
+    assert header == "| setting | seeds | a | b | mean |"

@@ -1,49 +1,9 @@
-"""The tables of single classes: their recalls, and articles by their number of images.
-
-As the tables of tables.py, in Markdown, from groups of records.
-"""
-
-import numpy as np
+"""The table of starved runs, whose articles have many images or few. As those of tables.py."""
 
 from study import groups
-from study.groups import find, records_of
+from study.groups import records_of
 from study.machines import made_with
-from study.markdown import answer, as_table, details, interval, number, p_equals, p_text
-
-
-def recalls_table(study, definition):
-    """Classes whose recall differs from none's by more than chance (t-tests over the seeds).
-
-    As `gains_table`; None if there are too few records with recalls.
-    """
-    having = [
-        group._replace(records={s: r for s, r in group.records.items() if r.get("recall")})
-        for group in study
-    ]
-    none = find(having, "none")
-    recalls, compared = {}, {}
-    for group in having:
-        seeds = [seed for seed in none.records if seed in group.records]
-        if group.setting == "none" or len(seeds) < groups.SEEDS_OF_AN_INTERVAL:
-            continue
-        for task, classes in none.records[seeds[0]]["recall"].items():
-            for name in classes:
-                without, shared = (
-                    np.array([of.records[seed]["recall"][task][name] for seed in seeds])
-                    for of in (none, group)
-                )
-                recalls[task, name, group.setting] = without
-                compared[task, name, group.setting] = shared - without
-    if not compared:
-        return None
-    rows = [
-        [*key, number(100 * recalls[key].mean()), interval(compared[key], "+"), p_text(p)]
-        for key, p in groups.significant(compared).items()
-    ]
-    header = ["task", "class", "setting", "recall of none", "gain (recall)", "p"]
-    table = as_table(header, rows) if rows else "No per-class difference is significant."
-    found = f"{len(rows)} of {len(compared)} comparisons have p < {groups.SIGNIFICANCE} after Holm."
-    return f"{table}\n\n*{found}* {made_with(records_of(study))}"
+from study.markdown import answer, as_table, details, interval, p_equals
 
 
 def ranks_table(study, definition):
