@@ -7,14 +7,14 @@ import typing
 
 import numpy as np
 
-from harness import files, matrices
+from harness import files
 from harness.errors import Failed
-from harness.matrices import figure, matplotlib
 from harness.names import LAST_EVALUATIONS
-from study import command_line, groups, markdown, pictures, plot, watching
-from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
+from study import answer_pictures, command_line, groups, markdown, watching
+from study.gains import estimated, gains_of, name_of, points, tasks_of
+from study.groups import SEEDS_OF_A_PAGE, SEEDS_OF_AN_INTERVAL
 from study.machines import made_with, ranges_of
-from study.per_image import MEAN, differences, shares
+from study.per_image import shares
 
 PAGE, GAINS, PICTURE, CURVES = "README.md", "gains.csv", "gains.png", "accuracy.png"
 FEW_IMAGES = 2000  # fewer test images are a limit that the page names
@@ -29,27 +29,6 @@ class About(typing.NamedTuple):
     jobs: int  # runs at a time
     diverged: dict = {}  # setting -> the seeds with which it did
     settings: dict = {}  # setting -> flags of train.py, name -> value
-
-
-class Gain(typing.NamedTuple):
-    """What a setting gains over the baseline on a task, in shares of 1."""
-
-    setting: str
-    task: str  # or MEAN
-    seeds: int  # that both have
-    images: int
-    mean: float
-    half_width: float  # for new seeds and new images; nan with too few seeds
-    half_width_of_seeds: float  # for new seeds and these images
-    p: float  # for new seeds and new images, corrected after Holm; nan with too few seeds
-
-    @property
-    def is_significant(self):
-        return self.p < SIGNIFICANCE
-
-    def text(self):
-        """For example "layer, kind, +0.31 ± 0.44 points"."""
-        return f"{self.setting}, {name_of(self.task)}, {points(self.mean, self.half_width)} points"
 
 
 def write(study, about, folder):
@@ -76,8 +55,8 @@ def write(study, about, folder):
                 " predictions. Delete its record in runs/ to make it again."
             )
     gains = gains_of(study)
-    draw_gains(gains, folder / PICTURE)
-    draw_accuracies(study, folder / CURVES)
+    answer_pictures.draw_gains(gains, folder / PICTURE)
+    answer_pictures.draw_accuracies(study, folder / CURVES)
     files.write(folder / GAINS, csv_of(gains))
     title = f"# Does sharing help? {about.dataset}"
     shown = [
@@ -92,48 +71,7 @@ def write(study, about, folder):
     return "\n\n".join(filter(None, [*top, *below]))
 
 
-# --- Gains ---
-
-
-def tasks_of(study):
-    """The names of the tasks, and MEAN."""
-    return [*groups.records_of(study)[0]["correct_last"], MEAN]
-
-
-def estimated(values):
-    """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
-    mean = float(np.mean(values)) if len(values) else np.nan
-    if len(values) < SEEDS_OF_AN_INTERVAL:
-        return mean, np.nan, np.nan, np.nan
-    for_new_images = groups.half_width_for_new_images(values)
-    return mean, for_new_images, groups.half_width(values), groups.p_value(values)
-
-
-def gains_of(study):
-    """All gains, whose p-values are corrected together. Returns: a list of `Gain`."""
-    baseline, *others = study
-    found = []
-    for group in others:
-        for task in tasks_of(study):
-            values = differences(group, baseline, task)
-            images = values.shape[1] if len(values) else 0
-            found.append(Gain(group.setting, task, len(values), images, *estimated(values)))
-    tested = [gain for gain in found if not np.isnan(gain.p)]
-    corrected = iter(groups.holm([gain.p for gain in tested]).tolist())
-    return [gain if np.isnan(gain.p) else gain._replace(p=next(corrected)) for gain in found]
-
-
 # --- The sentence and the table ---
-
-
-def name_of(task):
-    return "the mean of the tasks" if task == MEAN else task
-
-
-def points(share, half_width, sign="+"):
-    """For example +0.31 ± 0.44, in percent."""
-    half = "" if np.isnan(half_width) else f" ± {100 * half_width:.2f}"
-    return "–" if np.isnan(share) else markdown.number(100 * share, sign) + half
 
 
 def sentence(gains):
@@ -329,77 +267,3 @@ def is_rising(group):
         return None
     rises = [np.mean(of[-count:]) - np.mean(of[-2 * count : -count]) for of in values]
     return bool(np.mean(rises) > np.std(rises, ddof=1) / np.sqrt(len(rises)))
-
-
-# --- Pictures ---
-
-KEY = "bars: 95 % intervals, not corrected; filled dots: significant after correction"
-
-
-def colours(names):
-    """A colour for each of these names."""
-    of_map = matplotlib.colormaps["tab10"].colors
-    return {name: of_map[index % len(of_map)] for index, name in enumerate(names)}
-
-
-@matrices.plain_style()
-def draw_gains(gains, path):
-    """Draws a dot and a bar for each setting and task, and a line at 0. Returns: the path."""
-    settings = list(dict.fromkeys(gain.setting for gain in gains))
-    of_tasks = colours(dict.fromkeys(gain.task for gain in gains))
-    step = 0.7 / len(of_tasks)
-    height = 1.7 + len(settings) * max(0.5, 0.17 * len(of_tasks))
-    picture = figure.Figure(**plot.PANEL | {"figsize": (8, height)})
-    axes = picture.subplots()
-    for position, (task, colour) in enumerate(of_tasks.items()):
-        shift = step * (position - (len(of_tasks) - 1) / 2)
-        shown = {settings.index(gain.setting) + shift: gain for gain in gains if gain.task == task}
-        axes.errorbar(
-            [100 * gain.mean for gain in shown.values()], list(shown),
-            xerr=[100 * gain.half_width for gain in shown.values()],
-            fmt="none", color=colour, capsize=3, label=name_of(task),
-        )  # fmt: skip
-        for place, gain in shown.items():
-            face = colour if gain.is_significant else "white"
-            axes.plot(100 * gain.mean, place, "o", color=colour, markerfacecolor=face)
-    axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(settings)), [name[: matrices.LONGEST] for name in settings])
-    axes.set(ylim=(len(settings) - 0.5, -0.5), xlabel="gain over none, points of accuracy")
-    picture.legend(**pictures.LEGEND_BELOW, title=KEY, title_fontsize=9)
-    return plot.save(picture, axes, path)
-
-
-@matrices.plain_style()
-def draw_accuracies(study, path):
-    """Draws the accuracy of each task over training, a panel each. Returns: the path."""
-    tasks = tasks_of(study)[:-1]
-    width = max(8, 4.2 * len(tasks))  # inches
-    picture = figure.Figure(**plot.PANEL | {"figsize": (width, 4.6)})
-    panels = np.ravel(picture.subplots(1, len(tasks)))
-    shown = [group for group in study if group.records]
-    labels = labels_of(shown)
-    of_settings = colours(group.setting for group in shown)
-    for panel, task in zip(panels, tasks):
-        for group in shown:
-            colour, label = of_settings[group.setting], labels[group.setting]
-            pictures.draw_band(panel, group, f"accuracy_test_{task}", colour, label)
-        everything = np.concatenate([
-            record["curves"][f"accuracy_test_{task}"][1] for record in groups.records_of(shown)
-        ])  # fmt: skip
-        panel.set(title=task, xlabel="step", ylim=plot.axis_limits(everything, (12, 0)))
-    panels[0].set_ylabel("accuracy")
-    # A column needs 0.6 inches, and 0.065 for each letter.
-    columns = int(width / (0.6 + 0.065 * max(map(len, labels.values())))) or 1
-    legend_below = pictures.LEGEND_BELOW | {"ncols": columns}
-    picture.legend(*panels[0].get_legend_handles_labels(), **legend_below)
-    return plot.save(picture, panels, path)
-
-
-def labels_of(study):
-    """What the legend calls each setting: with its seeds, if not all have as many."""
-    counts = {len(group.records) for group in study}
-    return {
-        group.setting: group.setting[: matrices.LONGEST]
-        + (f" ({pictures.seeds_text(group)})" if len(counts) > 1 else "")
-        for group in study
-    }

@@ -18,7 +18,8 @@ import data
 import train
 from harness import choices
 from harness.errors import Failed
-from study import answer, command_line, compare, intervals, per_image, watching
+from study import answer, answer_pictures, command_line, compare, intervals, per_image, watching
+from study.gains import Gain, gains_of
 from study.groups import Group
 
 
@@ -139,7 +140,7 @@ def test_the_page_says_what_each_setting_is_and_where_all_figures_are(tmp_path):
 
 def test_p_values_are_corrected_together(tmp_path):
     study = made_study(gain=0.1)
-    gains = answer.gains_of(study)
+    gains = gains_of(study)
     alone = {
         task: float(intervals.estimate(per_image.differences(study[1], study[0], task)).p)
         for task in ("label", "kind", "mean")
@@ -208,9 +209,9 @@ def pixels(path):
 
 
 def test_a_dot_is_filled_if_its_gain_is_significant(tmp_path):
-    gain = answer.Gain("channel", "label", 5, 400, 0.01, 0.002, 0.002, p=0.051)
+    gain = Gain("channel", "label", 5, 400, 0.01, 0.002, 0.002, p=0.051)
     hollow, filled = (
-        pixels(answer.draw_gains([gain._replace(p=p)], tmp_path / f"{p}.png"))
+        pixels(answer_pictures.draw_gains([gain._replace(p=p)], tmp_path / f"{p}.png"))
         for p in (0.051, 0.049)
     )
     assert hollow.shape == filled.shape
