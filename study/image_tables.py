@@ -7,61 +7,70 @@ what was predicted for each image.
 import numpy as np
 
 from study import groups, intervals, per_image
-from study.groups import baseline_of
+from study.groups import baseline_of, find
 from study.markdown import as_table, interval, number, p_text
 
 SHOWN = 0.001  # the gain that is to be shown, as a share of 1: 0.1 points
 SEEDS = (8, 16, 32)
+SEEDS_OF_EXCHANGES = 6  # with fewer, p cannot be below 0.05: all exchanged are as none
 
 
-def gains_of_kinds(study):
-    """What the kinds of sharing gain at each image, in the mean of the tasks. Returns: group's
-    setting -> [S, N]."""
-    gained = {
-        group.setting: groups.gains_of(group, baseline_of(study, group))
-        for group in study
-        if group.setting in groups.KINDS and group.setting != "none"
-    }
-    return {name: of for name, of in gained.items() if np.ndim(of) == 2 and groups.is_enough(of)}
+def gains_of(study, setting, task):
+    """What a setting gains at each image over none. Returns: [S, N], or None if it is not known."""
+    group = find(study, setting)
+    gained = groups.gains_of(group, baseline_of(study, group), task)
+    return gained if np.ndim(gained) == 2 and groups.is_enough(gained) else None
 
 
 def needed_table(study, definition):
-    """How much a gain varies with the seed and with the image, and how many test images would
-    show a gain of SHOWN with so many seeds. Args and returns: as `tables.gains_table`."""
+    """How much the gain of default units varies with the seed and with the image, and how many
+    test images would show a gain of SHOWN with so many seeds: by the estimates, and in brackets if
+    seeds differ as much as they may. Args and returns: as `tables.gains_table`."""
     rows = []
-    for setting, gained in gains_of_kinds(study).items():
-        of_one = intervals.variances(gained)
-        counts = [intervals.images_needed(of_one, SHOWN, seeds) for seeds in SEEDS]
-        rows.append([
-            setting, interval(gained, "+"), *(number(100 * np.sqrt(part)) for part in of_one),
-            *("none would" if count is None else f"{rounded(count):,}" for count in counts),
-        ])  # fmt: skip
-    header = ["setting", "gain", "of a seed", "of an image", "rest"]
-    return as_table([*header, *(f"{seeds} seeds" for seeds in SEEDS)], rows) if rows else None
+    for task in groups.tasks_of(study):
+        gained = gains_of(study, "channel", task)
+        if gained is None:
+            return None
+        of_one, most = intervals.variances(gained), intervals.most_of_seed(gained)
+        row = [task, interval(gained, "+"), f"{deviation(of_one.of_seed)} ({deviation(most)})"]
+        row += [deviation(of_one.of_image), deviation(of_one.of_rest)]
+        row += [f"{images(of_one, s)} ({images(of_one._replace(of_seed=most), s)})" for s in SEEDS]
+        rows.append(row)
+    header = ["channel units", "gain", "of a seed", "of an image", "rest"]
+    return as_table([*header, *(f"{seeds} seeds" for seeds in SEEDS)], rows)
 
 
-def rounded(count):
-    """To two digits: a variance from a few seeds does not say more."""
-    digits = max(0, len(str(count)) - 2)
-    return round(count, -digits)
+def deviation(variance):
+    """A standard deviation in points."""
+    return number(100 * np.sqrt(variance))
+
+
+def images(of_one, seeds):
+    """How many images are needed, to two digits."""
+    count = intervals.images_needed(of_one, SHOWN, seeds)
+    return "none" if count is None else f"{round(count, min(0, 2 - len(str(count)))):,}"
 
 
 def changed_table(study, definition):
     """How many images' share of right answers the kind that gains most changes by at least half,
-    against all exchanges of signs over the seeds. Args and returns: as `tables.gains_table`."""
-    gained = gains_of_kinds(study)
+    against all exchanges of signs over the seeds; and whether images differ in it more than by
+    chance. Args and returns: as `tables.gains_table`."""
+    kinds = [g.setting for g in study if g.setting in groups.KINDS and g.setting != "none"]
+    gained = {kind: gains_of(study, kind, per_image.MEAN) for kind in kinds}
+    gained = {kind: gains for kind, gains in gained.items() if gains is not None}
     if not gained:
         return None
-    best = max(gained, key=lambda name: np.mean(gained[name]))
-    group, rows = groups.find(study, best), []
-    for task in groups.tasks_of(study):
-        if task != per_image.MEAN:
-            of_task = groups.gains_of(group, baseline_of(study, group), task)
-            counts = per_image.changed(of_task)
-            means = of_task.mean(axis=0)
-            more, less = (int(np.sum(sign * means > 0.5 - 1e-9)) for sign in (1, -1))
-            by_chance = number(np.mean(counts[1:-1]))  # the last exchanges all
-            p = p_text(np.mean(counts >= counts[0]))
-            rows.append([best, task, len(of_task), more, less, by_chance, p])
-    header = ["setting", "task", "seeds", "gained", "lost", "by chance, together", "p"]
+    best = max(gained, key=lambda kind: np.mean(gained[kind]))
+    rows = []
+    for task in groups.tasks_of(study)[:-1]:
+        gains = gains_of(study, best, task)
+        means = gains.mean(axis=0)
+        more, less = (int(np.sum(per_image.is_changed(sign * means))) for sign in (1, -1))
+        counts, spreads = per_image.of_exchanges(gains)
+        by_chance = number(np.mean(counts[1:-1]))  # the first exchanges no seed, the last all
+        p = ["–", "–"]
+        if len(gains) >= SEEDS_OF_EXCHANGES:
+            p = [p_text(np.mean(of >= of[0] * (1 - 1e-9))) for of in (counts, spreads)]
+        rows.append([best, task, len(gains), more, less, by_chance, *p])
+    header = ["setting", "task", "seeds", "gained", "lost", "by chance", "p", "p (spread)"]
     return as_table(header, rows)

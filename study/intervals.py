@@ -58,6 +58,14 @@ def variances(values):
     )
 
 
+def most_of_seed(values):
+    """The upper 95 % limit of the variance of a seed, by its F. Args: [S, N]. Returns: a number."""
+    seeds, images = np.shape(values)
+    _, of_seeds, _, of_rest = mean_squares(values)
+    smallest = scipy.stats.f.ppf(0.025, seeds - 1, (seeds - 1) * (images - 1))
+    return max(0.0, float(of_seeds / smallest - of_rest) / images)
+
+
 def images_needed(of_one, gain, seeds, power=0.8):
     """How many images show a gain: 0 is outside of its interval for new seeds and new images.
 
@@ -70,7 +78,7 @@ def images_needed(of_one, gain, seeds, power=0.8):
     Returns:
       Their number; None if no number of images would, with so few seeds.
     """
-    # The estimate is within its interval of 0 unless the true gain is so many standard errors.
+    # About: the power of a t-test has no closed form, and `estimate` may have more freedom.
     errors = sum(scipy.stats.t.ppf((0.975, power), seeds - 1))
     left = np.square(gain / errors) - of_one.of_seed / seeds
     return int(np.ceil((of_one.of_image + of_one.of_rest / seeds) / left)) if left > 0 else None

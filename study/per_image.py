@@ -39,19 +39,30 @@ def values(group, task):
     return np.array([shares(record, task) for record in group.records.values()])
 
 
-def changed(values, least=0.5):
-    """How many images' mean over the seeds is at least so far from 0, if the signs of seeds are
-    exchanged.
+def is_changed(means):
+    """Whether the share of right answers has risen by at least half. Args: [N], differences."""
+    # Shares of evaluations are no binary fractions: half of them may be a little less than 0.5.
+    return means > 0.5 - 1e-9
+
+
+def of_exchanges(values):
+    """What differences look like if with and without are exchanged in some of the seeds.
 
     Args:
       values: differences, [S, N].
 
     Returns:
-      [2 ** S], for each exchange. The first exchanges none.
+      [2 ** S] each, for every way to exchange them, the first of which exchanges none and the
+      last all: how many images have changed in the mean over the seeds, by at least half; and
+      the variance of this mean over the images.
     """
     signs = np.array(list(itertools.product([1, -1], repeat=len(values))))
-    # Shares of evaluations are no binary fractions: half of them may be a little less than 0.5.
-    return np.array([np.sum(np.abs(of @ values) / len(of) > least - 1e-9) for of in signs])
+    counts, spreads = [], []
+    for of_seeds in signs:
+        means = of_seeds @ values / len(values)
+        counts.append(np.sum(is_changed(np.abs(means))))
+        spreads.append(np.var(means))
+    return np.array(counts), np.array(spreads)
 
 
 def differences(group, baseline, task):

@@ -138,6 +138,13 @@ def test_variances_are_those_that_values_were_drawn_with():
     np.testing.assert_allclose(np.mean(found, axis=0), of_one, rtol=0.1)
 
 
+def test_the_limit_of_a_seeds_variance_is_missed_as_often_as_it_says():
+    of_one = intervals.Variances(0.2**2, 0.5**2, 1.0)
+    random = np.random.RandomState(0)
+    limits = [intervals.most_of_seed(drawn(random, 0, of_one, 5, 200)) for _ in range(2000)]
+    assert 0.01 < np.mean(np.array(limits) < of_one.of_seed) < 0.04
+
+
 def test_that_many_images_show_a_gain_in_four_of_five_repetitions():
     of_one = intervals.Variances(0.01**2, 0.3**2, 1.0)
     images = intervals.images_needed(of_one, 0.05, 8)

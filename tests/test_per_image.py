@@ -79,9 +79,11 @@ def test_images_that_changed_are_counted_for_each_exchange_of_signs():
     # The first image is gained by both seeds, the second by one and lost by the other, and the
     # third is gained by one seed in three of five evaluations.
     values = np.array([[1.0, 1.0, 0.6], [1.0, -1.0, 0.0]])
-    assert per_image.changed(values).tolist() == [1, 1, 1, 1]
+    counts, spreads = per_image.of_exchanges(values)
+    assert counts.tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(spreads, [np.var([1, 0, 0.3]), *[np.var([0, 1, 0.3])] * 2, np.var([1, 0, 0.3])])  # fmt: skip
     values[1, 2] = 0.4  # now half, in the mean
-    assert per_image.changed(values).tolist() == [2, 1, 1, 2]
+    assert per_image.of_exchanges(values)[0].tolist() == [2, 1, 1, 2]
 
 
 def gaining(at, share):
@@ -98,19 +100,30 @@ def test_a_table_counts_the_images_that_the_best_kind_changed():
     _, _, row, of_half = [line.split(" | ") for line in image_tables.changed_table(study, None).splitlines()]  # fmt: skip
     assert row[:5] == ["| layer", "a", "8", "30", "0"]
     # All 30 change if the signs agree but for one seed: 6 / 8 of 0.6 is less than half.
-    assert float(row[5]) == 0 and row[6].startswith(f"{2 / 256:.3f}")
+    assert float(row[5]) == 0 and row[6:] == ["0.008", "0.008 |"]  # 2 of 256
     assert of_half[1:4] == ["b", "8", "15"]
 
 
+def test_with_few_seeds_no_p_value_of_exchanges_could_be_small():
+    study = [g.of_seeds(range(5)) for g in gaining(np.arange(IMAGES) < 30, 0.6)]
+    row = image_tables.changed_table(study, None).splitlines()[2].split(" | ")
+    assert row[3:] == ["30", "0", "0.00", "–", "– |"]
+
+
 def test_a_table_says_how_many_images_would_show_a_gain_of_a_tenth():
-    study = gaining(np.arange(IMAGES) < 30, 0.6)
-    text = image_tables.needed_table(study, None)
-    of_layer = text.splitlines()[2].split(" | ")
-    gained = groups.gains_of(study[1], study[0])
-    # The seeds agree in all, so only images vary: (1.960 + 0.842)² would be the factor of many.
+    none, more, _ = gaining(np.arange(IMAGES) < 30, 0.6)
+    study = [none, more._replace(setting="channel")]
+    of_a, of_b, of_mean = (
+        line.split(" | ") for line in image_tables.needed_table(study, None).splitlines()[2:]
+    )
+    gained = groups.gains_of(study[1], none, "a")
+    # The seeds agree in all, so only images vary: 2.365 and 0.896 are t of seven degrees.
     expected = np.var(gained[0], ddof=1) * np.square((2.365 + 0.896) / 0.001)
-    assert float(of_layer[5].replace(",", "")) == pytest.approx(expected, rel=0.05)
-    assert of_layer[2] == "0.00" and of_layer[4] == "0.00"
+    estimated, at_most = of_a[5].split(" ")
+    assert estimated == at_most.strip("()")
+    assert float(estimated.replace(",", "")) == pytest.approx(expected, rel=0.05)
+    assert of_a[2] == "0.00 (0.00)" and of_a[4] == "0.00"
+    assert of_a[0] == "| a" and of_b[0] == "| b" and of_mean[0] == "| mean"
 
 
 def test_records_without_predictions_have_no_table_of_images():
