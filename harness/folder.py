@@ -6,7 +6,7 @@ import re
 import shutil
 import warnings
 
-from harness import checkpoints, evaluation_log, flag_rules, owner, predictions
+from harness import checkpoint_files, evaluation_log, flag_rules, owner, predictions
 from harness.errors import Failed
 from harness.files import read_json
 from harness.names import NUMBER, NUMERICS, PROGRESS, RESULTS, SETTINGS, numerics_of
@@ -76,7 +76,7 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
     for name in ("numerics", NUMBER):  # `check_numerics` compares numerics
         before.pop(name, None)
     if files_of_run(run_dir) and not before:
-        if not record.exists() and not checkpoints.holds_network(run_dir):
+        if not record.exists() and not checkpoint_files.holds_network(run_dir):
             raise Failed(
                 f"{run_dir}: holds files of something that this program cannot resume. Choose"
                 " another --run_name, or delete them with --overwrite."
@@ -99,7 +99,7 @@ def check_numerics(run_dir):
     """Raises: Failed, a version of this program with other rounding started the run."""
     before = read_json(run_dir / SETTINGS)
     numerics = numerics_of(before)
-    if before and numerics != NUMERICS and checkpoints.steps_saved(run_dir):
+    if before and numerics != NUMERICS and checkpoint_files.steps_saved(run_dir):
         raise Failed(
             f"{run_dir}: this run was started with numerics {numerics}, and this version of the"
             f" program computes with numerics {NUMERICS}. Resume it with the former version, choose"
@@ -152,7 +152,7 @@ def begin(claim, settings, starts_over):
     Raises: Failed, the run was finished, but its checkpoints are gone.
     """
     run_dir = claim.folder
-    saved = checkpoints.steps_saved(run_dir) | checkpoints.steps_of_others(run_dir)
+    saved = checkpoint_files.steps_saved(run_dir) | checkpoint_files.steps_of_others(run_dir)
     if not starts_over and (run_dir / RESULTS).exists() and not saved:
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     claim.check()
@@ -162,7 +162,7 @@ def begin(claim, settings, starts_over):
     if not number:
         number = owner.new_number()
         # Of an earlier version, or in a copy without settings: these count as the run's own.
-        checkpoints.adopt(run_dir, number)
+        checkpoint_files.adopt(run_dir, number)
     claim.write_json(SETTINGS, {**settings, "numerics": NUMERICS, NUMBER: number})
 
 
@@ -223,7 +223,7 @@ def results_of_finished(run_dir):
     """The results of a run, or None if it is not finished or has gone on with more epochs."""
     results = read_json(run_dir / RESULTS)
     # Checkpoints may be older, or deleted, as the study does once a run has a record.
-    newest = max(checkpoints.steps_saved(run_dir), default=0)
+    newest = max(checkpoint_files.steps_saved(run_dir), default=0)
     return results if newest <= results.get("global_step", -1) else None
 
 

@@ -26,7 +26,7 @@ from test_resume import (
 )
 from test_train import assert_one_sentence, results_in, tensors
 
-from harness import checkpoints, owner
+from harness import checkpoint_files, checkpoints, owner
 from harness.errors import CannotWrite, Failed
 from harness.events import Events
 from harness.progress import Progress
@@ -94,13 +94,13 @@ def test_all_checkpoints_of_a_run_that_an_earlier_version_began_are_its_own(
     settings.write_text(json.dumps(known))
     for note in folder(tmp_path).glob("model.ckpt-*.json"):
         note.unlink()
-    assert checkpoints.steps_saved(folder(tmp_path)) == {10, 20}
+    assert checkpoint_files.steps_saved(folder(tmp_path)) == {10, 20}
     again = run(tmp_path, UNITS["none"], "--max_steps=21")
     assert again.returncode == 0 and "Resuming after step 20." in again.stdout, again.stderr
-    assert checkpoints.steps_saved(folder(tmp_path)) == {10, 20, 21}
+    assert checkpoint_files.steps_saved(folder(tmp_path)) == {10, 20, 21}
     # From now on it has a number.
     numbered(folder(tmp_path), 21, "another's")
-    assert checkpoints.steps_saved(folder(tmp_path)) == {10, 20}
+    assert checkpoint_files.steps_saved(folder(tmp_path)) == {10, 20}
 
 
 # --- The lowest calls ---
@@ -236,7 +236,7 @@ def test_fewer_checkpoints_are_kept_from_the_next_on(variable, tmp_path):
         left = {path.name for path in (tmp_path / "run").glob("model.ckpt-*")}
     kinds = ("data-00000-of-00001", "index", "json")
     assert left == {f"model.ckpt-{step}.{kind}" for step in (5, 6) for kind in kinds}
-    assert checkpoints.steps_listed(tmp_path / "run") == {5, 6}
+    assert checkpoint_files.steps_listed(tmp_path / "run") == {5, 6}
 
 
 # --- At random times ---

@@ -33,7 +33,7 @@ from test_train import (
 
 import data
 import model
-from harness import checkpoints, download, evaluation_log, files, owner, predictions, process
+from harness import checkpoint_files, download, evaluation_log, files, owner, predictions, process
 from harness import folder as run_folder
 from harness.errors import CannotWrite, Diverged, Failed, InUse
 from harness.names import NUMERICS
@@ -555,7 +555,7 @@ def graph_without_units():
 def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, graph_without_units, tmp_path):
     SPOILT[fault](folder(tmp_path) / "model.ckpt-20")
     with graph_without_units.as_default(), pytest.warns(UserWarning, match="ckpt-20: damaged"):
-        newest, _ = checkpoints.newest_whole(folder(tmp_path))
+        newest, _ = checkpoint_files.newest_whole(folder(tmp_path))
     assert newest == str(folder(tmp_path) / "model.ckpt-10")
 
 
@@ -563,7 +563,7 @@ def test_a_damaged_checkpoint_is_found_out(fault, two_checkpoints, graph_without
 def test_a_checkpoint_of_another_network_is_refused(saved_twice):
     refused = pytest.raises(Failed, match="model.ckpt-20: not a checkpoint of this network")
     with graph_of("channel").as_default(), refused:
-        checkpoints.newest_whole(folder(saved_twice))
+        checkpoint_files.newest_whole(folder(saved_twice))
 
 
 @pytest.mark.slow
@@ -799,7 +799,7 @@ all_model_checkpoint_paths: "/gone/model.ckpt-20"
 def test_a_damaged_list_of_checkpoints_hides_none(content, two_checkpoints, tmp_path):
     """TensorFlow's file `checkpoint`, of which a power cut may leave an empty one."""
     (folder(tmp_path) / "checkpoint").write_bytes(content)
-    assert checkpoints.steps_saved(folder(tmp_path)) == {10, 20}
+    assert checkpoint_files.steps_saved(folder(tmp_path)) == {10, 20}
     assert run_folder.results_of_finished(folder(tmp_path))["global_step"] == 20
 
 

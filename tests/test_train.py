@@ -38,7 +38,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from harness import checkpoints, download, files, flag_rules, machine, matrices, names, process
+from harness import checkpoint_files, download, files, flag_rules, machine, matrices, names, process
 from harness.errors import Failed
 from harness.events import Events
 from harness.export import Export
@@ -88,7 +88,7 @@ def read_scalars(run_dir):
 def tensors(run_dir):
     """Name -> bytes of every value in a folder's last checkpoint."""
     # By its name, as the file `checkpoint` of a copy may name the original's.
-    newest = max(run_dir.glob("model.ckpt-*.index"), key=checkpoints.step_of)
+    newest = max(run_dir.glob("model.ckpt-*.index"), key=checkpoint_files.step_of)
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
 
