@@ -185,7 +185,7 @@ def draw_few_labels(task, study, path, beside):
         columns = [group.accuracies(task) for group in of_setting]
         draw_points(above, places, columns, colour_of(name), label_of(name), **style)
         if name != "none":
-            draw_points(below, places, gained, colour_of(name), label_of(name), capsize=3)
+            draw_points(below, places, gained, colour_of(name), label_of(name), **style)
     below.axhline(0, color=COLOURS["none"], linewidth=1)
     below.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers])
     below.set(
