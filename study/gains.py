@@ -5,7 +5,7 @@ import typing
 import numpy as np
 
 from study import groups, markdown
-from study.groups import SEEDS_OF_AN_INTERVAL, SIGNIFICANCE
+from study.groups import SIGNIFICANCE
 from study.per_image import MEAN, differences
 
 
@@ -38,7 +38,7 @@ def tasks_of(study):
 def estimated(values):
     """Args: [S, N]. Returns: mean, both half widths and p, nan with too few seeds."""
     mean = float(np.mean(values)) if len(values) else np.nan
-    if len(values) < SEEDS_OF_AN_INTERVAL:
+    if not groups.is_enough(values):
         return mean, np.nan, np.nan, np.nan
     for_new_images = groups.half_width_for_new_images(values)
     return mean, for_new_images, groups.half_width(values), groups.p_value(values)

@@ -137,20 +137,19 @@ def has_predictions(study, task):
 
 
 def is_enough(gains):
-    """Whether there are enough seeds for an interval and a p-value."""
+    """Whether there are enough seeds for an interval and a p-value. Args: a sequence, one each."""
     return len(gains) >= SEEDS_OF_AN_INTERVAL
 
 
 def half_width_for_new_images(values):
     """As `half_width`, for new seeds and new images. Args: [S, N]."""
-    enough = len(values) >= SEEDS_OF_AN_INTERVAL
-    return float(intervals.estimate(values).half_width) if enough else float("nan")
+    return float(intervals.estimate(values).half_width) if is_enough(values) else float("nan")
 
 
 def half_width(values):
     """Half of the 95 % confidence interval of the mean, for new seeds and these images, by
     Student's t; nan for few seeds. Args: [S] or [S, N]."""
-    if len(values) < SEEDS_OF_AN_INTERVAL:
+    if not is_enough(values):
         return float("nan")
     values = np.reshape(values, (len(values), -1)).mean(axis=1)
     return scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
