@@ -52,7 +52,11 @@ FLAGS = flags.FLAGS
 def define_flags():
     """Defines this program's flags."""
     names = ", ".join(runs.STUDIES)
-    flags.DEFINE_list("only", list(runs.STUDIES), f"Studies to run, out of {names}.")
+    flags.DEFINE_list(
+        "only",
+        list(runs.STUDIES),
+        f"Studies to run, out of {names}; with the runs that they borrow.",
+    )
     flags.DEFINE_integer("seeds", None, "Run at most this many seeds of each setting.", 1)
     flags.DEFINE_boolean("quick", False, "Run the same on few images: minutes, and no result.")
     flags.DEFINE_boolean("draw", False, "Run nothing: write tables and pictures.")
@@ -106,7 +110,7 @@ def main(argv):
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
     command_line.go_to_root()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    chosen, left_out = for_this_processor(r for r in runs.all_runs() if r.study in FLAGS.only)
+    chosen, left_out = for_this_processor(runs.runs_for(FLAGS.only))
     if not (FLAGS.draw or FLAGS.show):
         for sentence in left_out:
             print(sentence, flush=True)

@@ -322,6 +322,23 @@ def all_runs():
     return [run for study in STUDIES for run in runs_of(study)]
 
 
+def runs_for(names):
+    """The runs of these studies, and those of others that their tables show. Returns: a list."""
+    borrowed = {
+        (other, setting_of(other, condition, setting), seed)
+        for name in names
+        for other, settings in STUDIES[name].borrowed.items()
+        for setting in settings
+        for condition in STUDIES[name].schedules
+        for seed in STUDIES[name].seeds
+    }
+    return [
+        run
+        for run in all_runs()
+        if run.study in names or (run.study, run.setting, run.seed) in borrowed
+    ]
+
+
 def in_tasks(runs):
     """Runs in lists. A list's runs start with the same towers, and are made one after another."""
     tasks = {}

@@ -850,6 +850,16 @@ def test_every_run_of_the_study_is_there_once():
     assert len(set(made)) == len(made)
 
 
+def test_with_a_study_come_the_runs_of_others_that_its_table_shows():
+    """Or else its gains would have nothing to be compared with."""
+    made = {(run.study, run.setting, run.seed) for run in runs.runs_for(["precision"])}
+    beside = {
+        ("all_images", name, seed) for name in ("none", "channel") for seed in range(200, 205)
+    }
+    assert {one for one in made if one[0] != "precision"} == beside
+    assert {run.study for run in runs.runs_for(["levers"])} == {"levers"}
+
+
 def test_runs_that_start_with_the_same_towers_are_one_task():
     """Or else both would train those towers at the same time."""
     tasks = runs.in_tasks(runs.runs_of("levers"))
