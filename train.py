@@ -27,7 +27,7 @@ from absl import flags
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH=1 leaves it out
 
-from harness import files, flag_rules, process, processor
+from harness import files, flag_checks, flag_rules, process, processor, signals
 from harness.errors import CannotWrite, Diverged, Failed, NotFinished, brief
 from harness.names import ALIASES, NUMERICS, PLACES, RESULTS, sharing_of
 
@@ -145,7 +145,7 @@ def main(argv):
             " --cross_stitch=False."
         )
     try:
-        with process.interrupts_end_it():
+        with signals.interrupts_end_it():
             run_command(program_started)
     except CannotWrite as error:
         raise Failed(f"{error} Once it can, {how_to_resume()} from the last checkpoint.") from error
@@ -415,7 +415,7 @@ def train(net, run, claim):
       Failed: the run cannot be resumed, has diverged, or cannot be saved.
     """
     dataset, last_step = run.dataset, run.last_step
-    with net.graph.as_default(), process.signals_noted() as signals:
+    with net.graph.as_default(), signals.noted() as noted:
         saver, start_step, done, summary, set_variables = checkpoints.find_start(
             claim,
             last_step,
@@ -456,7 +456,7 @@ def train(net, run, claim):
                     progress.add_step(len(batch[0]), loss, seconds)
                 if evaluates:
                     check_weights(session, net, step)
-                    evaluated = evaluate(session, net, dataset, signals)
+                    evaluated = evaluate(session, net, dataset, noted)
                 if evaluates and evaluated:
                     accuracies, confusions, classes = evaluated
                     measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
@@ -465,7 +465,7 @@ def train(net, run, claim):
                     write_evaluation(tensorboard, log, session, net, step, summary, measured)
                     predicted.append(step, classes)
                     summary = None
-                stopping = bool(signals)  # read once: a later signal waits for the next step
+                stopping = bool(noted)  # read once: a later signal waits for the next step
                 is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
                 if step == last_step or stopping or is_old:
                     dataset.check_files()  # before weights of other images are saved
@@ -488,7 +488,7 @@ def train(net, run, claim):
                 units = describe_units(session, net, run.session_config)
                 labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
-    stopped_by = signals[0] if signals and not units else None
+    stopped_by = noted[0] if noted and not units else None
     return Trained(start_step, step, stopped_by, progress.speed(), confusions, correct, units)
 
 
@@ -530,8 +530,8 @@ def feed(net, batch, training):
     return {net.x: images, net.is_training: training, **by_task}
 
 
-def evaluate(session, net, dataset, signals=()):
-    """Predicts the whole test set, unless one of the signals stops it: then it returns None.
+def evaluate(session, net, dataset, noted=()):
+    """Predicts the whole test set, unless a noted signal stops it: then it returns None.
 
     Returns:
       task -> accuracy: the share of the images with a label that is predicted correctly. If a
@@ -546,7 +546,7 @@ def evaluate(session, net, dataset, signals=()):
     by_article = {}  # how many are predicted correctly
     classes = {task: [] for task in net.logits}
     for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
-        if signals:
+        if noted:
             return None
         batch = feed(net, (images, labels), training=False)
         predicted = session.run(net.predictions, batch)
@@ -707,7 +707,7 @@ def unify_flags():
 
 def check_flags():
     """Checks what absl does not. Raises: Failed."""
-    flag_rules.check(flag_values(), given_flags(), TASK_NAMES)
+    flag_checks.check(flag_values(), given_flags(), TASK_NAMES)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""How a program starts, what it says when it fails, and what a signal does to it."""
+"""How a program starts and ends, and what it says when it fails."""
 
 import contextlib
 import io
 import logging
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +12,7 @@ import warnings
 
 from absl import app, flags
 
-from harness import environment, host, thread_limit
+from harness import environment, host, signals, thread_limit
 from harness.errors import Failed
 
 # --- TensorFlow's import ---
@@ -36,7 +35,7 @@ def quiet_import(is_program=True):
     os.close(null)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
     try:
-        with interrupts_end_it():
+        with signals.interrupts_end_it():
             thread_limit.check(thread_limit.cores())
     except Failed as error:
         end(sys.argv, error)
@@ -49,7 +48,7 @@ def quiet_import(is_program=True):
         tail = subprocess.Popen(["tail", "-n", "99"], stdin=subprocess.PIPE, stdout=terminal)
         os.dup2(tail.stdin.fileno(), 2)
     try:
-        with interrupts_end_it():
+        with signals.interrupts_end_it():
             yield
     except BaseException:
         host.leave()
@@ -180,73 +179,3 @@ def format_warning(message, *_):
     rule = "*" * 78
     whole = {"break_long_words": False, "break_on_hyphens": False}  # names of files
     return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78, **whole), rule, "", ""])
-
-
-# --- Signals ---
-
-# SIGHUP means a lost terminal; batch systems send SIGUSR1, SIGUSR2 or SIGXCPU before they stop a
-# job.
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-NUMBERS = [signal.Signals[name] for name in NAMES]
-
-
-def end_at_once(number):
-    """Lets a signal end this process at once. The system ignores it in the first process of a
-    container, unless there is a handler."""
-    is_first = os.getpid() == 1
-    signal.signal(number, (lambda *_: os._exit(128 + number)) if is_first else signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def interrupts_end_it():
-    """Ctrl-C ends the program without a traceback, while there is nothing to save. In another
-    program's process, an interrupt stays what it is there."""
-    before = {}
-    for number in NUMBERS if not host.is_there() else ():
-        handler = signal.getsignal(number)
-        # Not one that is ignored, as in a script's `train.py &`.
-        if handler == signal.SIG_DFL or number == signal.SIGINT and handler != signal.SIG_IGN:
-            before[number] = handler
-            end_at_once(number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def signals_noted():
-    """Lets a step end before a signal stops the run. A second one of its kind acts at once.
-
-    A signal that was ignored from the start, as `nohup` arranges, stays ignored. The system
-    repeats SIGXCPU each second of processor time until the process ends, so that its repetitions
-    mean nothing.
-
-    Yields: a list that is empty until a signal arrives, and then holds its number.
-    """
-    noted, previous = [], {}
-
-    def note(number, _):
-        if number in noted:
-            return
-        noted.append(number)
-        text = "Stopping after this step."
-        if number != signal.SIGXCPU:
-            text += " Once more: at once, without saving."
-            if host.is_there():
-                signal.signal(number, previous[number])
-            else:
-                end_at_once(number)
-        with contextlib.suppress(OSError):  # the terminal may be lost
-            os.write(2, f"\n{text}\n".encode())
-
-    for number in NUMBERS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            previous[number] = signal.getsignal(number)
-            signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -33,7 +33,7 @@ from test_train import (
 
 import data
 import model
-from harness import checkpoint_files, download, evaluation_log, files, owner, predictions, process
+from harness import checkpoint_files, download, evaluation_log, files, owner, predictions, signals
 from harness import folder as run_folder
 from harness.errors import CannotWrite, Diverged, Failed, InUse
 from harness.names import NUMERICS
@@ -257,7 +257,7 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
     missed = []
     before = signal.signal(number, lambda *_: missed.append(number))
     try:
-        with process.signals_noted() as noted:
+        with signals.noted() as noted:
             assert not noted
             os.kill(os.getpid(), number)
             assert noted == [number]
@@ -269,7 +269,7 @@ def test_a_signal_is_noted_once_and_acts_at_once_the_second_time(number):
         os.kill(os.getpid(), number)
         assert missed == [number]  # the handler of before is back
         signal.signal(number, signal.SIG_IGN)
-        with process.signals_noted() as noted:
+        with signals.noted() as noted:
             os.kill(os.getpid(), number)
             assert not noted
     finally:
@@ -282,7 +282,7 @@ def test_a_second_signal_is_the_notebooks_in_a_notebook(number, monkeypatch):
     seen = []
     before = signal.signal(number, lambda *_: seen.append(number))
     try:
-        with process.signals_noted() as noted:
+        with signals.noted() as noted:
             os.kill(os.getpid(), number)
             assert noted == [number] and not seen
             os.kill(os.getpid(), number)
@@ -292,7 +292,7 @@ def test_a_second_signal_is_the_notebooks_in_a_notebook(number, monkeypatch):
 
 
 def test_the_message_of_sigxcpu_promises_nothing_of_its_repetitions(capfd):
-    with process.signals_noted():
+    with signals.noted():
         os.kill(os.getpid(), signal.SIGXCPU)
     assert capfd.readouterr().err == "\nStopping after this step.\n"
 
@@ -302,21 +302,21 @@ def in_first_process(program):
     alone = ["unshare", "--pid", "--fork"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"]).returncode:
         pytest.skip("needs Linux, and root")
-    start = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from harness import process"
+    start = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from harness import signals"
     command = [*alone, sys.executable, "-c", f"{start}\nassert os.getpid() == 1\n{program}"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("within, number", [
     *(("interrupts_end_it", number) for number in SIGNALS),
-    *(("signals_noted", number) for number in SIGNALS if number != signal.SIGXCPU),
+    *(("noted", number) for number in SIGNALS if number != signal.SIGXCPU),
 ])  # fmt: skip
 def test_a_signal_ends_the_first_process_of_a_container(within, number):
     """For which the system has no default actions: at the start, and the second time later."""
     twice = f"os.kill(1, {number:d}); os.kill(1, {number:d}); print('still here')"
     # These tests may be started with nohup.
     default = f"import signal; signal.signal({number:d}, signal.SIG_DFL)"
-    ended = in_first_process(f"{default}\nwith process.{within}(): {twice}")
+    ended = in_first_process(f"{default}\nwith signals.{within}(): {twice}")
     assert ended.returncode == 128 + number and not ended.stdout, ended.stderr
 
 
@@ -686,7 +686,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
 @pytest.mark.slow
 def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
-    unchecked = "from harness import flag_rules; flag_rules.LARGEST = 1e40"
+    unchecked = "from harness import flag_checks; flag_checks.LARGEST = 1e40"
     poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1", prelude=unchecked)
     assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate=1e+39 (0.001)")
     assert poisoned.returncode == 3

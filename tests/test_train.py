@@ -38,7 +38,17 @@ from tensorboard.backend.event_processing import event_accumulator
 import data
 import model
 import train
-from harness import checkpoint_files, download, files, flag_rules, machine, matrices, names, process
+from harness import (
+    checkpoint_files,
+    download,
+    files,
+    flag_checks,
+    flag_rules,
+    machine,
+    matrices,
+    names,
+    process,
+)
 from harness.errors import Failed
 from harness.events import Events
 from harness.export import Export
@@ -1333,7 +1343,7 @@ def test_a_bad_flag_is_named(flag):
 
 
 def test_whatever_is_accepted_float32_holds_it_its_square_and_the_units_rate():
-    for rate in (flag_rules.SMALLEST, flag_rules.LARGEST):
+    for rate in (flag_checks.SMALLEST, flag_checks.LARGEST):
         # TensorFlow flushes smaller ones to 0.
         assert np.finfo(np.float32).tiny <= np.float32(rate) * np.float32(rate) < np.inf
 
