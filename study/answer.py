@@ -29,6 +29,7 @@ class About(typing.NamedTuple):
     jobs: int  # runs at a time
     diverged: dict = {}  # setting -> the seeds with which it did
     settings: dict = {}  # setting -> flags of train.py, name -> value
+    left_out: tuple = ()  # settings that have runs, too, but are not asked for
 
 
 def write(study, about, folder):
@@ -230,6 +231,11 @@ def limits(study, about):
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
         made = "1 seed makes" if seeds == 1 else f"{seeds} seeds make"
         lines.append(f"{made} {what}. Use a larger --seeds, {SEEDS_OF_A_PAGE} at least.")
+    if about.left_out:
+        lines.append(
+            f"This folder has runs of {', '.join(about.left_out)}, too, which the command leaves out:"
+            " p is not corrected for them. Name every setting that you tried."
+        )
     if images < FEW_IMAGES:
         lines.append(
             f"{images:,} test images{of_task}: one of them is {100 / images:.2f} points, so small gains"

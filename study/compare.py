@@ -103,7 +103,10 @@ def compare(argv):
             make_all(missing, dataset, folders, jobs)
         command = shlex.join(["python", "-m", "study.compare", *sys.argv[1:]])
         study, diverged = groups_of(settings, chosen, folders)
-        about = answer.About(command, dataset.name, is_held_out(given), jobs, diverged, settings)
+        left_out = others_with_runs(folder, settings)
+        about = answer.About(
+            command, dataset.name, is_held_out(given), jobs, diverged, settings, left_out
+        )
         text = answer.write(study, about, folder)
     print(f"\n{text}\n\nThe page with its pictures: {folder / answer.PAGE}")
 
@@ -217,6 +220,16 @@ def write_parameters(folder, now):
     """Adds what is compared now to what the folder holds."""
     settings = files.read_json(folder / PARAMETERS).get("settings", {})
     files.write_json(folder / PARAMETERS, now | {"settings": settings | now["settings"]})
+
+
+def others_with_runs(folder, settings):
+    """The settings that were compared in this folder before, and are not among these."""
+    known = files.read_json(folder / PARAMETERS)["settings"]
+    return tuple(
+        name
+        for name in known
+        if name not in settings and any(folder.glob(f"runs/{name.replace(' ', '_')}-seed*.json"))
+    )
 
 
 def runs_of(settings, given, dataset):

@@ -178,6 +178,7 @@ RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.91]
 @pytest.mark.parametrize("study, about, said", [
     ({"seeds": 5, "images": 2000}, ABOUT, []),
     ({"seeds": 4, "images": 2000}, ABOUT, ["4 seeds make wide intervals"]),
+    ({"images": 2000}, ABOUT._replace(left_out=("layer", "nddr")), ["runs of layer, nddr, too"]),
     ({"images": 1999}, ABOUT, ["1,999 test images"]),
     ({"images": 2000, "accuracies": RISING}, ABOUT, ["still rising (none, channel)"]),
     ({"images": 2000, "accuracies": RISING[:9]}, ABOUT, ["Fewer than 10 evaluations"]),
@@ -451,6 +452,14 @@ def test_a_users_day(where):
     assert "hard sharing `--cross_stitch=False --hard_sharing=True`." in page
     assert "mine-custom: 120 training images, 100 test images; label (20 classes)" in page
     assert list(folder_in(where).glob("runs/*-seed2/model.ckpt-*"))
+    assert "which the command leaves out" not in page
+
+    # With one setting less, whose runs stay.
+    fewer = run_compare(
+        where, *QUICK[:1], "--settings=none", *QUICK[2:], "--setting=mine: --lr=0.1"
+    )
+    assert fewer.returncode == 0, fewer.stderr
+    assert "This folder has runs of hard sharing, too" in fewer.stdout
 
     # Another comparison in its folder.
     other = run_compare(where, *QUICK[:-1])
