@@ -80,7 +80,7 @@ NOT_RUN = {
     ),
     "python -m pytest -n 2 --dist loadfile": "runs these tests",
     "python -m pytest -m slow -n 2 --dist loadfile": "runs these tests; .ci/run runs it",
-    "python -m pytest -m soak": "takes half an hour",
+    "python -m pytest -m soak": "takes an hour",
     "pip install -r requirements.txt -r study/requirements.txt": "needs a network",
     "pip install -r tests/benchmark-requirements.txt": "downloads gigabytes",
     "source .venv/bin/activate": "is Python's own",
