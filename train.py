@@ -164,13 +164,13 @@ def run_command(program_started):
     """Does what the flags ask. Args: when the program started, in seconds."""
     run = run_from_flags()
     outcome = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
+    trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
+    if trains:
+        processor.check_precision(FLAGS.precision)
     if FLAGS.eval_only and not outcome:
         if FLAGS.init_from:
             init_folder(run)  # so that a mistyped flag is said before the run is trained
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
-    trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
-    if trains:
-        processor.check_precision(FLAGS.precision)
     # A finished run is only read: it may be on a disk that cannot be written.
     with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
         export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())

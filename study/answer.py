@@ -30,6 +30,8 @@ class About(typing.NamedTuple):
     diverged: dict = {}  # setting -> the seeds with which it did
     settings: dict = {}  # setting -> flags of train.py, name -> value
     left_out: tuple = ()  # settings that have runs, too, but are not asked for
+    seeds_left_out: tuple = ()  # seeds that have runs, too
+    answered: tuple = ()  # numbers of seeds with which this was answered before
 
 
 def write(study, about, folder):
@@ -66,8 +68,8 @@ def write(study, about, folder):
         f"![Accuracy]({CURVES})",
         "*Lines: mean over the seeds. Bands: one standard deviation. Faint: each seed.*",
     ]
-    top = [title, f"**{sentence(gains)}**", table(study, gains), legend(study, gains)]
-    below = [what_was_run(study, about), limits(study, about)]
+    top = [title, f"**{sentence(study, gains)}**", table(study, gains), legend(study, gains)]
+    below = [what_was_run(study, about), limits(study, gains, about)]
     files.write(folder / PAGE, "\n\n".join(filter(None, [*top, *shown, *below])) + "\n")
     return "\n\n".join(filter(None, [*top, *below]))
 
@@ -75,11 +77,13 @@ def write(study, about, folder):
 # --- The sentence and the table ---
 
 
-def sentence(gains):
+def sentence(study, gains):
     """Which settings gain or lose on which task, by how much, and how many others do not."""
     known = [gain for gain in gains if not np.isnan(gain.mean)]
-    if not known:
+    if not any(group.records for group in study[1:]):
         return "Every run of the other settings diverged, so nothing can be compared."
+    if not known:
+        return "No seed has ended with none and with another setting, so nothing can be compared."
     largest = max(known, key=lambda gain: abs(gain.mean))
     tested = [gain for gain in known if not np.isnan(gain.p)]
     if not tested:
@@ -117,8 +121,8 @@ def table(study, gains):
     for task in tasks:
         header += [task, "p"]
     for group in study:
-        diverged = f", {group.diverged} diverged" if group.diverged else ""
-        row = [group.setting, f"{len(group.records)}{diverged}"]
+        compared = {g.seeds for g in gains if g.setting == group.setting} or {len(group.records)}
+        row = [group.setting, markdown.seeds(max(compared), group.diverged)]
         for task in tasks:
             if group is baseline:
                 values = np.array([shares(record, task) for record in group.records.values()])
@@ -186,8 +190,8 @@ def what_was_run(study, about):
     for (kind, labels), count in zip(known.items(), (trained, evaluated)):
         if min(labels.values()) < count:
             counts = ", ".join(f"{task} {number:,}" for task, number in labels.items())
+            kind = "held-out" if kind == "test" and about.is_held_out else kind
             named += f"; known {kind} labels: {counts}"
-    which = "held-out training images" if about.is_held_out else "test images"
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
     time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
     fewest, most = (of(record["global_step"] for record in found) for of in (min, max))
@@ -199,12 +203,16 @@ def what_was_run(study, about):
     lines = [
         f"`{about.command}`",
         *([f"Settings, as flags of train.py: {', '.join(settings)}."] if settings else []),
-        f"{about.dataset}: {trained:,} training images, {evaluated:,} {which}; {named}.",
+        f"{about.dataset}: {trained:,} training images, {evaluated:,} {evaluated_on(about)}; {named}.",
         f"{len(found)} runs of {steps} steps; {time}{about.jobs} at a time.",
         made_with(found).strip("*"),
     ]
     lines += [f"Python {first['versions']['python']}, tf-slim {first['versions']['tf-slim']}, numpy {first['versions']['numpy']}."]  # fmt: skip
     return "## What was run\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def evaluated_on(about):
+    return "held-out training images" if about.is_held_out else "test images"
 
 
 def numbers_of_labels(record):
@@ -214,20 +222,20 @@ def numbers_of_labels(record):
     return {"training": trained, "test": tested}
 
 
-def limits(study, about):
+def limits(study, gains, about):
     """A section of the page, or None: what the comparison cannot say, a line for each reason."""
     of_tasks = numbers_of_labels(groups.records_of(study)[0])["test"]
     fewest = min(of_tasks, key=of_tasks.get)
     images, of_task = of_tasks[fewest], ""
     if len(set(of_tasks.values())) > 1:
         of_task = f" have a label of {fewest}"
-    seeds = min(len(group.records) for group in study if group.records)
+    seeds = min((gain.seeds for gain in gains if gain.seeds), default=0)
     lines = []
     for group in study:
         if group.diverged:
             which = ranges_of(about.diverged[group.setting])
             lines.append(f"{group.setting} diverged with seed {which}, and is compared without.")
-    if seeds < SEEDS_OF_A_PAGE:
+    if 0 < seeds < SEEDS_OF_A_PAGE:
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
         made = "1 seed makes" if seeds == 1 else f"{seeds} seeds make"
         lines.append(f"{made} {what}. Use a larger --seeds, {SEEDS_OF_A_PAGE} at least.")
@@ -236,22 +244,27 @@ def limits(study, about):
             f"This folder has runs of {', '.join(about.left_out)}, too, which the command leaves out:"
             " p is not corrected for them. Name every setting that you tried."
         )
+    if about.seeds_left_out:
+        which = ranges_of(about.seeds_left_out)
+        lines.append(f"This folder has runs of seeds {which}, too, which the command leaves out.")
+    looks = [n for n in about.answered if SEEDS_OF_AN_INTERVAL <= n < seeds]
+    if looks:
+        lines.append(
+            f"Seeds were added after the answer of {max(looks)} was known. p does not allow for"
+            " that: whoever adds seeds until a gain is significant will find one by chance."
+        )
     if images < FEW_IMAGES:
         lines.append(
-            f"{images:,} test images{of_task}: one of them is {100 / images:.2f} points, so small gains"
+            f"{images:,} {evaluated_on(about)}{of_task}: one of them is {100 / images:.2f} points, so small gains"
             " cannot be seen."
         )
-    rising, short = [], []
-    for group in study:
-        told = is_rising(group)
-        rising += [group.setting] if told else []
-        short += [group.setting] if told is None and group.records else []
+    rising = [group.setting for group in study if is_rising(group)]
     if rising:
         lines.append(
             f"Accuracy is still rising ({', '.join(rising)}): longer runs may have other gains. Use"
             " a larger --num_epochs."
         )
-    if short:
+    if fewest_evaluations(study) < 2 * LAST_EVALUATIONS:
         lines.append(
             f"Fewer than {2 * LAST_EVALUATIONS} evaluations a run, so it is not known whether"
             " accuracy is still rising. Use a smaller --eval_every."
@@ -264,12 +277,17 @@ def limits(study, about):
     return "## What it cannot say\n\n" + "\n".join(f"- {line}" for line in lines) if lines else None
 
 
+def fewest_evaluations(study):
+    """How many evaluations the run with the fewest has."""
+    return min(len(record["curves"]["accuracy_test"][1]) for record in groups.records_of(study))
+
+
 def is_rising(group):
     """Whether the mean accuracy of the last evaluations is above that of as many before, by more
-    than its standard error over the seeds; None if there are too few seeds or evaluations."""
+    than its standard error over the seeds. Of few seeds or evaluations, nobody can tell."""
     values = [record["curves"]["accuracy_test"][1] for record in group.records.values()]
     count = LAST_EVALUATIONS
     if len(values) < 2 or min(map(len, values)) < 2 * count:
-        return None
+        return False
     rises = [np.mean(of[-count:]) - np.mean(of[-2 * count : -count]) for of in values]
     return bool(np.mean(rises) > np.std(rises, ddof=1) / np.sqrt(len(rises)))

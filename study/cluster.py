@@ -192,7 +192,9 @@ def main():
     os.chdir(ROOT)
     # The same folder for the same run: what was killed resumes, and a record that nobody
     # fetched is still there.
-    folder = pathlib.Path("logs/cluster/quick" if task["quick"] else "logs/cluster")
+    # Of a commit: a record of another one may be of another network.
+    folder = pathlib.Path("logs/cluster", str(task["program"]["commit"])[:12])
+    folder = folder / "quick" if task["quick"] else folder
     try:
         check(task["program"])
         runs = [Run(*run[:-1], run[-1] and Run(*run[-1])) for run in task["runs"]]

@@ -91,9 +91,10 @@ def settings_of(chosen, own):
         names.append(name)
         settings[name] = given
     for name in names:
-        if names.count(name) > 1:
+        alike = [other for other in names if other.casefold() == name.casefold()]
+        if len(alike) > 1:  # some systems take folders of such names for one
             raise Failed(f"the setting {name!r} is named twice. Give each a name of its own.")
-        if name in {*KINDS} - {*named}:
+        if name.casefold() in {*KINDS} - {*named}:
             raise Failed(f"{name!r} is the name of a setting of --settings. Choose another name.")
     if len(settings) == 1:
         raise Failed(f"--settings={BASELINE}: nothing to compare it with. Name another setting.")

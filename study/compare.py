@@ -94,20 +94,29 @@ def compare(argv):
     folders = records.Folders(folder, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / "lock").acquire(timeout=0):
-        check_folder(folder, parameters(dataset, settings, given))
+        now = parameters(dataset, settings, given)
+        check_folder(folder, now)
         missing = [run for run in chosen if not folders.has_record(run)]
         say_what_comes(folder, settings, chosen, missing, jobs)
-        check_flags([run for run in missing if run.seed == 0], folders, jobs)
-        write_parameters(folder, parameters(dataset, settings, given))
+        # The first of each setting, as the first of a list that is read backwards stays.
+        check_flags({run.setting: run for run in reversed(missing)}.values(), folders, jobs)
+        write_parameters(folder, now)
         if missing:
             make_all(missing, dataset, folders, jobs)
-        command = shlex.join(["python", "-m", "study.compare", *sys.argv[1:]])
+            check_data(missing, folders, now, parameters(load(given), settings, given))
         study, diverged = groups_of(settings, chosen, folders)
-        left_out = others_with_runs(folder, settings)
         about = answer.About(
-            command, dataset.name, is_held_out(given), jobs, diverged, settings, left_out
+            shlex.join(["python", "-m", "study.compare", *sys.argv[1:]]),
+            dataset.name,
+            is_held_out(given),
+            jobs,
+            diverged,
+            settings,
+            *others_with_runs(folder, settings),
+            answered_before(folder),
         )
         text = answer.write(study, about, folder)
+        note_answer(folder)
     print(f"\n{text}\n\nThe page with its pictures: {folder / answer.PAGE}")
 
 
@@ -158,7 +167,7 @@ def load(given):
 
 
 def is_held_out(given):
-    return given.get("holdout", "0") != "0"
+    return command_line.number_in(given.get("holdout", "0")) != 0
 
 
 def name_of(dataset, given):
@@ -189,7 +198,9 @@ def check_folder(folder, now):
     before = files.read_json(folder / PARAMETERS)
     another = "Choose another --name."
     if not before:
-        if any(path.name != "lock" for path in folder.iterdir()):
+        # A start that was killed may leave the latter.
+        of_this_program = {"lock", pathlib.Path(PARAMETERS).stem + ".part"}
+        if any(path.name not in of_this_program for path in folder.iterdir()):
             raise Failed(f"{folder}: holds no comparison of this program. {another}")
         return
     if not command_line.are_alike(before["flags"], now["flags"]):
@@ -197,7 +208,12 @@ def check_folder(folder, now):
             shlex.join(command_line.words_of(of["flags"])) or "no flags" for of in (before, now)
         )
         raise Failed(f"{folder}: was started with {was}, not {asked}. {another}")
-    if (before["dataset"], before["data"]) != (now["dataset"], now["data"]):
+    if before["dataset"] != now["dataset"]:
+        raise Failed(
+            f"{folder}: was started with data called {before['dataset']}, which are called"
+            f" {now['dataset']} now. {another}"
+        )
+    if before["data"] != now["data"]:
         raise Failed(f"{folder}: images, labels or classes have changed since it began. {another}")
     if before["numerics"] != now["numerics"]:
         raise Failed(
@@ -218,18 +234,51 @@ def check_folder(folder, now):
 
 def write_parameters(folder, now):
     """Adds what is compared now to what the folder holds."""
-    settings = files.read_json(folder / PARAMETERS).get("settings", {})
-    files.write_json(folder / PARAMETERS, now | {"settings": settings | now["settings"]})
+    before = files.read_json(folder / PARAMETERS)
+    settings = before.get("settings", {}) | now["settings"]
+    files.write_json(folder / PARAMETERS, before | now | {"settings": settings})
+
+
+def check_data(made, folders, before, now):
+    """Checks that the data are those that the runs began with; if not, deletes their records.
+
+    Args: the runs; `records.Folders`; the `parameters` of before, and of now. Raises: Failed.
+    """
+    if (before["dataset"], before["data"]) == (now["dataset"], now["data"]):
+        return
+    for run in made:  # nobody knows which of them have seen the others
+        folders.record(run).unlink()
+    raise Failed(
+        f"{folders.runs}: images, labels or classes have changed while the runs trained, so that"
+        f" {len(made)} runs are not used. Choose another --name; or restore the data, and run the"
+        " same command."
+    )
 
 
 def others_with_runs(folder, settings):
-    """The settings that were compared in this folder before, and are not among these."""
-    known = files.read_json(folder / PARAMETERS)["settings"]
-    return tuple(
-        name
-        for name in known
-        if name not in settings and any(folder.glob(f"runs/{name.replace(' ', '_')}-seed*.json"))
-    )
+    """Runs in this folder that the command leaves out.
+
+    Returns: the other settings that have any; the seeds of these settings that are not asked for.
+    """
+    known, seeds = files.read_json(folder / PARAMETERS)["settings"], {}
+    for name in known:
+        paths = folder.glob(f"runs/{name.replace(' ', '_')}-seed*.json")
+        seeds[name] = {int(path.stem.rpartition("-seed")[2]) for path in paths}
+    others = tuple(name for name in known if name not in settings and seeds[name])
+    of_these = set().union(*(seeds[name] for name in settings))
+    return others, tuple(sorted(seed for seed in of_these if seed >= FLAGS.seeds))
+
+
+def answered_before(folder):
+    """The numbers of seeds with which this folder's comparison was answered before."""
+    return tuple(files.read_json(folder / PARAMETERS).get("answered", ()))
+
+
+def note_answer(folder):
+    """Notes with how many seeds the comparison is answered."""
+    state = files.read_json(folder / PARAMETERS)
+    answered = sorted({*state.get("answered", ()), FLAGS.seeds})
+    files.write_json(folder / PARAMETERS, state | {"answered": answered})
 
 
 def runs_of(settings, given, dataset):

@@ -26,6 +26,11 @@ def interval(shares, sign=""):
     return f"{mean} ± {half:.2f}"
 
 
+def seeds(count, diverged):
+    """How many seeds there are, and how many more runs did not end."""
+    return f"{count}, {diverged} diverged" if diverged else f"{count}"
+
+
 def p_text(p):
     """A p-value with three decimals, and never 0."""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"

@@ -27,10 +27,15 @@ def shares(record, task):
 
 
 def of_all_images(record, task):
-    """Values of all images whose mean is that of `shares`, [N]: 0 for one without this label."""
+    """Values of all images, [N], whose mean is that of `shares`, and as uncertain.
+
+    An image without this label has the mean. The others are as much further from it as they are
+    fewer: a ratio estimator.
+    """
     has_label = np.array(list(record["correct_last"][task])) != NO_LABEL
-    values = np.zeros(len(has_label))
-    values[has_label] = shares(record, task) / np.mean(has_label)
+    known = shares(record, task)
+    values = np.full(len(has_label), np.mean(known))
+    values[has_label] += (known - np.mean(known)) / np.mean(has_label)
     return values
 
 

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 
 from harness import matrices
+from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import PLACES, unit_scope
 from harness.unit_weights import WEIGHT_BINS
@@ -205,7 +206,7 @@ def draw_weights(study, path, beside):
     scopes = sorted({tag.split("/")[0] for tag in tags})
     pairs = sorted({tag.split("/")[1] for tag in tags})
     picture = figure.Figure(**PANELS)
-    axes = picture.subplots(1, len(scopes), sharey=True)
+    axes = np.ravel(picture.subplots(1, len(scopes), sharey=True))
     for panel, scope in zip(axes, scopes):
         for pair, colour in zip(pairs, matplotlib.colormaps["tab10"].colors):
             draw_band(panel, group, f"{scope}/{pair}", colour, pair.replace("_", " "), 0)
@@ -222,12 +223,14 @@ def draw_spread_of_weights(study, path, beside):
     `draw_curves`."""
     group = study[0]
     records, tasks = list(group.records.values()), groups.tasks_of([group])[:-1]
+    if {np.ndim(of_unit) for of_unit in records[0]["weights"].values()} != {3}:
+        raise Failed(f"{path}: {group.setting} has no weights of channels to draw.")
     counts = {
         scope: sum(np.array(record["weights"][scope]) for record in records)
         for scope in records[0]["weights"]
     }
     picture = figure.Figure(**PANELS)
-    axes = picture.subplots(1, len(counts), sharex=True)
+    axes = np.ravel(picture.subplots(1, len(counts), sharex=True))
     for panel, (scope, of_unit) in zip(axes, counts.items()):
         for i, to in enumerate(tasks):
             for j, source in enumerate(tasks):

@@ -235,6 +235,10 @@ def read(study, folder):
                 f"{path}: runs.py has no setting {setting!r} with seed {seed}. Add it, or delete"
                 " this file."
             )
+        if path.stem != runs.name_of(setting, seed):
+            raise Failed(
+                f"{path}: is the record of {runs.name_of(setting, seed)}. Rename it, or delete it."
+            )
         found.setdefault(setting, {})[seed] = record
     return [
         groups.Group(

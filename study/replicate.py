@@ -285,7 +285,18 @@ def record_of(run, seconds, at_once):
 # --- The program ---
 
 
-def groups_of_runs(device):
+def is_made(setting, seed, epochs):
+    """Whether a run has a record. Raises: Failed, it is of a shorter or longer run."""
+    path = path_of(setting, seed)
+    found = path.exists() and records.read_record(path, "epochs")["epochs"]
+    if found and found != epochs:
+        raise Failed(
+            f"{path}: is of a run of {found} epochs, not {epochs}. Choose other --records."
+        )
+    return bool(found)
+
+
+def groups_of_runs(device, epochs):
     """The missing runs, in groups that train together: lists of (setting, seed)."""
     seeds = [int(seed) for seed in FLAGS.seeds]
     for first in range(0, len(seeds), FLAGS.at_once):
@@ -293,7 +304,7 @@ def groups_of_runs(device):
             missing = [
                 (setting, seed)
                 for seed in seeds[first : first + FLAGS.at_once]
-                if not path_of(setting, seed).exists()
+                if not is_made(setting, seed, epochs)
             ]
             size = 1 if setting == "dense" or device == "cpu" else len(missing)
             for start in range(0, len(missing), size or 1):
@@ -337,7 +348,7 @@ def train_all(images, epochs, steps):
     def in_time():
         return time.monotonic() < deadline
 
-    groups = list(groups_of_runs(device))
+    groups = list(groups_of_runs(device, epochs))
     wanted = len(FLAGS.settings) * len(FLAGS.seeds)
     print(f"{wanted - sum(map(len, groups))} of {wanted} runs have a record.", flush=True)
     bar = ProgressBar(

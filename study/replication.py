@@ -31,7 +31,7 @@ def read(folder, fewest_seeds):
 
     Returns:
       A list of `groups.Group`, whose condition is the decay; those of the earlier program
-      only if there are no others. And a line on how they were made.
+      unless the others answer the first question. And a line on how they were made.
 
     Raises:
       Failed: a record is damaged.
@@ -41,8 +41,14 @@ def read(folder, fewest_seeds):
     found = [record for record in found if not record["repetition"]]
     earlier = [r for r in found if r.get("note", "").startswith(NOT_REPEATED)]
     later = groups_of([r for r in found if r not in earlier], fewest_seeds)
-    study = later or groups_of(earlier, fewest_seeds)
+    study = later if answers_primary(later) or not earlier else groups_of(earlier, fewest_seeds)
     return study, made_with(records_of(study))
+
+
+def answers_primary(study):
+    """Whether there are the runs that the first question compares."""
+    setting, decay = PRIMARY
+    return all(find(study, name, float(decay)).records for name in ("none", setting))
 
 
 def groups_of(found, fewest_seeds):

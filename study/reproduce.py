@@ -110,6 +110,7 @@ def main(argv):
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
     command_line.go_to_root()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    known = runs.all_runs()
     chosen, left_out = for_this_processor(runs.runs_for(FLAGS.only))
     if not (FLAGS.draw or FLAGS.show):
         for sentence in left_out:
@@ -117,10 +118,11 @@ def main(argv):
     out = PICTURES
     if FLAGS.quick:
         out = folders.runs / "quick"
-        chosen = runs.quick(chosen)
+        known = chosen = runs.quick(chosen)
         folders = records.Folders(out / "runs", out / "records")
     if FLAGS.seeds:
         chosen = [run for run in chosen if run.seed_index < FLAGS.seeds]
+    records.check(known, folders)  # those of other studies as well: all are shown
     try:
         act(chosen, folders, out)
     except filelock.Timeout:
@@ -172,7 +174,6 @@ def act(chosen, folders, out):
     """
     check_what_is_shown()
     found = read_all(folders.records, fewest_seeds=1)
-    records.check(chosen, folders)
     if FLAGS.show:
         texts = found.tables
         if not FLAGS["only"].using_default_value:
@@ -307,14 +308,10 @@ def repeat(run, record, folder):
     """Makes a run again in this folder, on as many cores as recorded. Returns: the new record."""
     folders = records.Folders(folder, folder)
 
-    def delete_runs():
-        for one in filter(None, (run.source, run)):
-            shutil.rmtree(folders.run(one), ignore_errors=True)
-
-    delete_runs()
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier version left, too
     with restricted_to(record.get("machine", {}).get("threads", 1)):
         again = records.make(run, folders, threading.Event())
-    delete_runs()
+    shutil.rmtree(folder)
     return again
 
 

@@ -52,7 +52,7 @@ class Run(typing.NamedTuple):
 
     @property
     def name(self):
-        return f"{self.setting}-seed{self.seed}".replace(" ", "_")
+        return name_of(self.setting, self.seed)
 
     @property
     def seed_index(self):
@@ -73,6 +73,11 @@ class Run(typing.NamedTuple):
         steps = min(steps, self.flags.get("max_steps", steps))
         evaluations = steps / self.flags["eval_every"]
         return int(steps * 128 + evaluations * 10000 / 3)
+
+
+def name_of(setting, seed):
+    """What folders and records call a run."""
+    return f"{setting}-seed{seed}".replace(" ", "_")
 
 
 # --- Settings ---

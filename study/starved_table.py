@@ -3,7 +3,7 @@
 from study import groups
 from study.groups import records_of
 from study.machines import made_with
-from study.markdown import answer, as_table, details, interval, p_equals
+from study.markdown import answer, as_table, details, interval, p_equals, seeds
 
 
 def ranks_table(study, definition):
@@ -22,7 +22,7 @@ def ranks_table(study, definition):
     names = list(groups.starved_measures(records_of(study)[0]))
     recalls = [name for name in names if "recall" in name]
     more = [name for name in names if name not in recalls]
-    rows = [[g.setting, len(g.records), *row_of(g, recalls)] for g in study]
+    rows = [[g.setting, seeds(len(g.records), g.diverged), *row_of(g, recalls)] for g in study]
     titles = [name.removeprefix("accuracy, ") for name in more]
     more_rows = [[g.setting, *row_of(g, more)] for g in study]
     return "\n\n".join([

@@ -5,7 +5,7 @@ Which tables a study has, its entry in `runs.STUDIES` says, by their names in TA
 
 import numpy as np
 
-from study import groups, image_tables, per_image, runs, starved_table
+from study import groups, image_tables, markdown, per_image, runs, starved_table
 from study.groups import baseline_of, find, records_of
 from study.machines import made_with
 from study.markdown import answer, as_table, interval, number, p_equals, p_text
@@ -90,7 +90,8 @@ def tasks_table(study, definition):
         p_values[asked] = f"{p_text(groups.p_value(gained[asked]))} (asked)"
     rows = []
     for group in study:
-        row = [f"{group.condition:,}", group.setting, len(group.records)]
+        count = markdown.seeds(len(group.records), group.diverged)
+        row = [f"{group.condition:,}", group.setting, count]
         for task in tasks:
             key = group.condition, group.setting, task
             level = group.setting == "none"
@@ -195,9 +196,8 @@ def accuracy_table(study, baselines=("none",), first="images", shows_by_article=
     header += [f"{task} by article" for task in implied]
     rows = []
     for group in study:
-        diverged = f", {group.diverged} diverged" if group.diverged else ""
         row = [f"{group.condition:,}"] if has_several else []
-        row += [group.setting, f"{len(group.records)}{diverged}"]
+        row += [group.setting, markdown.seeds(len(group.records), group.diverged)]
         first_baseline, *others = (baseline_of(study, group, name) for name in baselines)
         if group.setting == first_baseline.setting:
             row += [interval(groups.levels_of(group, task)) for task in tasks]
@@ -266,7 +266,7 @@ def comparisons_with(studies, baseline):
         if has_its_own or baseline not in definition.baselines:
             continue
         shown = groups.shown(name, studies)
-        others = {"none", baseline, *(g.setting for g in studies.get(definition.repeated_by, []))}
+        others = {"none", baseline} | repeated(definition.repeated_by, studies, baseline)
         others |= set(definition.controls.values()) if baseline != "none" else set()
         for group in studies[name]:
             gained = groups.gains_of(group, baseline_of(shown, group, baseline))
@@ -274,6 +274,16 @@ def comparisons_with(studies, baseline):
             if is_compared and groups.is_enough(gained):
                 compared[name, group.condition, group.setting] = gained
     return compared
+
+
+def repeated(study, studies, baseline):
+    """The settings that a repetition compares itself. Args: its name, or None; as `all_tables`."""
+    again = studies.get(study, [])
+    return {
+        group.setting
+        for group in again
+        if groups.is_enough(groups.gains_of(group, baseline_of(again, group, baseline)))
+    }
 
 
 def title_of(study, images, setting):

@@ -46,6 +46,11 @@ def clone(fashion_mnist, tmp_path_factory):
     return folder
 
 
+def quick_runs(clone):
+    """Where a worker in this clone keeps the runs of --quick: each commit has a folder."""
+    return clone / "logs" / "cluster" / git(clone, "rev-parse", "HEAD")[:12] / "quick" / "runs"
+
+
 def environment(**more):
     variables = with_variables(more)
     if data.FOLDER_VARIABLE in variables:  # it may be relative to this folder
@@ -144,7 +149,7 @@ def test_a_study_survives_its_workers_and_its_coordinator(clone, cluster, tmp_pa
     workers = [cluster.worker(clone) for _ in range(2)]
     logdir = tmp_path / "study"
     coordinator = cluster.reproduce(clone, logdir)
-    runs = clone / "logs" / "cluster" / "quick" / "runs" / "best_lever"
+    runs = quick_runs(clone) / "best_lever"
     wait_until(lambda: len(list(runs.glob("*/settings.json"))) == 2, coordinator)  # both train
     # The scheduler gives a task up when one worker has died with it, and the run goes on
     # without the worker, as nobody stops it.
@@ -221,7 +226,7 @@ def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path)
     """
     task = subprocess.check_output([sys.executable, "-c", code], cwd=clone, env=environment())
     (tmp_path / "task").write_bytes(task)
-    folder = clone / "logs" / "cluster" / "quick" / "runs" / "levers"
+    folder = quick_runs(clone) / "levers"
 
     def start():
         given = "import sys, runpy; sys.stdin = open(sys.argv[1]);"

@@ -18,9 +18,19 @@ import data
 import train
 from harness import choices
 from harness.errors import Failed
-from study import answer, answer_pictures, command_line, compare, intervals, per_image, watching
+from study import (
+    answer,
+    answer_pictures,
+    command_line,
+    compare,
+    intervals,
+    per_image,
+    records,
+    watching,
+)
 from study.gains import Gain, gains_of
 from study.groups import Group
+from study.runs import Run
 
 
 def run_compare(where, *arguments, **options):
@@ -179,6 +189,10 @@ RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.91]
     ({"seeds": 5, "images": 2000}, ABOUT, []),
     ({"seeds": 4, "images": 2000}, ABOUT, ["4 seeds make wide intervals"]),
     ({"images": 2000}, ABOUT._replace(left_out=("layer", "nddr")), ["runs of layer, nddr, too"]),
+    ({"images": 2000}, ABOUT._replace(seeds_left_out=(5, 6)), ["runs of seeds 5 to 6, too"]),
+    ({"images": 2000}, ABOUT._replace(answered=(2, 3, 5)), ["after the answer of 3 was known"]),
+    ({"images": 2000}, ABOUT._replace(answered=(2, 5)), []),  # of two, there was no answer
+    ({"images": 1999}, ABOUT._replace(is_held_out=True), ["1,999 held-out training images: one"]),
     ({"images": 1999}, ABOUT, ["1,999 test images"]),
     ({"images": 2000, "accuracies": RISING}, ABOUT, ["still rising (none, channel)"]),
     ({"images": 2000, "accuracies": RISING[:9]}, ABOUT, ["Fewer than 10 evaluations"]),
@@ -244,6 +258,17 @@ def test_the_page_says_how_many_steps_the_settings_have_and_how_many_seeds_are_l
     assert "6 runs of 10 to 1,234 steps" in page
 
 
+def test_seeds_that_only_one_of_two_settings_has_are_not_counted(tmp_path):
+    none, channel = made_study()
+    study = [none.of_seeds({2, 3, 4}), channel.of_seeds({0, 1, 2, 3})]
+    page = written_answer(study, tmp_path, ABOUT._replace(diverged={}))
+    assert "| none | 3 |" in page and "| channel | 2 |" in page
+    assert "With two seeds, nobody can tell" in page and "2 seeds make no interval" in page
+    assert "evaluations a run" not in page  # there are enough of them
+    page = written_answer([none.of_seeds({0}), channel.of_seeds({1})], tmp_path)
+    assert "No seed has ended with none and with another setting" in page
+
+
 def test_long_names_of_settings_are_not_cut_off_at_the_edges_of_a_picture(tmp_path):
     none, channel = made_study()
     names = [f"a setting of my own with a name of words {i}" for i in range(4)]
@@ -277,6 +302,7 @@ def assert_one_sentence(finished, *words):
     (["--settings=none,chanel"], ["'chanel' is none of none, channel,"]),
     (["--settings=none"], ["nothing to compare it with"]),
     (["--settings=layer,layer"], ["'layer' is named twice"]),
+    (["--settings=none,layer", "--setting=Layer: --lr=0.1"], ["named twice"]),
     (["--setting=layer: --seed=3"], ["--seed"]),
     (["--setting=nddr: --learning_rate=0.1"], ["'nddr' is named twice"]),
     (["--setting=dense: --lr=1"], ["'dense' is the name of a setting of --settings"]),
@@ -454,6 +480,13 @@ def test_a_users_day(where):
     assert list(folder_in(where).glob("runs/*-seed2/model.ckpt-*"))
     assert "which the command leaves out" not in page
 
+    # Seeds that are left out, or were added after a look.
+    assert "after the answer of" not in page  # with two seeds, there was none
+    fewer = run_compare(where, *QUICK)
+    assert "This folder has runs of seeds 2, too" in fewer.stdout
+    state = folder_in(where) / compare.PARAMETERS
+    assert json.loads(state.read_text())["answered"] == [2, 3]
+
     # With one setting less, whose runs stay.
     fewer = run_compare(
         where, *QUICK[:1], "--settings=none", *QUICK[2:], "--setting=mine: --lr=0.1"
@@ -488,6 +521,17 @@ def test_a_full_disk_ends_it_with_one_sentence_and_the_same_command_resumes(wher
     usual = ("--data_dir=mine", "--tasks=label,kind", "--name=test")
     failed = run_script("study.compare", *usual, *given, prelude=f"{there(where)}; {limit}")
     assert_one_sentence(failed, "cannot be written", "same command")
+
+
+def test_runs_whose_data_have_changed_while_they_trained_are_not_used(tmp_path):
+    folders = records.Folders(tmp_path, tmp_path)
+    run, before = Run("runs", "none", 0, {}), {"dataset": "mine-custom", "data": "1 2"}
+    records.write_record(folders.record(run), {"seed": 0})
+    compare.check_data([run], folders, before, dict(before))
+    assert folders.has_record(run)
+    with pytest.raises(Failed, match="have changed while the runs trained"):
+        compare.check_data([run], folders, before, before | {"data": "1 3"})
+    assert not folders.has_record(run)
 
 
 # --- What is planted is found ---

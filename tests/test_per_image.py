@@ -44,6 +44,23 @@ def test_the_mean_of_the_images_is_the_accuracy_that_the_record_names(task):
     np.testing.assert_allclose(gained.mean(axis=1), list(MORE.gains(NONE, task).values()))
 
 
+@pytest.mark.parametrize("one_in", [2, 10])
+def test_images_without_a_label_add_no_doubt_of_their_own_to_the_mean_of_the_tasks(one_in):
+    """Half the sum of two means is never less certain than half the sum of their intervals."""
+
+    def with_few(of):
+        digits = of["correct_last"]["a"]
+        few = "".join(d if i % one_in == 0 else per_image.NO_LABEL for i, d in enumerate(digits))
+        return of | {"correct_last": {"a": digits, "b": few}}
+
+    study = NONE._replace(records={seed: with_few(of) for seed, of in NONE.records.items()})
+    half = {
+        task: intervals.estimate(per_image.values(study, task)).half_width
+        for task in ("a", "b", "mean")
+    }
+    assert half["mean"] < 1.05 * (half["a"] + half["b"]) / 2
+
+
 def test_a_table_has_the_interval_for_new_images_and_in_brackets_that_over_seeds():
     gained = groups.gains_of(MORE, NONE, "a")
     new, seeds = intervals.estimate(gained).half_width, groups.half_width(list(gained.mean(axis=1)))

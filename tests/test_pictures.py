@@ -218,7 +218,9 @@ def test_runs_of_any_name_are_drawn_alike_in_any_locale(tmp_path):
 
 def test_the_tables_of_a_quick_study_are_utf8(tmp_path):
     logdir = tmp_path / "café"
-    shutil.copytree(ROOT / "study" / "records" / "full", logdir / "quick" / "records" / "full")
+    shutil.copytree(
+        ROOT / "study" / "records" / "all_images", logdir / "quick" / "records" / "all_images"
+    )
     finished = run_script("study.reproduce", "--quick", "--draw", "--only=levers",
                           f"--logdir={logdir}", **C_LOCALE)  # fmt: skip
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
@@ -255,7 +257,9 @@ def test_curves_that_cannot_be_written_get_a_sentence_and_leave_the_old_ones(tmp
 
 
 def test_the_studys_pictures_that_cannot_be_written_get_a_sentence(tmp_path):
-    shutil.copytree(ROOT / "study" / "records" / "full", tmp_path / "quick" / "records" / "full")
+    shutil.copytree(
+        ROOT / "study" / "records" / "all_images", tmp_path / "quick" / "records" / "all_images"
+    )
     refused = run_script("study.reproduce", "--quick", "--draw", "--only=levers",
                          f"--logdir={tmp_path}", prelude=SMALL_FILES)  # fmt: skip
     assert_one_sentence(refused, "reproduce.py", tmp_path / "quick" / "acc_test.png", "too large")

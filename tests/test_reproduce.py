@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -126,12 +127,12 @@ def test_a_tiny_loss_is_not_written_as_minus_zero():
 
 def test_a_page_shows_settings_with_five_seeds(tmp_path):
     few, many = ({seed: (0.7, 0.7) for seed in range(count)} for count in (4, 5))
-    for group in made_groups(none=many, channel=few, layer=many):
+    for group in made_groups(none=many, channel=few, **{"start 0.9": many}):
         for seed, record in group.records.items():
-            path = tmp_path / "levers" / f"1000_{group.setting}-seed{seed}.json"
+            path = tmp_path / "levers" / f"{runs.name_of(f'1000 {group.setting}', seed)}.json"
             path.parent.mkdir(exist_ok=True)
             named = {"setting": f"1000 {group.setting}", "command": "", "network": "one"}
-            path.write_text(json.dumps({**record, **named}).replace("layer", "start 0.9"))
+            path.write_text(json.dumps({**record, **named}))
     for fewest, shown in {5: ["none", "start 0.9"], 1: ["none", "channel", "start 0.9"]}.items():
         _, _, texts = reproduce.read_all(tmp_path, fewest)
         assert [row[0] for row in rows_of(texts["levers"])[2:]] == shown
@@ -254,9 +255,9 @@ def test_a_question_fixed_beforehand_is_not_corrected():
 
 def test_a_study_that_was_stopped_at_its_first_runs_has_tables():
     (fast,) = made_groups(**{"rate x1000": {210: (0.7, 0.7)}})  # none is not there yet
-    texts = tables.all_tables({"fast_units": [fast], "full": of_all_images([fast])})
+    texts = tables.all_tables({"fast_units": [fast], "all_images": of_all_images([fast])})
     assert "rate x1000" in texts["fast_units"] and "fixed beforehand" not in texts["fast_units"]
-    assert "rate x1000" in texts["full"] and "results" not in texts
+    assert "rate x1000" in texts["all_images"] and "results" not in texts
 
 
 def starved_record(seed, recalls):
@@ -453,13 +454,16 @@ def test_the_replication_shows_settings_with_enough_seeds(tmp_path):
     assert list(groups.find(study, "none", 0.9).records) == [0, 1, 2, 3, 4]
 
 
-def test_records_of_the_earlier_program_count_only_without_others(tmp_path):
+def test_records_of_the_earlier_program_count_until_others_answer_the_first_question(tmp_path):
     note = f"{replication.NOT_REPEATED}, five seeds."
     earlier = replicated_record("none", 0, 0.5, note=note)
     study, made = write_replicated(tmp_path, earlier)
     assert list(groups.find(study, "none", 0.9).records) == [0] and note in made
     again = replicated_record("none", 10, 0.8) | {"repetition": 1}
-    study, made = write_replicated(tmp_path, earlier, replicated_record("none", 10, 0.9), again)
+    later = [replicated_record("none", 10, 0.9), again]
+    study, made = write_replicated(tmp_path, earlier, *later)  # a session on a GPU was too short
+    assert list(groups.find(study, "none", 0.9).records) == [0] and note in made
+    study, made = write_replicated(tmp_path, earlier, *later, replicated_record("dense", 10, 0.9))
     group = groups.find(study, "none", 0.9)
     assert list(group.records) == [10] and group.accuracies() == pytest.approx([0.9])
     assert "earlier" not in made
@@ -1012,6 +1016,46 @@ def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts(
     run = runs.Run("levers", "1000 none", 0, {})
     assert records.deviation_of_seeds(run, studies) == pytest.approx(0.02)
     assert records.deviation_of_seeds(run, {"levers": studies["levers"]}) is None
+
+
+def test_records_of_a_study_that_is_not_asked_for_are_checked_as_well(tmp_path):
+    """Because its table is written, too."""
+    folder = tmp_path / "levers"
+    shutil.copytree(RECORDS_FOLDER / "levers", folder)
+    path = folder / "1000_channel-seed0.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"flags": record["flags"] | {"num_epochs": 10}}))
+    given = ("--show", "--only=where", f"--records={tmp_path}")
+    refused = reproduce_script(*given)
+    assert refused.returncode == 1 and f"{path}: made with other flags" in refused.stderr
+    path.rename(folder / "a_copy.json")
+    refused = reproduce_script(*given)
+    assert refused.returncode == 1 and "is the record of 1000_channel-seed0" in refused.stderr
+
+
+def test_seeds_that_did_not_end_are_counted_in_every_table():
+    none, channel = made_groups(none=dict.fromkeys(range(3), (0.7, 0.9)),
+                                channel={s: (0.71 + s / 100, 0.9) for s in range(3)})  # fmt: skip
+    study = of_all_images([none, channel._replace(diverged=2)])
+    for table in (tables.gains_table, tables.tasks_table):
+        shown = cells(table(study, runs.STUDIES["few_group_labels"]), "channel")
+        assert shown["seeds"] == "3, 2 diverged"
+
+
+def test_a_picture_of_weights_shows_one_unit_and_refuses_what_has_no_channels(tmp_path):
+    def with_weights(weights):
+        (group,) = made_groups(channel={0: (0.7, 0.7), 1: (0.7, 0.7)})
+        for record in group.records.values():
+            record["weights"] = {"cross_stitch_3": weights}
+        return [group]
+
+    of_channels = np.ones([2, 2, 60], int).tolist()
+    path = pictures.PICTURES["weights at the end"](
+        with_weights(of_channels), tmp_path / "one.png", []
+    )
+    assert path.exists()
+    with pytest.raises(Failed, match="no weights of channels"):
+        pictures.PICTURES["weights at the end"](with_weights([1] * 60), tmp_path / "nddr.png", [])
 
 
 def test_every_record_of_the_study_can_be_verified():
