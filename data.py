@@ -485,10 +485,14 @@ def find_task(name, folder, train, test):
     known = {task.name: task for task in TASKS}
     if name not in known:
         return task_from_files(name, folder, train, test)
+    paths = arrays.paths_of(folder, "train", name) if folder else []
     if not train.shows_articles():
         problem = f"{name!r} is a label of Fashion-MNIST, which these files are not"
-        raise DataError(f"tasks: {problem}. Their own labels are the task 'label'.")
-    for path in arrays.paths_of(folder, "train", name) if folder else []:
+        what_to_do = "Their own labels are the task 'label'"
+        if paths:
+            what_to_do = f"Rename {paths[0].name} and its test file, and use the new name"
+        raise DataError(f"tasks: {problem}. {what_to_do}.")
+    for path in paths:
         problem = "not used, because data.py has a task of this name"
         warnings.warn(f"{path}: {problem}. To train on it, rename it and its test file.")
     return known[name]
@@ -516,7 +520,7 @@ def check_task(task):
     subject = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
         raise DataError(f"{subject}: its name must consist of letters, digits and _ . -")
-    if task.name in ("images", "mean", "total", "l2"):  # of files and of curves
+    if task.name.lower() in ("images", "mean", "total", "l2"):  # of files and of curves
         raise DataError(f"{subject}: this name is used already: choose another one")
     if [other.name for other in TASKS].count(task.name) > 1:
         raise DataError(f"{subject}: there are two tasks of this name")

@@ -173,7 +173,7 @@ def run_command(program_started):
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     # A finished run is only read: it may be on a disk that cannot be written.
     with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
-        export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults())
+        export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults(), run.folder)
         must_export = export and (trains or not export.holds(outcome["global_step"]))
         if must_export:
             export.prepare()
@@ -194,7 +194,7 @@ def run_command(program_started):
                 tasks = [(task.name, task.classes) for task in run.dataset.tasks]
                 config = config_from_flags(precision="float32")  # for any machine
                 server = model.build_server(tasks, config, run.dataset.image_shape())
-                export.write(server, run.folder, run.session_config)
+                export.write(server, run.session_config)
         finally:
             say("\n" + results.table(outcome))
         if FLAGS.eval_only:
@@ -276,6 +276,7 @@ def run_from_flags():
 
     Returns: a `Run`. Raises: Failed, the data cannot be used, or the flags do not fit them.
     """
+    asks_for_units = "cross_stitch" in given_flags() and FLAGS.cross_stitch
     unify_flags()
     tasks = FLAGS.tasks.split(",") if "tasks" in given_flags() else None
     dataset = data.load(
@@ -289,7 +290,9 @@ def run_from_flags():
         label_only=flag_rules.label_only(flag_values()),
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
-    flag_rules.warn_of_ignored(flag_values(), given_flags())
+    unify_flags()
+    of_no_units = set() if asks_for_units else {"cross_stitch"}
+    flag_rules.warn_of_ignored(flag_values(), given_flags() - of_no_units)
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise Failed(
@@ -342,7 +345,8 @@ def settings_of(dataset):
     shaping = flag_rules.shaping(flag_values())
     settings = {n: value for n, value in shaping.items() if n not in flag_rules.LENGTH_OF_RUN}
     settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
-    return settings | {"classes": dataset.fingerprint_of_classes()}
+    shape = "x".join(map(str, dataset.image_shape()))  # which the fingerprint does not tell
+    return settings | {"shape": shape, "classes": dataset.fingerprint_of_classes()}
 
 
 def build(dataset, config):

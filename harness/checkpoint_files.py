@@ -141,9 +141,10 @@ def delete_incomplete(run_dir):
 
 
 def delete(path):
-    """Deletes a checkpoint's files, the index last: what a kill leaves is then deleted with the
-    next one."""
+    """Deletes a checkpoint's files, the index and its note last: what a kill leaves is then
+    deleted with the next one."""
     path = pathlib.Path(path)
     found = path.parent.glob(f"{path.name}.*")
-    for file in sorted(found, key=lambda f: f.suffix == ".index"):
+    # The index without its note would be another run's checkpoint.
+    for file in sorted(found, key=lambda f: (f.suffix == ".json", f.suffix == ".index")):
         file.unlink()

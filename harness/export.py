@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 from harness import checkpoints, folder
 from harness.errors import Failed, brief
 from harness.files import read_json, write_json
+from harness.names import NUMBER, SETTINGS
 
 NOT_OF_MEMORY = [
     os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
@@ -28,10 +29,12 @@ class Export:
       name: --export_dir.
       settings: what determines the run's result, as settings.json has it.
       defaults: flag -> its default.
+      run_dir: the run's folder.
     """
 
-    def __init__(self, name, settings, defaults):
+    def __init__(self, name, settings, defaults, run_dir):
         self._name, self._settings, self._defaults = name, settings, defaults
+        self._run_dir = run_dir
         self._folder = pathlib.Path(os.path.realpath(folder.expanded(name)))
 
     def holds(self, step):
@@ -40,10 +43,16 @@ class Export:
         try:
             before = folder.completed(found["settings"], self._settings, self._defaults)
             differing = folder.differing(before, self._settings, self._defaults)
+            # A run that was started over has another number; older exports have none.
+            is_same_run = found.get(NUMBER) in (None, self._number())
             # A network is the same on any device.
-            return set(differing) <= {"device"} and found["global_step"] == step
+            is_same_network = set(differing) <= {"device"} and found["global_step"] == step
+            return is_same_run and is_same_network
         except (KeyError, TypeError):  # another program's file
             return False
+
+    def _number(self):
+        return read_json(self._run_dir / SETTINGS).get(NUMBER)
 
     def prepare(self):
         """Raises: Failed, the folder holds something or cannot be written."""
@@ -53,18 +62,17 @@ class Export:
         with self._errors(), self._new_draft():  # now, and not after hours of training
             pass
 
-    def write(self, server, run_dir, session_config):
+    def write(self, server, session_config):
         """Writes the newest checkpoint's network.
 
         Args:
           server: a graph with its tensors `images` and `outputs`, name -> tensor.
-          run_dir: the run's folder.
           session_config: a `tf.ConfigProto`.
 
         Raises:
           Failed: there is no checkpoint, or the network cannot be written.
         """
-        with checkpoints.restored(server.graph, run_dir, session_config) as (session, step):
+        with checkpoints.restored(server.graph, self._run_dir, session_config) as (session, step):
             images = {"images": server.images}
             signature = tf.saved_model.predict_signature_def(images, server.outputs)
             with self._errors(), self._new_draft() as draft:
@@ -73,14 +81,19 @@ class Export:
                     session, [tf.saved_model.SERVING], {"serving_default": signature}
                 )
                 builder.save()
-                write_json(draft / EXPORTED, {"settings": self._settings, "global_step": step})
+                about = {"settings": self._settings, "global_step": step, NUMBER: self._number()}
+                write_json(draft / EXPORTED, about)
                 self._put_in_place(draft, step)
 
     def _check_is_free(self):
         """Raises: Failed, the folder holds something, or is a file."""
         is_file = self._folder.exists() and not self._folder.is_dir()
         if is_file or (self._folder.exists() and any(self._folder.iterdir())):
-            raise Failed(f"{self._folder}: holds something else. Choose another --export_dir.")
+            is_export = isinstance(read_json(self._folder / EXPORTED).get("settings"), dict)
+            which = " (an export of another run, or of another step)" if is_export else ""
+            raise Failed(
+                f"{self._folder}: holds something else{which}. Choose another --export_dir."
+            )
 
     @contextlib.contextmanager
     def _new_draft(self):

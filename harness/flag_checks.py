@@ -43,8 +43,9 @@ def check_alone(flags, known_tasks):
     refuse_if = functools.partial(refuse, flags)
     tasks, places = words_of(flags["tasks"]), words_of(flags["cross_stitch_at"])
     known = ", ".join(known_tasks)
+    in_lower_case = [task.lower() for task in tasks]  # TensorFlow takes these for the same name
     refuse_if(
-        not all(tasks) or len(tasks) > len(set(tasks)),
+        not all(tasks) or len(tasks) > len(set(in_lower_case)),
         "tasks",
         f"must be some of {known}, or names of label files, each once, with commas between",
     )

@@ -48,7 +48,7 @@ def nearer_to_defaults(flags, defaults):
 
 def warn_of_ignored(flags, given):
     """Warns of flags of units if the network has none."""
-    ignored = sorted(f"--{name}" for name in of_units(flags) & given)
+    ignored = sorted(f"--{name}" for name in {*of_units(flags), "cross_stitch"} & given)
     if ignored and not has_units(flags):
         names = ", ".join(ignored)
         warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")

@@ -83,6 +83,8 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
             )
         warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
     before = completed(before, settings, defaults) if before else settings
+    if before["data"] == settings["data"]:
+        may_differ = {*may_differ, "dataset"}  # images of one's own are called as their folder
     names = [name for name in differing(before, settings, defaults) if name not in may_differ]
     if names:
         started, asked = (
@@ -156,6 +158,7 @@ def begin(claim, settings, starts_over):
     if not starts_over and (run_dir / RESULTS).exists() and not saved:
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     claim.check()
+    (run_dir / predictions.TABLE).unlink(missing_ok=True)  # of the network before
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     number = None if starts_over else read_json(run_dir / SETTINGS).get(NUMBER)
@@ -168,9 +171,9 @@ def begin(claim, settings, starts_over):
 
 def completed(before, now, defaults):
     """Fills in settings that an earlier version did not record: flags with their defaults,
-    the classes with those of `now`."""
+    shape and classes with those of `now`."""
     known = {name: defaults[name] for name in now if name in defaults}
-    return known | {"classes": now["classes"]} | before
+    return known | {name: now[name] for name in ("shape", "classes") if name in now} | before
 
 
 def init_folder(run_dir, settings, defaults):
@@ -208,6 +211,9 @@ def init_folder(run_dir, settings, defaults):
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(wrong)}.")
     if found["classes"] != settings["classes"]:
         raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
+    chosen = ("seed", "train_examples", "starve", "label_only")
+    if found["data"] != settings["data"] and all(found[n] == settings[n] for n in chosen):
+        warnings.warn(f"--init_from={folder}: was trained on other images or labels than these.")
     return folder
 
 

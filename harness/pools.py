@@ -36,12 +36,13 @@ def of_labels(labels):
 
 def for_batches(pools, batch_size):
     """Moves the images of pools smaller than a batch to the largest pool that trains nothing else.
+    If there is no such pool, they are left out.
 
     Returns:
       The pools, and task -> the number of labels that are not used because of this.
 
     Raises:
-      DataError: there is no such pool, or a task would lose all its labels.
+      DataError: a task would lose all its labels.
     """
     merged = moved(pools, batch_size)
     if merged is None:
@@ -62,10 +63,9 @@ def moved(pools, batch_size):
     merged, unused = dict(large), collections.Counter()
     for tasks in pools.keys() - large.keys():
         fitting = [others for others in large if set(others) < set(tasks)]
-        if not fitting:
-            return None
-        target = max(fitting, key=lambda others: len(large[others]))
-        merged[target] = np.sort(np.concatenate([merged[target], pools[tasks]]))
+        target = max(fitting, key=lambda others: len(large[others]), default=())
+        if target:
+            merged[target] = np.sort(np.concatenate([merged[target], pools[tasks]]))
         unused.update({task: len(pools[tasks]) for task in set(tasks) - set(target)})
     of_all, trained = (set().union(*of) for of in (pools, merged))
     return (merged, unused) if trained == of_all else None

@@ -31,8 +31,8 @@ def check(num_cores):
     except (RuntimeError, MemoryError) as error:
         raise Failed(
             f"this run needs {needed} threads, and the system lets it start {len(started)}. End"
-            " other programs, raise the limit (ulimit -u, or that of the container), or use fewer"
-            " --threads."
+            " other programs, raise the limit (ulimit -u, or that of the container), or let it use"
+            " fewer cores, as with taskset -c 0-1."
         ) from error
     finally:
         end.set()

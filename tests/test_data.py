@@ -499,7 +499,8 @@ TWO, TEN = ("two", "other"), (0,) * 10
     (("hands", ("two", ""), TEN), "class '' cannot be shown"),
     (("hands", ("two", "\u200b"), TEN), "cannot be shown"),
     (("worn on hands", TWO, TEN), "letters"), (("a/b", TWO, TEN), "letters"),
-    (("mean", TWO, TEN), "choose another"), (("group", TWO, TEN), "there are two tasks"),
+    (("mean", TWO, TEN), "choose another"), (("Total", TWO, TEN), "choose another"),
+    (("group", TWO, TEN), "there are two tasks"),
 ])  # fmt: skip
 def test_a_wrong_task_is_named(task, words, small, monkeypatch):
     monkeypatch.setattr(data, "TASKS", (*data.TASKS, data.Task(*task)))

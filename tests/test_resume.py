@@ -803,6 +803,40 @@ def test_a_damaged_list_of_checkpoints_hides_none(content, two_checkpoints, tmp_
     assert run_folder.results_of_finished(folder(tmp_path))["global_step"] == 20
 
 
+def test_a_kill_while_a_checkpoint_is_deleted_leaves_none_that_seems_another_runs(
+    monkeypatch, tmp_path
+):
+    """Its note says whose it is, and is of use as long as the index is there."""
+    endings = ["index", "data-00000-of-00001", "json"]
+    for ending in endings:
+        (tmp_path / f"model.ckpt-10.{ending}").touch()
+    deleted, unlink = [], type(tmp_path).unlink
+    monkeypatch.setattr(type(tmp_path), "unlink", lambda p: (deleted.append(p.suffix), unlink(p)))
+    checkpoint_files.delete(tmp_path / "model.ckpt-10")
+    assert deleted[1:] == [".index", ".json"] and not list(tmp_path.iterdir())
+
+
+def test_a_run_that_trains_on_loses_the_predictions_of_the_network_before(tmp_path):
+    (tmp_path / predictions.TABLE).touch()
+    with owner.claimed(tmp_path) as claim:
+        run_folder.begin(claim, {}, False)
+    assert not (tmp_path / predictions.TABLE).exists()
+
+
+def test_images_of_ones_own_may_be_in_a_folder_of_another_name(tmp_path):
+    settings = {"dataset": "one-custom", "data": "1", "shape": "8x8x1", "classes": "2"}
+    files.write_json(tmp_path / "settings.json", settings)
+    (tmp_path / "model.ckpt-1.index").touch()
+    defaults = {"tasks": "a,b", "hard_sharing": False, "share_until": None}
+    run_folder.check_settings(tmp_path, settings | {"dataset": "two-custom"}, defaults)
+    for name, value in {"data": "3", "shape": "4x16x1"}.items():
+        with pytest.raises(Failed, match=f"started with {name} .*, not {name} {value}"):
+            run_folder.check_settings(tmp_path, settings | {name: value}, defaults)
+    del settings["shape"]  # which earlier versions did not record
+    files.write_json(tmp_path / "settings.json", settings)
+    run_folder.check_settings(tmp_path, settings | {"shape": "8x8x1"}, defaults)
+
+
 def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpoints, tmp_path):
     path = folder(tmp_path) / "results.json"
     before = json.loads(path.read_text())

@@ -74,7 +74,7 @@ def export(request, tmp_path_factory):
     (folder / "served").symlink_to("empty")
     names = [(task.name, task.classes) for task in TASKS]
     server = model.build_server(names, config, (size, size, 1))
-    Export(str(folder / "served"), {}, {}).write(server, folder, tf.ConfigProto())
+    Export(str(folder / "served"), {}, {}, folder).write(server, tf.ConfigProto())
     return folder / "served", raw, predictions, logits, trained
 
 

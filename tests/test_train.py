@@ -613,6 +613,10 @@ def test_a_single_task_has_no_units_and_may_be_started_from(tmp_path):
     assert started.returncode == 0, started.stderr
     without = run(tmp_path, *given, "--cross_stitch=False")  # what one task has anyway
     assert without.returncode == 0 and "this run is finished" in without.stdout, without.stderr
+    assert "ignored" not in without.stderr
+    asked = run(tmp_path, *given, "--cross_stitch=True")
+    warning = " ".join(asked.stderr.split())
+    assert asked.returncode == 0 and "no cross-stitch units: --cross_stitch *" in warning
 
 
 def test_hard_sharing_has_two_names_and_no_units_whose_flags_are_named(runs, tmp_path):
@@ -948,11 +952,11 @@ def test_an_export_deletes_what_killed_ones_left_and_nobody_elses_draft(tmp_path
     descriptor = os.open(busy, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # of a process that is still writing
-        Export(str(tmp_path / "served"), {}, {}).prepare()
+        Export(str(tmp_path / "served"), {}, {}, tmp_path).prepare()
         assert list(tmp_path.iterdir()) == [busy] and list(busy.iterdir())
     finally:
         os.close(descriptor)
-    Export(str(tmp_path / "served"), {}, {}).prepare()
+    Export(str(tmp_path / "served"), {}, {}, tmp_path).prepare()
     assert not list(tmp_path.iterdir())
 
 
@@ -979,6 +983,18 @@ def test_an_export_folder_in_use_is_refused_before_any_training(folder, tmp_path
     refused = run("logs", "--max_steps=1", f"--export_dir={folder}", prelude=there)
     assert_one_sentence(refused, "--export_dir", "holds something else")
     assert not list(tmp_path.rglob("events*")) and (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_an_export_of_a_run_that_was_started_over_is_not_the_new_runs(tmp_path):
+    export = Export(str(tmp_path / "served"), {}, {}, tmp_path / "run")
+    files.write_json(
+        tmp_path / "served" / "run.json", {"settings": {}, "global_step": 3, "run": "a"}
+    )
+    for number, holds in (("a", True), ("b", False)):
+        files.write_json(tmp_path / "run" / "settings.json", {"run": number})
+        assert export.holds(3) == holds
+    with pytest.raises(Failed, match="holds something else .an export of another run"):
+        export.prepare()
 
 
 def test_only_a_finished_run_is_evaluated(tmp_path):
@@ -1359,6 +1375,11 @@ def test_a_run_that_diverged_names_every_rate_and_scale_that_is_not_the_default(
         assert f"--{name}={value} ({defaults[name]})" in said
     without_units = defaults | chosen | {"cross_stitch": False}
     assert "cross_stitch" not in flag_rules.nearer_to_defaults(without_units, defaults)
+
+
+def test_tasks_whose_names_differ_in_case_are_refused():
+    """TensorFlow would give their curves other names."""
+    assert "each once" in refusal_of("--tasks=Kind,kind")
 
 
 @pytest.mark.parametrize("tasks, name", [

@@ -115,6 +115,18 @@ def test_a_task_that_would_lose_all_its_labels_is_refused():
     assert len(pools.for_batches(pools.of_labels(labels), 50)[0]) == 2
 
 
+def test_a_few_images_that_fit_no_pool_are_left_out_and_counted():
+    """Labels that are missing here and there make many small pools."""
+    random = np.random.RandomState(0)
+    labels = {name: np.where(random.uniform(size=60000) < 0.05, -1, 0) for name in "abcd"}
+    of_pools = pools.of_labels(labels)
+    merged, unused = pools.for_batches(of_pools, 128)
+    assert min(map(len, merged.values())) >= 128
+    for name, values in labels.items():
+        used = sum(len(rows) for tasks, rows in merged.items() if name in tasks)
+        assert used + unused[name] == np.sum(values >= 0) and used > 0.99 * np.sum(values >= 0)
+
+
 # --- Choosing labels ---
 
 ARTICLES = np.repeat(np.arange(10), 100 * np.arange(1, 11)).astype(np.uint8)  # 5,500 of them
