@@ -3,10 +3,9 @@
 Everywhere here, `flags` is name -> value, and `given` the names of the flags on the command line.
 """
 
+import ctypes
 import functools
 import os
-
-import numpy as np
 
 from harness.errors import Failed
 from harness.flag_rules import label_only, words_of
@@ -73,7 +72,9 @@ def check_alone(flags, known_tasks):
     decay = flags["batch_norm_decay"]
     refuse_if(not 0 <= decay < 1, "batch_norm_decay", "must be at least 0 and below 1")
     # Such a decay, or one that float32 rounds to 1, would keep the start values for ever.
-    refuse_if(np.float32(decay) == 1, "batch_norm_decay", "is 1 in float32: choose a lower one")
+    refuse_if(
+        ctypes.c_float(decay).value == 1, "batch_norm_decay", "is 1 in float32: choose a lower one"
+    )
     refuse_if(not 0 <= flags["balance"] <= 1, "balance", "must be between 0 and 1")
     for name in ("data_dir", "logdir", "export_dir"):
         refuse_if(flags[name] == "", name, "must name a folder")

@@ -101,11 +101,24 @@ def test_it_stands_in_one_place(word, places):
     assert {name for name, text in sources().items() if word in text} == places
 
 
-def test_data_needs_no_tensorflow():
-    reached, todo, found = set(), ["data"], arrows()
+def reached_from(names):
+    """These modules, and all that they import, with their texts."""
+    reached, todo, found = set(), list(names), arrows()
     while todo:
         name = todo.pop()
         reached.add(name)
         todo += found[name] - reached
     texts = sources()
-    assert not {name for name in reached if "import tensorflow" in texts[name]}
+    return {name: texts[name] for name in reached}
+
+
+def test_data_needs_no_tensorflow():
+    assert not [n for n, text in reached_from(["data"]).items() if "import tensorflow" in text]
+
+
+def test_the_system_is_asked_for_threads_before_numpy_starts_some():
+    """Or else numpy would end the process with a page of its own."""
+    before, found, _ = sources()["train"].partition("with process.quiet_import")
+    imported = imports_of(before, set(sources())) & set(sources())
+    assert found and "harness.process" in imported
+    assert not [name for name, text in reached_from(imported).items() if "import numpy" in text]
