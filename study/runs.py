@@ -145,7 +145,18 @@ STUDIES = {
         range(200, 208),
         baselines=("none", "channel"),
         controls=CONTROLS,
-        more_tables={"needed": "images needed", "changed": "images changed"},
+        more_tables={
+            "results": "kinds",
+            "needed": "images needed",
+            "changed": "images changed",
+            "weights": "weights",
+        },
+        pictures={
+            "acc_test.png": ("accuracy", "none", "channel"),
+            "total_loss.png": ("loss", "none", "channel"),
+            "weights_of_layer_units.png": ("weights over training", "layer"),
+            "weights_at_the_end.png": ("weights at the end", "channel"),
+        },
     ),
     # The same before records kept what was predicted for each image.
     "full": Study(
@@ -155,13 +166,6 @@ STUDIES = {
         baselines=("none", "channel"),
         controls=CONTROLS,
         repeated_by="all_images",
-        more_tables={"results": "kinds", "weights": "weights"},
-        pictures={
-            "acc_test.png": ("accuracy", "none", "channel"),
-            "total_loss.png": ("loss", "none", "channel"),
-            "weights_of_layer_units.png": ("weights over training", "layer"),
-            "weights_at_the_end.png": ("weights at the end", "channel"),
-        },
     ),
     "full_30_epochs": Study(
         WITHOUT_NDDR,
