@@ -1237,6 +1237,7 @@ codes = [run("--max_steps=1", "--logdir=logs")]
 with open("data.py", "a") as file:
     file.write("TASKS += (TASKS[1]._replace(name='again'),)")
 codes.append(run("--max_steps=1", "--tasks=article,again", "--logdir=logs"))
+codes.append(run("--max_steps=1", "--logdir=others", f"--threads={{2 * os.cpu_count() + 2}}"))
 import tensorflow as tf
 print(json.dumps([codes, json.dumps(state()) == before, tf.keras.layers.Dense(1).units]))
 """
@@ -1246,7 +1247,8 @@ print(json.dumps([codes, json.dumps(state()) == before, tf.keras.layers.Dense(1)
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     codes, is_same, units = json.loads(finished.stdout.splitlines()[-1])
-    assert not any(codes), finished.stderr
+    assert codes == [None, None, 1], finished.stderr
+    assert "TensorFlow has already started its threads" in finished.stderr  # others than asked for
     assert is_same and units == 1
     assert len(list((copy / "logs").glob("*/results.json"))) == 2
 
