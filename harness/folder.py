@@ -83,7 +83,7 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
             )
         warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
     before = completed(before, settings, defaults) if before else settings
-    if before["data"] == settings["data"]:
+    if before.get("data") == settings.get("data"):
         may_differ = {*may_differ, "dataset"}  # images of one's own are called as their folder
     names = [name for name in differing(before, settings, defaults) if name not in may_differ]
     if names:
@@ -211,8 +211,9 @@ def init_folder(run_dir, settings, defaults):
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(wrong)}.")
     if found["classes"] != settings["classes"]:
         raise Failed(f"--init_from={folder}: its tasks have other classes. Train it again.")
-    chosen = ("seed", "train_examples", "starve", "label_only")
-    if found["data"] != settings["data"] and all(found[n] == settings[n] for n in chosen):
+    chosen, all_found = ("seed", "train_examples", "starve", "label_only"), {**defaults, **found}
+    is_chosen_alike = all(all_found[name] == settings[name] for name in chosen)
+    if is_chosen_alike and found.get("data") != settings["data"]:
         warnings.warn(f"--init_from={folder}: was trained on other images or labels than these.")
     return folder
 

@@ -837,6 +837,26 @@ def test_images_of_ones_own_may_be_in_a_folder_of_another_name(tmp_path):
     run_folder.check_settings(tmp_path, settings | {"shape": "8x8x1"}, defaults)
 
 
+def test_towers_that_were_trained_on_other_images_are_warned_of(recwarn, tmp_path):
+    """Or of these, some may be held out now."""
+    source = tmp_path / "alone"
+    chosen = {"seed": 0, "train_examples": 0, "starve": 1, "label_only": None}
+    settings = {"tasks": "a,b", "share_until": None, "hard_sharing": False, "holdout": 0,
+                "dataset": "mine-custom", "classes": "2", "data": "1", **chosen}  # fmt: skip
+    files.write_json(source / "settings.json", settings | {"cross_stitch": False})
+    files.write_json(source / "results.json", {"global_step": 1})
+    (source / "model.ckpt-1.index").touch()
+    now = settings | {"init_from": str(source), "cross_stitch": True}
+    for other, is_warned_of in (
+        ({}, False),
+        ({"data": "2", "seed": 1}, False),
+        ({"data": "2"}, True),
+    ):
+        recwarn.clear()
+        assert run_folder.init_folder(tmp_path / "run", now | other, dict(chosen)) == source
+        assert ["other images" in str(one.message) for one in recwarn] == [True] * is_warned_of
+
+
 def test_a_finished_run_whose_results_are_damaged_is_evaluated_again(two_checkpoints, tmp_path):
     path = folder(tmp_path) / "results.json"
     before = json.loads(path.read_text())
