@@ -290,7 +290,6 @@ def run_from_flags():
         label_only=flag_rules.label_only(flag_values()),
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
-    unify_flags()
     of_no_units = set() if asks_for_units else {"cross_stitch"}
     flag_rules.warn_of_ignored(flag_values(), given_flags() - of_no_units)
     num_examples = len(dataset.train.images)
