@@ -334,7 +334,8 @@ def check_flags(firsts, folders, jobs):
             return
         command = [sys.executable, *folders.command(run)[1:], "--eval_only"]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if ended.returncode != NotFinished.exit_code:
+        # 0: a run that an earlier, killed comparison had begun has just ended.
+        if ended.returncode not in (0, NotFinished.exit_code):
             flag = "settings" if run.setting in command_line.KINDS else "setting"
             # What train.py refuses of the baseline, it refuses of all settings.
             of_all = run.setting == command_line.BASELINE
