@@ -276,9 +276,10 @@ def run_from_flags():
 
     Returns: a `Run`. Raises: Failed, the data cannot be used, or the flags do not fit them.
     """
-    asks_for_units = "cross_stitch" in given_flags() and FLAGS.cross_stitch
+    # --cross_stitch=False is what a network without units has: nothing is ignored then.
+    given = given_flags() if FLAGS.cross_stitch else given_flags() - {"cross_stitch"}
     unify_flags()
-    tasks = FLAGS.tasks.split(",") if "tasks" in given_flags() else None
+    tasks = FLAGS.tasks.split(",") if "tasks" in given else None
     dataset = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -290,8 +291,7 @@ def run_from_flags():
         label_only=flag_rules.label_only(flag_values()),
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
-    of_no_units = set() if asks_for_units else {"cross_stitch"}
-    flag_rules.warn_of_ignored(flag_values(), given_flags() - of_no_units)
+    flag_rules.warn_of_ignored(flag_values(), given)
     num_examples = len(dataset.train.images)
     if FLAGS.batch_size > num_examples:
         raise Failed(

@@ -29,6 +29,7 @@ from harness.errors import Failed, NotFinished
 from harness.names import NUMERICS
 from study import answer, command_line, groups, records, running, watching
 from study.runs import Run
+from study.runs import name_of as name_of_run
 
 FLAGS = flags.FLAGS
 
@@ -221,7 +222,7 @@ def check_folder(folder, now):
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
     for name in before["settings"].keys() & now["settings"].keys():
-        begun = (folder / "runs").glob(f"{name.replace(' ', '_')}-seed*")
+        begun = (folder / "runs").glob(name_of_run(name, "*"))
         if all(path.suffix == ".log" for path in begun):  # train.py refused to begin
             continue
         was, asked = (of["settings"][name] for of in (before, now))
@@ -262,7 +263,7 @@ def others_with_runs(folder, settings):
     """
     known, seeds = files.read_json(folder / PARAMETERS)["settings"], {}
     for name in known:
-        paths = folder.glob(f"runs/{name.replace(' ', '_')}-seed*.json")
+        paths = folder.glob(f"runs/{name_of_run(name, '*')}.json")
         seeds[name] = {int(path.stem.rpartition("-seed")[2]) for path in paths}
     others = tuple(name for name in known if name not in settings and seeds[name])
     of_these = set().union(*(seeds[name] for name in settings))
