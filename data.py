@@ -291,7 +291,7 @@ def choose_images(train, train_examples, starve, seed):
 
 
 def hide_labels(train, tasks, label_only, seed):
-    """Hides all labels of some tasks but so many, and leaves out images without any label.
+    """Keeps so many labels of each named task, and leaves out images without any label.
 
     Those that stay are drawn as `choices.in_proportion` does.
 

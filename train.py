@@ -79,7 +79,7 @@ define_hyper_parameters("keep_prob", "batch_norm_decay")
 # Training
 define_hyper_parameters("learning_rate", "l2_scale", "precision")
 flags.DEFINE_integer("num_epochs", 30, "Passes over the training images.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 0, "Stop after this many steps; 0 for no limit.", lower_bound=0)
 flags.DEFINE_integer(
     "train_examples", 0, "Train on this many images, balanced by label; 0 for all.", lower_bound=0
@@ -186,6 +186,8 @@ def run_command(program_started):
             outcome = train_and_report(net, run, claim, program_started)
         else:
             advice = "" if FLAGS.eval_only else " Choose another --run_name for a new one."
+            if outcome["global_step"] != run.last_step and given_flags() & flag_rules.LENGTH_OF_RUN:
+                advice = f" It has {outcome['global_step']:,} steps, not {run.last_step:,}."
             print(f"{run.folder}: this run is finished.{advice}")
         # The results of a run that trained are in its folder, so a failed print is ignored.
         say = process.say if trains else print
@@ -297,6 +299,11 @@ def run_from_flags():
         raise Failed(
             f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
         )
+    if num_examples % FLAGS.batch_size == 1 and not dataset.has_unknown_labels():
+        warnings.warn(
+            "the last batch of each epoch has one image, and batch norm needs several: choose"
+            f" another --batch_size than {FLAGS.batch_size}"
+        )
     say_which_labels_are_known(dataset)
     steps = FLAGS.num_epochs * dataset.steps_per_epoch(FLAGS.batch_size, FLAGS.balance)
     sharing = sharing_of(flag_values())
@@ -318,7 +325,8 @@ def say_which_labels_are_known(dataset):
         known, all_images = dataset.number_of_labels(split), len(split.images)
         if min(known.values()) < all_images:
             counts = ", ".join(f"{task} {count:,}" for task, count in known.items())
-            process.say(f"Known labels of the {all_images:,} {which} images: {counts}.")
+            named = "held-out" if which == "test" and FLAGS.holdout else which
+            process.say(f"Known labels of the {all_images:,} {named} images: {counts}.")
     unused = dataset.unused_labels(FLAGS.batch_size)
     if unused:
         counts = ", ".join(f"{count:,} of {task}" for task, count in unused.items())
@@ -376,12 +384,20 @@ def check_folder(run, net):
         advice = "another --cross_stitch_unit" if is_dense else "smaller images"
         machine.check_memory(net.num_weights(), advice)
     if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
-        init_folder(run)  # raises if it does not fit
+        other = init_folder(run)  # raises if it does not fit
+        if net:
+            checkpoints.newest_of_other(other, tower_variables(net))
     if not FLAGS.overwrite:
         if net:
             folder.check_numerics(run.folder)
         may_differ = set() if net else {"device"}  # a finished run is evaluated on any
         folder.check_settings(run.folder, run.settings, defaults(), may_differ)
+
+
+def tower_variables(net):
+    """The variables that a run takes from another one, --init_from."""
+    with net.graph.as_default():
+        return [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)]
 
 
 def init_folder(run):
@@ -425,7 +441,7 @@ def train(net, run, claim):
             FLAGS.eval_every,
             FLAGS.keep_checkpoints,
             net.initializer,
-            [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)],
+            tower_variables(net),
             (lambda: init_folder(run)) if FLAGS.init_from else None,
         )
         if start_step:
@@ -490,6 +506,7 @@ def train(net, run, claim):
                 write_end(tensorboard, session, net, dataset, confusions, step)
                 units = describe_units(session, net, run.session_config)
                 labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
+                claim.check()  # the file is replaced by its path
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
     stopped_by = noted[0] if noted and not units else None
     return Trained(start_step, step, stopped_by, progress.speed(), confusions, correct, units)
@@ -631,10 +648,11 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
 
     Args:
       tensorboard, log, session, net, step: as in `write_start` and `train_step`.
-      summary_of_batch: of the training batch, serialised.
+      summary_of_batch: of the training batch, serialised; None if it is not known any more.
       measured: what was measured on the test set, name -> number.
     """
-    values = tensorboard.add(summary_of_batch, step) | tensorboard.add_scalars(measured, step)
+    values = tensorboard.add(summary_of_batch or b"", step)
+    values |= tensorboard.add_scalars(measured, step)
     if net.mean_weights:
         units, mean_weights = session.run([net.unit_summary_op, net.mean_weights])
         values |= tensorboard.add(units, step)

@@ -61,7 +61,8 @@ def newest_whole(run_dir, variables=None):
         return path, paths
     if paths:
         raise Failed(
-            f"{run_dir}: no checkpoint of this run can be read. Start over with --overwrite."
+            f"{run_dir}: no checkpoint of this run can be read. If its disk is in order, start over"
+            " with --overwrite."
         )
     return None, paths
 

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import pathlib
+import warnings
 
 import tensorflow.compat.v1 as tf
 
-from harness import files
+from harness import evaluation_log, files
 from harness.checkpoint_files import (
     delete,
     delete_incomplete,
@@ -16,7 +17,7 @@ from harness.checkpoint_files import (
     step_of,
 )
 from harness.errors import CannotWrite, Failed, brief
-from harness.names import NUMBER
+from harness.names import NUMBER, RESULTS
 
 UNEVALUATED = "unevaluated"  # beside a checkpoint: the summary of its batch, in hexadecimal digits
 
@@ -38,8 +39,8 @@ def find_start(claim, last_step, every, keep, initializer, tower_variables, init
 
     Returns:
       A `Saver` for the run's checkpoints; the step that the run has reached, 0 for a new run;
-      the last step of which all is written, -1 for a new run, which has not even the line of
-      step 0; the summary of the former step's batch, if a signal stopped its evaluation, or else
+      the last step whose evaluation is complete, -1 for a new run, which lacks that of step 0,
+      too; the summary of the former step's batch, if a signal stopped its evaluation, or else
       None; and a function of a session that gives all variables their values.
 
     Raises:
@@ -74,10 +75,12 @@ def find_start(claim, last_step, every, keep, initializer, tower_variables, init
 
     note = files.read_json(note_of(pathlib.Path(newest))) if newest else {}
     summary = bytes.fromhex(note.get(UNEVALUATED, "")) or None
-    # What is written of the step itself goes, too, if a signal stopped its evaluation, or if it
-    # was the last step of a shorter run, at which a longer one has no evaluation.
-    is_partial = summary or not newest or (step % every and step < last_step)
-    done = step - 1 if is_partial else step
+    # What is written of the step itself goes, too, if a signal stopped its evaluation. Between two
+    # evaluations, only a run's last step has one: it goes if the run goes on, and is made if the
+    # run was stopped there on the way to a later step.
+    is_evaluated = evaluation_log.last_steps(run_dir)[-1:] == [step]
+    is_at_odds = step % every and is_evaluated == (step < last_step)
+    done = step - 1 if summary or not newest or is_at_odds else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
     return Saver(saver, claim, in_order, keep), step, done, summary, set_variables
 
@@ -104,7 +107,15 @@ def restored(graph, run_dir, session_config):
         if checkpoint is None:
             raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
         tf.train.Saver().restore(session, checkpoint)
-        yield session, step_of(checkpoint)
+        step = step_of(checkpoint)
+        last_step = files.read_json(run_dir / RESULTS).get("global_step", step)
+        if step < last_step:
+            warnings.warn(
+                f"{run_dir}: this is the network of step {step:,}, as that of its last step"
+                f" {last_step:,} is damaged. To make it again, delete {RESULTS} there and run the"
+                " command that trained it."
+            )
+        yield session, step
 
 
 # --- Saving ---
@@ -146,6 +157,8 @@ class Saver:
             # The index last: with it, the checkpoint is there.
             index = made.with_name(f"{made.name}.index")
             for file in (*draft.glob("*.data-*"), note_of(made), index):
+                with open(file, "rb") as content:
+                    files.sync(content)
                 file.replace(folder / file.name)
             self._paths = [other for other in self._paths if other != str(path)] + [str(path)]
             kept = self._paths[-self._keep :]

@@ -1,4 +1,4 @@
-"""What a variable of the environment may do: change nothing unseen, and end no run."""
+"""Hides or records environment variables that could change results or end a run."""
 
 import contextlib
 import os

@@ -34,10 +34,10 @@ class EvaluationLog:
         self._path = run_dir / NAME
         with self._errors():
             self._file = open(self._path, "ab")
-            lines = whole_lines(self._path)
-            kept = [(line, size) for line, size in lines if line["step"] <= done]
+            lines = ((line["step"], size) for line, size in whole_lines(self._path))
+            kept = [(step, size) for step, size in lines if step <= done]
             self._file.truncate(sum(size for _, size in kept))
-        missing = set(range(every, done + 1, every)) - {line["step"] for line, _ in kept}
+        missing = set(range(every, done + 1, every)) - {step for step, _ in kept}
         if missing:
             warnings.warn(
                 f"{self._path}: lacks {len(missing):,} evaluations up to step {done:,}, such as"
@@ -71,24 +71,23 @@ class EvaluationLog:
 def whole_lines(path):
     """Reads the lines up to one that is damaged or torn, as a power cut or a kill leaves it.
 
-    Returns:
-      A list of (dictionary, size in bytes); empty if there is no such file.
+    Yields:
+      (dictionary, size in bytes); nothing if there is no such file.
     """
-    lines = []
     try:
-        content = path.read_bytes()
+        file = open(path, "rb")
     except FileNotFoundError:
-        return lines
-    for line in content.splitlines(keepends=True):
-        try:
-            values = json.loads(line)
-            is_whole = isinstance(values["step"], int) and line.endswith(b"\n")
-        except (ValueError, TypeError, KeyError):
-            break
-        if not is_whole:
-            break
-        lines.append((values, len(line)))
-    return lines
+        return
+    with file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                is_whole = isinstance(values["step"], int) and line.endswith(b"\n")
+            except (ValueError, TypeError, KeyError):
+                return
+            if not is_whole:
+                return
+            yield values, len(line)
 
 
 def curves(run_dir):

@@ -1,10 +1,10 @@
 """A faster form of the conv layers, for CPUs. It computes what the plain form computes.
 
 TensorFlow runs op by op, and each op reads and writes all activations. This form takes fewer
-passes over memory. tests/test_equivalence.py holds it against the plain graph. What it is worth
-stands in tests/README.md.
+passes over memory. tests/test_equivalence.py holds it against the plain graph. tests/README.md
+has the speed-up.
 
-To delete it: delete this file; in `conv_pool` of model.py the branch that asks for `fast`; in
+To delete it: delete this file and its import in model.py; in `conv_pool` of model.py the branch that asks for `fast`; in
 `layer_defaults` the arg scope that sets it; then the argument `fast` wherever it is passed on.
 """
 

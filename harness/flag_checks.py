@@ -17,7 +17,7 @@ SMALLEST, LARGEST = 1e-18, 1e18
 
 
 def check(flags, given, known_tasks):
-    """Checks what absl does not. Of two flags at odds, both are named.
+    """Checks what absl does not. The error names both of two flags that conflict.
 
     Args:
       flags, given: as everywhere here.

@@ -47,11 +47,14 @@ def nearer_to_defaults(flags, defaults):
 
 
 def warn_of_ignored(flags, given):
-    """Warns of flags of units if the network has none."""
+    """Warns of flags of units if the network has none, and of sharing if there is one task."""
     ignored = sorted(f"--{name}" for name in {*of_units(flags), "cross_stitch"} & given)
     if ignored and not has_units(flags):
         names = ", ".join(ignored)
         warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")
+    shares = sorted(f"--{name}" for name in {"hard_sharing", "share_until"} & given if flags[name])
+    if shares and "," not in flags["tasks"]:
+        warnings.warn(f"ignored, because one task has nothing to share: {', '.join(shares)}")
 
 
 def label_only(flags):
@@ -108,7 +111,7 @@ def unified(flags):
     flags = spelled_alike(flags)
     if flags["hard_sharing"] or flags["share_until"] == PLACES[-1]:
         flags |= {"hard_sharing": True, "share_until": None, "cross_stitch": False}
-    if flags["share_until"] and "cross_stitch_at" in flags:
+    if flags["share_until"] in PLACES and "cross_stitch_at" in flags:
         # Before the towers begin, a place has no unit, named or not.
         places = PLACES[PLACES.index(flags["share_until"]) + 1 :]
         if set(places) <= set(flags["cross_stitch_at"].split(",")):

@@ -84,7 +84,7 @@ def check_settings(run_dir, settings, defaults, may_differ=()):
         warnings.warn(f"{record}: missing or damaged, so flags and data are not compared with it.")
     before = completed(before, settings, defaults) if before else settings
     if before.get("data") == settings.get("data"):
-        may_differ = {*may_differ, "dataset"}  # images of one's own are called as their folder
+        may_differ = {*may_differ, "dataset"}  # your own data set is named after its folder
     names = [name for name in differing(before, settings, defaults) if name not in may_differ]
     if names:
         started, asked = (
@@ -158,7 +158,6 @@ def begin(claim, settings, starts_over):
     if not starts_over and (run_dir / RESULTS).exists() and not saved:
         raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
     claim.check()
-    (run_dir / predictions.TABLE).unlink(missing_ok=True)  # of the network before
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     number = None if starts_over else read_json(run_dir / SETTINGS).get(NUMBER)

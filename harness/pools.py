@@ -48,9 +48,10 @@ def for_batches(pools, batch_size):
     if merged is None:
         sizes = sorted({len(rows) for rows in pools.values()}, reverse=True)
         fitting = next(size for size in sizes if size < batch_size and moved(pools, size))
-        (tasks, rows), *_ = sorted(pools.items(), key=lambda pool: len(pool[1]))
+        lost = set().union(*pools) - set().union(*(p for p in pools if len(pools[p]) >= batch_size))
+        tasks = max((p for p in pools if lost & set(p)), key=lambda p: len(pools[p]))
         raise DataError(
-            f"batch_size={batch_size}: only {len(rows):,} training images have labels of"
+            f"batch_size={batch_size}: only {len(pools[tasks]):,} training images have labels of"
             f" {' and '.join(tasks)} and of no other task. A batch has images with labels of the"
             f" same tasks: use --batch_size={fitting} or less."
         )

@@ -48,7 +48,7 @@ def digits(counts, labels):
 
 
 class PredictionLog:
-    """The file of a run that trains. A context manager.
+    """The file of a run that trains. A context manager. TABLE, of the network before, is deleted.
 
     Args:
       run_dir: the run's folder.
@@ -63,6 +63,7 @@ class PredictionLog:
     def __init__(self, run_dir, done, dataset):
         self._path, self._layout = run_dir / NAME, layout(dataset)
         with self._errors():
+            (run_dir / TABLE).unlink(missing_ok=True)  # of the network before
             self._file = open(self._path, "a+b")
             self._file.truncate(self._layout.itemsize * self._number_up_to(done))
 

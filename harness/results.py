@@ -1,4 +1,4 @@
-"""What a run's evaluations come to: results.json, and the tables for the terminal."""
+"""Computes results.json from a run's evaluations, and the tables for the terminal."""
 
 import importlib.metadata
 import platform
@@ -148,8 +148,10 @@ def table(results):
         steps += f", the last {of_last_process:,} of them"
     evaluated = "held-out" if results["flags"].get("holdout") else "test"
 
+    first = max(26, 17 + max(map(len, names)))  # the width of the first column
+
     def row(title, cells):
-        return title.ljust(26) + "".join(str(cell).rjust(width) for cell in cells)
+        return title.ljust(first) + "".join(str(cell).rjust(width) for cell in cells)
 
     def accuracy_row(title, accuracies):
         return row(title, [f"{accuracies[name]:.4f}" for name in names])

@@ -249,6 +249,30 @@ def test_a_run_that_is_trained_on_has_the_evaluations_of_a_longer_one(undisturbe
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+STOPPED_AT_13 = (
+    "import os\nfrom harness.progress import Progress\nadd_step = Progress.add_step\n"
+    "def stop_at_13(self, *given):\n"
+    "    add_step(self, *given)\n"
+    "    if self._step == 13: os.kill(os.getpid(), 15)\n"
+    "Progress.add_step = stop_at_13"
+)
+
+
+def test_a_run_that_ends_where_it_was_stopped_has_the_accuracy_of_its_end(tmp_path):
+    """Its last step is no multiple of --eval_every, so that it was stopped without an evaluation."""
+    once = run(tmp_path / "once", UNITS["none"], "--max_steps=13")
+    assert once.returncode == 0, once.stderr
+    stopped = run(tmp_path, UNITS["none"], LENGTH, prelude=STOPPED_AT_13)
+    assert "Stopped after step 13 of 40 and saved." in stopped.stderr
+    assert [line["step"] for line in lines_of(tmp_path)] == [10]
+    ended = run(tmp_path, UNITS["none"], "--max_steps=13")
+    assert ended.returncode == 0, ended.stderr
+    results, expected = (results_in(folder(where)) for where in (tmp_path, tmp_path / "once"))
+    for name in ("global_step", "accuracy_test", "accuracy_test_last", "correct_last", "confusion"):
+        assert results[name] == expected[name], name
+    assert [line["step"] for line in lines_of(tmp_path)] == [10, 13]
+
+
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU")]
 
 
@@ -816,11 +840,16 @@ def test_a_kill_while_a_checkpoint_is_deleted_leaves_none_that_seems_another_run
     assert deleted[1:] == [".index", ".json"] and not list(tmp_path.iterdir())
 
 
-def test_a_run_that_trains_on_loses_the_predictions_of_the_network_before(tmp_path):
-    (tmp_path / predictions.TABLE).touch()
-    with owner.claimed(tmp_path) as claim:
-        run_folder.begin(claim, {}, False)
-    assert not (tmp_path / predictions.TABLE).exists()
+def test_a_run_that_trains_on_loses_the_predictions_of_the_network_before(
+    two_checkpoints, tmp_path
+):
+    table = folder(tmp_path) / predictions.TABLE
+    table.touch()
+    refused = run(tmp_path, UNITS["none"], "--max_steps=10")
+    assert_one_sentence(refused, "has 20 steps, more than the 10")
+    assert table.exists()
+    assert run(tmp_path, UNITS["none"], "--max_steps=21").returncode == 0
+    assert not table.exists()
 
 
 def test_images_of_ones_own_may_be_in_a_folder_of_another_name(tmp_path):
@@ -911,3 +940,14 @@ def test_an_export_of_an_older_checkpoint_names_its_step(two_checkpoints, tmp_pa
     exported = run(tmp_path, UNITS["none"], "--max_steps=20", f"--export_dir={served}")
     assert exported.returncode == 0 and "model.ckpt-20:" in exported.stderr
     assert json.loads((served / "run.json").read_text())["global_step"] == 10
+    assert "this is the network of step 10, as that of its last step 20" in " ".join(
+        exported.stderr.split()
+    )
+    # As the message says, the last steps can be made again.
+    before = folder(tmp_path) / "results.json"
+    accuracies = json.loads(before.read_text())["accuracy_test_last"]
+    before.unlink()
+    assert run(tmp_path, UNITS["none"], "--max_steps=20").returncode == 0
+    assert json.loads(before.read_text())["accuracy_test_last"] == accuracies
+    evaluated = run(tmp_path, UNITS["none"], "--max_steps=20", "--eval_only")
+    assert evaluated.returncode == 0 and "damaged" not in evaluated.stderr

@@ -806,6 +806,9 @@ def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs,
     alone = runs[0] / NONE
     there = shutil.copytree(runs[0] / CHANNEL, tmp_path / "synthetic-there")
     pruned = shutil.copytree(alone, tmp_path / "pruned", ignore=shutil.ignore_patterns("*ckpt*"))
+    spoilt = shutil.copytree(alone, tmp_path / "spoilt")
+    for path in spoilt.glob("*.data-*"):
+        path.write_bytes(path.read_bytes()[:100])
     for source, words, given in (
         (tmp_path, ["not the folder of a finished run"], []),
         (runs[0] / CHANNEL, ["--cross_stitch=False"], []),
@@ -815,6 +818,9 @@ def test_only_a_finished_unstitched_run_of_the_same_tasks_lends_its_towers(runs,
         refused = run(tmp_path, f"--init_from={source}", *given, "--overwrite",
                       f"--run_name={there.name}")  # fmt: skip
         assert_one_sentence(refused, "--init_from", str(source), *words)
+    refused = run(tmp_path, f"--init_from={spoilt}", "--overwrite", f"--run_name={there.name}")
+    assert refused.returncode == 1 and "damaged" in refused.stderr
+    assert f"--init_from={spoilt}: none of its checkpoints can be used" in refused.stderr
     # What was to be overwritten is still all there.
     assert {p.name for p in there.iterdir()} == {p.name for p in (runs[0] / CHANNEL).iterdir()}
 
@@ -835,6 +841,14 @@ def read_only(folder):
         "    check(path, True); return made(path, *a, **k)\n"
         "builtins.open, pathlib.Path.mkdir = opened, make"
     )
+
+
+def test_a_finished_run_of_another_length_says_so_where_a_length_was_asked_for(runs):
+    steps = STEPS[-1]
+    asked = run(runs[0], *GIVEN, "--eval_only", "--max_steps=9", f"--run_name={CHANNEL}")
+    assert f"is finished. It has {steps} steps, not 9." in asked.stdout, asked.stderr
+    asked = run(runs[0], *GIVEN, "--eval_only", f"--run_name={CHANNEL}")
+    assert "is finished.\n" in asked.stdout, asked.stderr
 
 
 def test_a_finished_run_on_a_read_only_disk_is_evaluated_and_exported(runs, tmp_path):
@@ -1347,7 +1361,7 @@ def test_fashion_mnist_alone_accepts_no_other_set(tmp_path):
     "--keep_prob=0", "--keep_prob=1.5", "--keep_prob=nan", "--batch_norm_decay=1", "--lr=0",
     "--learning_rate=inf", "--learning_rate=1e-50", "--lr=1e39", "--l2_scale=1e30", "--l2_scale=1e-50",
     "--keep_prob=1e-46", "--cross_stitch_learning_rate_scale=1e20", "--batch_norm_decay=0.99999999",
-    "--l2_scale=nan", "--l2_scale=-1", "--num_epochs=0", "--batch_size=0", "--max_steps=-1",
+    "--l2_scale=nan", "--l2_scale=-1", "--num_epochs=0", "--batch_size=1", "--max_steps=-1",
     "--eval_every=0", "--seed=-1", "--seed=4294967296", "--cross_stitch_init=nan",
     "--cross_stitch_unit=dence", "--run_name=a/b", "--run_name=..", "--run_name=",
     "--tasks=", "--tasks=article,", "--tasks=group,group", "--max_steps=many", "--dataset=mnist",
@@ -1377,6 +1391,37 @@ def test_a_run_that_diverged_names_every_rate_and_scale_that_is_not_the_default(
         assert f"--{name}={value} ({defaults[name]})" in said
     without_units = defaults | chosen | {"cross_stitch": False}
     assert "cross_stitch" not in flag_rules.nearer_to_defaults(without_units, defaults)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"hard_sharing": True, "cross_stitch": False}, "one task has nothing to share: --hard_sharing"),
+    ({"share_until": "pool_1"}, "one task has nothing to share: --share_until"),
+    ({"cross_stitch": False, "cross_stitch_init": 0.9}, "no cross-stitch units: --cross_stitch_init"),
+    ({"hard_sharing": False}, None),
+])  # fmt: skip
+def test_what_one_task_makes_no_use_of_is_named(given, words, recwarn):
+    flags = train.defaults() | given | {"tasks": "label"}
+    flag_rules.warn_of_ignored(flag_rules.unified(flags), given.keys() - {"cross_stitch"})
+    assert [words in str(one.message) for one in recwarn] == [True] * bool(words)
+    # Two tasks share what the flags say.
+    recwarn.clear()
+    both = train.defaults() | given | {"tasks": "a,b"}
+    flag_rules.warn_of_ignored(both, given.keys() & {"hard_sharing", "share_until"})
+    assert not recwarn.list
+
+
+def test_a_place_that_this_version_does_not_know_is_another_setting():
+    defaults = train.defaults()
+    other = differing({"share_until": "pool_9"}, {"share_until": None}, defaults)
+    assert other == ["share_until"]
+
+
+@pytest.mark.parametrize("size, is_said", [(1199, True), (1200, False), (600, False), (11, True)])
+def test_a_last_batch_of_one_image_is_warned_of(size, is_said, tmp_path):
+    """Of 1,200 images: batch norm makes of a single one nothing but constants."""
+    finished = run(tmp_path, f"--batch_size={size}", "--max_steps=1")
+    said = "the last batch of each epoch has one image" in " ".join(finished.stderr.split())
+    assert finished.returncode == 0 and said == is_said, finished.stderr
 
 
 def test_tasks_whose_names_differ_in_case_are_refused():
