@@ -31,7 +31,7 @@ class About(typing.NamedTuple):
     settings: dict = {}  # setting -> flags of train.py, name -> value
     left_out: tuple = ()  # settings that have runs, too, but are not asked for
     seeds_left_out: tuple = ()  # seeds that have runs, too
-    answered: tuple = ()  # numbers of seeds with which this was answered before
+    answered: tuple = ()  # smaller numbers of seeds with which this was answered before
 
 
 def write(study, about, folder):
@@ -239,6 +239,12 @@ def limits(study, gains, about):
         what = "no interval" if seeds < SEEDS_OF_AN_INTERVAL else "wide intervals"
         made = "1 seed makes" if seeds == 1 else f"{seeds} seeds make"
         lines.append(f"{made} {what}. Use a larger --seeds, {SEEDS_OF_A_PAGE} at least.")
+    flags = groups.records_of(study)[0]["flags"]
+    if not flags["train_examples"] and not flags["label_only"] and flags["starve"] == 1:
+        lines.append(
+            "All seeds train on the same images: no interval covers other training images. Where"
+            " these are few, --train_examples gives each seed a choice of its own."
+        )
     if about.left_out:
         lines.append(
             f"This folder has runs of {', '.join(about.left_out)}, too, which the command leaves out:"
@@ -247,7 +253,7 @@ def limits(study, gains, about):
     if about.seeds_left_out:
         which = ranges_of(about.seeds_left_out)
         lines.append(f"This folder has runs of seeds {which}, too, which the command leaves out.")
-    looks = [n for n in about.answered if SEEDS_OF_AN_INTERVAL <= n < seeds]
+    looks = [n for n in about.answered if n >= SEEDS_OF_AN_INTERVAL]
     if looks:
         lines.append(
             f"Seeds were added after the answer of {max(looks)} was known. p does not allow for"

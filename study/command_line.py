@@ -48,7 +48,7 @@ def flags_in(words):
       name -> text.
 
     Raises:
-      Failed: a word is not a flag, or a flag is there twice.
+      Failed: a word is not a flag, a flag is there twice, or its number is not decimal.
     """
     given = {}
     for word in words:
@@ -59,6 +59,8 @@ def flags_in(words):
         if value is None:  # --name or --noname
             name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
         name = ALIASES.get(name, name)
+        if re.fullmatch(r"[+-]?0[box]\w+", value, re.I):  # which train.py would read
+            raise Failed(f"{word}: write the number with decimal digits.")
         if name in given:
             raise Failed(f"--{name}: is given twice")
         given[name] = value

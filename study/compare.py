@@ -221,6 +221,11 @@ def check_folder(folder, now):
             f"{folder}: another version of the program made its runs (numerics"
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
+    alike = {name.casefold(): name for name in before["settings"]}
+    for name in now["settings"]:
+        other = alike.get(name.casefold(), name)
+        if other != name:  # some systems take files of such names for one
+            raise Failed(f"{folder}: has a setting {other!r}. Choose another name than {name!r}.")
     for name in before["settings"].keys() & now["settings"].keys():
         begun = (folder / "runs").glob(name_of_run(name, "*"))
         if all(path.suffix == ".log" for path in begun):  # train.py refused to begin
@@ -271,8 +276,9 @@ def others_with_runs(folder, settings):
 
 
 def answered_before(folder):
-    """The numbers of seeds with which this folder's comparison was answered before."""
-    return tuple(files.read_json(folder / PARAMETERS).get("answered", ()))
+    """The smaller numbers of seeds with which this folder's comparison was answered before."""
+    answered = files.read_json(folder / PARAMETERS).get("answered", ())
+    return tuple(seeds for seeds in answered if seeds < FLAGS.seeds)
 
 
 def note_answer(folder):

@@ -188,18 +188,6 @@ def corrected(compared):
     return dict(zip(compared, map(float, p_values)))
 
 
-def significant(compared):
-    """Which of these comparisons Holm's correction leaves.
-
-    Args:
-      compared: key -> gains.
-
-    Returns:
-      key -> corrected p-value, of those below SIGNIFICANCE.
-    """
-    return {key: p for key, p in corrected(compared).items() if p < SIGNIFICANCE}
-
-
 # --- Starved runs ---
 
 

@@ -26,10 +26,11 @@ FIRST_NETWORKS = {
 
 
 def network_of(record):
-    """The checksum of the trained variables' names and shapes; None for a run that diverged."""
+    """The checksum of the trained variables' names and shapes; None if it is not known, as
+    of a run that diverged."""
     if "diverged" in record:
         return None
-    return record.get("network") or FIRST_NETWORKS[sharing_in_words(record["flags"])]
+    return record.get("network") or FIRST_NETWORKS.get(sharing_in_words(record["flags"]))
 
 
 def sharing_in_words(flags):

@@ -214,7 +214,13 @@ def read_all(folder):
     Raises:
       Failed: a record is damaged.
     """
-    return {study: read(study, folder) for study in runs.STUDIES if (folder / study).is_dir()}
+    there = [study for study in runs.STUDIES if (folder / study).is_dir()]
+    studies = {study: read(study, folder) for study in there}
+    for study in there:
+        shown = groups.records_of(groups.shown(study, studies))
+        if runs.STUDIES[study].borrowed:
+            numerics.check_alike(folder / study, shown)
+    return studies
 
 
 def records_in(study, folder):
@@ -257,7 +263,10 @@ def check_numerics(missing, folder):
     Raises: Failed, their studies have records of other numerics than this program's.
     """
     other = {}
-    for study in dict.fromkeys(run.study for run in missing):
+    studies = {run.study for run in missing}
+    # What a table borrows is in it, too.
+    studies |= {name for study in studies for name in runs.STUDIES[study].borrowed}
+    for study in sorted(studies, key=list(runs.STUDIES).index):
         for record in records_in(study, folder).values():
             if numerics_of(record) != NUMERICS:
                 other[study] = numerics_of(record)
@@ -385,5 +394,11 @@ def deviation_of_seeds(run, studies):
     images, name = runs.settings_of(run.study)[run.setting]
     group = groups.find(studies[run.study], name, images)
     others = group.of_seeds(group.records.keys() - {run.seed})
-    similar = [g for study in studies.values() for g in study if g.condition == images]
+    counted = runs.STUDIES[run.study].condition
+    similar = [
+        group
+        for study, of in studies.items()
+        for group in of
+        if runs.STUDIES[study].condition == counted and group.condition == images
+    ]
     return max(deviations([others]) or deviations(similar), default=None)

@@ -177,7 +177,10 @@ def act(chosen, folders, out):
     if FLAGS.show:
         texts = found.tables
         if not FLAGS["only"].using_default_value:
-            texts = {name: text for name, text in texts.items() if name in FLAGS.only}
+            asked = {
+                name for study in FLAGS.only for name in (study, *runs.STUDIES[study].more_tables)
+            }
+            texts = {name: text for name, text in texts.items() if name in asked}
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
     if not (FLAGS.quick or FLAGS.verify):
         for page in pages.PAGES:

@@ -39,7 +39,8 @@ def told_from_0(gained, question):
     asked = others.pop((measure, setting), [])
     told = [
         f"{measure} of {setting} {interval(others[measure, setting], '+')} ({p_equals(p)})"
-        for (measure, setting), p in groups.significant(others).items()
+        for (measure, setting), p in groups.corrected(others).items()
+        if p < groups.SIGNIFICANCE
     ]
     compared = "other comparisons" if asked else "comparisons"
     found = f"{len(told)} of {len(others)} {compared} have p < {groups.SIGNIFICANCE}"

@@ -94,11 +94,10 @@ def tasks_table(study, definition):
         row = [f"{group.condition:,}", group.setting, count]
         for task in tasks:
             key = group.condition, group.setting, task
-            level = group.setting == "none"
-            row.append(
-                interval(groups.levels_of(group, task)) if level else interval(gained[key], "+")
-            )
-            row.append(p_values.get(key, ""))
+            none = baseline_of(study, group)
+            is_none = group.setting == none.setting
+            levels = interval(groups.levels_of(group, task)) if is_none else ""
+            row += [levels or gain_cell(group, none, task), p_values.get(key, "")]
         row += [by_article(group, task) for task in implied]
         rows.append(row)
     header = [definition.condition, "setting", "seeds"]

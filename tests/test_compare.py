@@ -52,8 +52,8 @@ def folder_in(where, name="test"):
 # --- What it answers ---
 
 
-def made_record(setting, seed, label, kind, accuracies=(0.5,) * 10):
-    """Args: digits of both tasks, and the curve of accuracy."""
+def made_record(setting, seed, label, kind, accuracies=(0.5,) * 10, flags=None):
+    """Args: digits of both tasks, the curve of accuracy, and flags of train.py."""
     steps = list(range(1, len(accuracies) + 1))
     names = "accuracy_test", "accuracy_test_label", "accuracy_test_kind"
     return {
@@ -62,6 +62,7 @@ def made_record(setting, seed, label, kind, accuracies=(0.5,) * 10):
         "train_images": {"label": {"a": 30, "b": 30}, "kind": {"x": 60}}, "resumed_after": 0,
         "wall_seconds": 9.0, "machine": {"processor": "AMD EPYC", "threads": 1}, "numerics": 1,
         "versions": {"tensorflow": "2.21.0", "python": "3.11", "tf-slim": "1.1.0", "numpy": "2"},
+        "flags": {"train_examples": 60, "label_only": None, "starve": 1, **(flags or {})},
     }  # fmt: skip
 
 
@@ -190,8 +191,14 @@ RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.91]
     ({"seeds": 4, "images": 2000}, ABOUT, ["4 seeds make wide intervals"]),
     ({"images": 2000}, ABOUT._replace(left_out=("layer", "nddr")), ["runs of layer, nddr, too"]),
     ({"images": 2000}, ABOUT._replace(seeds_left_out=(5, 6)), ["runs of seeds 5 to 6, too"]),
-    ({"images": 2000}, ABOUT._replace(answered=(2, 3, 5)), ["after the answer of 3 was known"]),
-    ({"images": 2000}, ABOUT._replace(answered=(2, 5)), []),  # of two, there was no answer
+    ({"images": 2000}, ABOUT._replace(answered=(2, 3)), ["after the answer of 3 was known"]),
+    ({"images": 2000}, ABOUT._replace(answered=(2,)), []),  # of two, there was no answer
+    ({"seeds": 7, "images": 2000, "diverged": 2}, ABOUT._replace(
+        answered=(6,), diverged={"none": [], "channel": [5, 6]}
+    ), ["diverged with seed 5", "after the answer of 6 was known"]),
+    ({"images": 2000, "flags": {"train_examples": 0}}, ABOUT, ["All seeds train on the same"]),
+    ({"images": 2000, "flags": {"train_examples": 0, "starve": 2}}, ABOUT, []),
+    ({"images": 2000, "flags": {"train_examples": 0, "label_only": "kind:9"}}, ABOUT, []),
     ({"images": 1999}, ABOUT._replace(is_held_out=True), ["1,999 held-out training images: one"]),
     ({"images": 1999}, ABOUT, ["1,999 test images"]),
     ({"images": 2000, "accuracies": RISING}, ABOUT, ["still rising (none, channel)"]),
@@ -317,6 +324,7 @@ def assert_one_sentence(finished, *words):
     (["--data_dir="], ["--data_dir=: must name a folder"]),
     (["--tasks=kind"], ["--tasks=kind: one task", "such as --tasks=kind,label"]),
     (["--num_epochs", "3"], ["3: not a flag", "--name=value"]),
+    (["--eval_every=0x20"], ["--eval_every=0x20", "decimal digits"]),
     (["--seeds=1"], ["--seeds=1:", "one seed"]),
     (["--name=../x"], ["--name=../x:"]),
     (["--tasks=label"], ["--tasks=label: one task"]),
@@ -352,9 +360,9 @@ def test_what_train_py_refuses_is_refused_before_any_run(given, words, where):
     ("--cross_stitch_own_only", "--cross_stitch_own_only=true"),
 ])  # fmt: skip
 def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
-    def asked_for(flag, setting):
+    def asked_for(flag, setting, name="mine"):
         given = command_line.of_all_runs([flag])
-        settings = command_line.settings_of(["none"], [f"mine: '{setting}'"])
+        settings = command_line.settings_of(["none"], [f"{name}: '{setting}'"])
         return {"dataset": "d", "data": "0", "numerics": 1, "flags": given, "settings": settings}
 
     compare.write_parameters(tmp_path, asked_for(one, "--batch_size=32"))
@@ -367,6 +375,8 @@ def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
         compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))
     (tmp_path / "runs" / "mine-seed0").rename(tmp_path / "runs" / "mine-seed0.log")
     compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))  # no run of it has begun
+    with pytest.raises(Failed, match="has a setting 'mine'. Choose another name than 'Mine'"):
+        compare.check_folder(tmp_path, asked_for(one, "--batch_size=32", "Mine"))
 
 
 def test_a_folder_is_named_by_what_its_flags_mean():
@@ -484,6 +494,7 @@ def test_a_users_day(where):
     assert "after the answer of" not in page  # with two seeds, there was none
     fewer = run_compare(where, *QUICK)
     assert "This folder has runs of seeds 2, too" in fewer.stdout
+    assert "after the answer of" not in fewer.stdout  # no seed was added
     state = folder_in(where) / compare.PARAMETERS
     assert json.loads(state.read_text())["answered"] == [2, 3]
 

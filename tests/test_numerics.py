@@ -70,6 +70,37 @@ def test_records_of_two_kinds_make_no_table(change, words, fast_units):
         records.read("fast_units", folder.parent)
 
 
+@pytest.fixture
+def where(tmp_path):
+    """Copies of a study's records and of those that its table borrows. Returns: their folder."""
+    for study in ("full", "where"):
+        shutil.copytree(RECORDS / study, tmp_path / study)
+    return tmp_path
+
+
+def test_a_table_borrows_no_records_of_other_numerics(where):
+    assert records.read_all(where)
+    for path in (where / "where").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"numerics": 1000}))
+    with pytest.raises(Failed, match="where: records of numerics 1 and 1000"):
+        records.read_all(where)
+
+
+def test_no_run_is_added_beside_borrowed_records_of_other_numerics(where):
+    shutil.rmtree(where / "where")
+    with pytest.raises(Failed, match=f"numerics {NUMERICS}, and adds no run .* full"):
+        records.check_numerics(runs.runs_of("where")[:1], where)
+
+
+def test_a_record_of_a_network_that_is_no_more_is_refused_by_its_setting(fast_units):
+    folder, path, record = fast_units
+    flags = record["flags"] | {"cross_stitch": True, "cross_stitch_unit": "dense"}
+    dense = {n: v for n, v in record.items() if n != "network"} | {"setting": "1000 dense"}
+    path.write_text(json.dumps(dense | {"flags": flags}))
+    with pytest.raises(Failed, match="runs.py has no setting '1000 dense'"):
+        records.read("fast_units", folder.parent)
+
+
 def test_a_record_without_numerics_is_of_the_first_ones():
     assert numerics_of({}) == 1 and numerics_of({"numerics": 7}) == 7
 
