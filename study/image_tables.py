@@ -15,11 +15,19 @@ SEEDS = (8, 16, 32)
 SEEDS_OF_EXCHANGES = 6  # with fewer, p cannot be below 0.05: all exchanged are as none
 
 
-def gains_of(study, setting, task):
-    """What a setting gains at each image over none. Returns: [S, N], or None if it is not known."""
+def gains_of(study, setting, task, baseline="none"):
+    """What a setting gains at each image. Returns: [S, N], or None if it is not known."""
     group = find(study, setting)
-    gained = groups.gains_of(group, baseline_of(study, group), task)
+    gained = groups.gains_of(group, baseline_of(study, group, baseline), task)
     return gained if np.ndim(gained) == 2 and groups.is_enough(gained) else None
+
+
+def gains_most(study):
+    """Which kind of sharing gains most in the mean of the tasks; None if no images are known."""
+    kinds = [g.setting for g in study if g.setting in groups.KINDS and g.setting != "none"]
+    gained = {kind: gains_of(study, kind, per_image.MEAN) for kind in kinds}
+    means = {kind: np.mean(gains) for kind, gains in gained.items() if gains is not None}
+    return max(means, key=means.get, default=None)
 
 
 def needed_table(study, definition):
@@ -53,24 +61,26 @@ def images(of_one, seeds):
 
 def changed_table(study, definition):
     """How many images' share of right answers the kind that gains most changes by at least half,
-    against all exchanges of signs over the seeds; and whether images differ in it more than by
-    chance. Args and returns: as `tables.gains_table`."""
-    kinds = [g.setting for g in study if g.setting in groups.KINDS and g.setting != "none"]
-    gained = {kind: gains_of(study, kind, per_image.MEAN) for kind in kinds}
-    gained = {kind: gains for kind, gains in gained.items() if gains is not None}
-    if not gained:
+    over none and over the same units that share nothing, against all exchanges of signs over the
+    seeds. Args and returns: as `tables.gains_table`."""
+    best = gains_most(study)
+    if best is None:
         return None
-    best = max(gained, key=lambda kind: np.mean(gained[kind]))
-    rows = []
-    for task in groups.tasks_of(study)[:-1]:
-        gains = gains_of(study, best, task)
-        means = gains.mean(axis=0)
-        more, less = (int(np.sum(per_image.is_changed(sign * means))) for sign in (1, -1))
-        counts, spreads = per_image.of_exchanges(gains)
-        by_chance = number(np.mean(counts[1:-1]))  # the first exchanges no seed, the last all
-        p = ["–", "–"]
-        if len(gains) >= SEEDS_OF_EXCHANGES:
-            p = [p_text(np.mean(of >= of[0] * (1 - 1e-9))) for of in (counts, spreads)]
-        rows.append([best, task, len(gains), more, less, by_chance, *p])
-    header = ["setting", "task", "seeds", "gained", "lost", "by chance", "p", "p (spread)"]
-    return as_table(header, rows)
+    rows, p_values = [], []
+    for baseline in filter(None, ("none", definition.controls.get(best))):
+        for task in groups.tasks_of(study)[:-1]:
+            gains = gains_of(study, best, task, baseline)
+            if gains is None:
+                continue
+            means = gains.mean(axis=0)
+            more, less = (int(np.sum(per_image.is_changed(sign * means))) for sign in (1, -1))
+            counts = per_image.of_exchanges(gains)
+            by_chance = number(np.mean(counts[1:-1]))  # the first exchanges no seed, the last all
+            rows.append([f"{best} over {baseline}", task, len(gains), more, less, by_chance])
+            p_values.append(np.mean(counts >= counts[0]))
+    if min(row[2] for row in rows) >= SEEDS_OF_EXCHANGES:
+        shown = [p_text(p) for p in groups.holm(p_values)]
+    else:
+        shown = ["–"] * len(rows)
+    header = ["setting", "task", "seeds", "gained", "lost", "by chance", "p (Holm)"]
+    return as_table(header, [[*row, p] for row, p in zip(rows, shown)])

@@ -6,12 +6,14 @@ before a mark that says where it comes from:
     0.10 ± 0.04<!-- full; channel; mean -->                     a cell: table; row; column
     0.015<!-- p of replicated; 0.9 dense; article -->           of the gains behind a cell
     0.004<!-- p of full; channel; mean; seeds 204 to 207 -->    of the gains of some seeds
+    p = 0.014<!-- full; channel; p (Holm) -->                   or p < 0.001, as the cell says
 
 A row is named by its first two cells, or by one of them. QUANTITIES lists what else than cells
 there is. A figure that needs more records than there are is "–". Marks that begin with `speed;`
 are tests/benchmark.py's.
 """
 
+import functools
 import re
 import typing
 
@@ -29,6 +31,7 @@ OF_MORE_TABLES = (
     "few_images",
     "few_labels_control",
     "few_labels_weights",
+    "precision",
     "starved",
     "replication_programs",
 )
@@ -118,13 +121,18 @@ def with_figures(text, found):
     """A text whose figures are those of the records. Raises: Failed, a mark is not understood."""
 
     def written(match):
-        figure, mark = match.groups()
+        relation, figure, mark = match.groups()
         source = source_of(mark)
         if not figure:
             raise Failed(f"<!-- {mark} --> has no figure directly before it; write a number there.")
-        return f"{figure_of(source, found)}<!-- {mark} -->"
+        figure = figure_of(source, found)
+        if relation and figure.startswith("<"):
+            return f"p {figure}<!-- {mark} -->"
+        if not re.fullmatch(FIGURE, figure):
+            raise Failed(f"<!-- {mark} --> names {figure!r}, which is not a figure.")
+        return f"{'p = ' if relation else ''}{figure}<!-- {mark} -->"
 
-    return re.sub(f"({FIGURE})?{MARK}", written, text)
+    return re.sub(f"(p [=<] )?({FIGURE})?{MARK}", written, text)
 
 
 def source_of(mark):
@@ -149,10 +157,7 @@ def figure_of(source, found):
         figure = QUANTITIES[source.quantity](source, found)
     else:
         figure = cell_of(source, found.tables.get(source.table, ""))
-    figure = figure.removeprefix("+")
-    if not re.fullmatch(FIGURE, figure):
-        raise Failed(f"<!-- {source.mark} --> names {figure!r}, which is not a figure.")
-    return figure
+    return figure.removeprefix("+")
 
 
 def cell_of(source, table):
@@ -216,10 +221,10 @@ def p_uncorrected(source, found):
     return p_figure(groups.p_value(gained)) if groups.is_enough(gained) else NO_RECORDS
 
 
-def p_after_holm(source, found):
-    """The p-value among all differences from "none" that are corrected together."""
+def p_after_holm(source, found, baseline="none"):
+    """The p-value among all differences from the baseline that are corrected together."""
     group, _ = group_of(source, found)
-    corrected = groups.corrected(tables.comparisons_with(found.studies, "none"))
+    corrected = groups.corrected(tables.comparisons_with(found.studies, baseline))
     value = corrected.get((source.table, group.condition, group.setting))
     return NO_RECORDS if value is None else p_figure(value)
 
@@ -241,5 +246,6 @@ QUANTITIES = {
     "gain": gain,
     "p": p_uncorrected,
     "p after Holm": p_after_holm,
+    "p after Holm from channel": functools.partial(p_after_holm, baseline="channel"),
     "seeds with a gain": seeds_with_a_gain,
 }

@@ -12,7 +12,7 @@ from harness.errors import Failed
 from harness.matrices import figure, matplotlib
 from harness.names import PLACES, unit_scope
 from harness.unit_weights import WEIGHT_BINS
-from study import groups, plot, runs
+from study import groups, image_pictures, plot, runs
 from study.groups import baseline_of, find, gains_of, half_width, half_width_for_new_images
 
 COLOURS = {"none": "tab:orange", "channel": "tab:blue", "layer": "tab:green"}
@@ -313,6 +313,6 @@ PICTURES = {
     "places": draw_places,
     "images": draw_images,
     "few article labels": functools.partial(draw_few_labels, "article"),
-    "few group labels": functools.partial(draw_few_labels, "group"),
     "ranks": draw_ranks,
+    "images whose group gained": functools.partial(image_pictures.draw_gained, "group"),
 }

@@ -100,6 +100,7 @@ def checksum(axes):
         values = [line.get_xydata() for line in panel.lines]
         values += [path.vertices for group in panel.collections for path in group.get_paths()]
         values += [patch.get_path().vertices for patch in panel.patches]
+        values += [image.get_array() for image in panel.images]
         for points in values:
             digest.update(" ".join(f"{value:.4g}" for value in np.ravel(points)).encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ its tables to README.md. `python -m study.reproduce --only=NAME` makes what is m
 import typing
 
 from harness import pools
+from study import watching
 
 ALL_IMAGES = 60000
 STARVED_IMAGES = 14891  # of --starve=100
@@ -61,7 +62,7 @@ class Run(typing.NamedTuple):
 
     @property
     def cost(self):
-        """What it costs, in training images without units; an evaluated one costs a third."""
+        """What it costs, in training images of towers that share nothing."""
         of_study = STARVED_IMAGES if "starve" in self.flags else ALL_IMAGES
         examples = self.flags.get("train_examples") or of_study
         of_epoch = -(-examples // 128)
@@ -71,8 +72,7 @@ class Run(typing.NamedTuple):
             of_epoch = sum(pools.steps_per_epoch(sizes, 128, self.flags["balance"]))
         steps = self.flags["num_epochs"] * of_epoch
         steps = min(steps, self.flags.get("max_steps", steps))
-        evaluations = steps / self.flags["eval_every"]
-        return int(steps * 128 + evaluations * 10000 / 3)
+        return int(watching.cost_of(self.flags, steps, 128, 10000).total)
 
 
 def name_of(setting, seed):
@@ -156,6 +156,7 @@ STUDIES = {
             "total_loss.png": ("loss", "none", "channel"),
             "weights_of_layer_units.png": ("weights over training", "layer"),
             "weights_at_the_end.png": ("weights at the end", "channel"),
+            "images_that_gained.png": ("images whose group gained",),
         },
     ),
     # The same before records kept what was predicted for each image.

@@ -131,15 +131,22 @@ def runs(tmp_path_factory):
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
 
+FOLDER = pathlib.Path(os.environ.get(data.FOLDER_VARIABLE) or download.cache_folder())
+
+
+def has_fashion_mnist():
+    """Whether the real data set is in the named folder or the user's cache."""
+    return all((FOLDER / name).exists() for name in download.FILES)
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist():
-    """The real data set, from the named folder or the user's cache; never downloaded."""
-    folder = os.environ.get(data.FOLDER_VARIABLE) or download.cache_folder()
-    if not all((pathlib.Path(folder) / name).exists() for name in download.FILES):
-        message = f"Fashion-MNIST is not in {folder}: set {data.FOLDER_VARIABLE}"
+    """The real data set; never downloaded."""
+    if not has_fashion_mnist():
+        message = f"Fashion-MNIST is not in {FOLDER}: set {data.FOLDER_VARIABLE}"
         # A green CI that never saw the real data would say nothing.
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
-    return data.load("fashion_mnist", folder)
+    return data.load("fashion_mnist", FOLDER)
 
 
 def make_split(count, seed=0):

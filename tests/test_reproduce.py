@@ -14,12 +14,14 @@ import types
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import ROOT, command_of, run_script
+from conftest import ROOT, command_of, has_fashion_mnist, run_script
 
+import data
 from harness import processor
 from harness.errors import Failed
 from study import (
     groups,
+    image_pictures,
     machines,
     markdown,
     pages,
@@ -577,6 +579,7 @@ GAINING = {
     ("3", "full; channel; seeds"),
     ("0.074", "p of full; channel; article"),  # 3.46 standard errors
     ("0.148", "p after Holm of full; channel; mean"),  # of two comparisons
+    ("1.000", "p after Holm from channel of full; layer; mean"),  # half a point less in each seed
     ("2 of 3", "seeds with a gain of full; layer; group"),
     ("2.50", "gain of full; channel; article; seeds 1 to 2"),
     ("–", "p of full; channel; article; seeds 1 to 2"),  # two seeds are too few
@@ -603,6 +606,17 @@ def test_the_figure_before_a_mark_is_the_records(figure, mark, page):
         assert pages.text_of(page, found).endswith(
             f"In 3 of 5 of them (p = {figure}<!-- {mark} -->) by 0.1 ± 0.2.\n"
         )
+
+
+@pytest.mark.parametrize("before, p, after", [
+    ("p = 0.5", 0.0004, "p < 0.001"), ("p < 0.001", 0.0004, "p < 0.001"),
+    ("p < 0.001", 0.014, "p = 0.014"), ("p = 0.5", 0.014, "p = 0.014"),
+])  # fmt: skip
+def test_a_small_p_value_in_a_sentence_is_less_than_a_number(before, p, after):
+    mark = "<!-- full; channel; p (Holm) -->"
+    table = markdown.as_table(["units", "p (Holm)"], [["channel", markdown.p_text(p)]])
+    found = pages.Found({}, [], {"full": table})
+    assert pages.with_figures(f"({before}{mark})", found) == f"({after}{mark})"
 
 
 @pytest.mark.parametrize("text, words", [
@@ -656,7 +670,7 @@ def test_each_falsified_figure_is_mended(published):
 def test_a_cell_in_a_sentence_is_that_of_the_table(published):
     for figure, mark in re.findall(rf"({pages.FIGURE})<!-- (.*?) -->", published.read_text()):
         if " of " not in mark and not mark.startswith("speed;"):
-            assert cell_of(TABLES, *mark.split("; ")).lstrip("+") == figure, mark
+            assert cell_of(TABLES, *mark.split("; ")).lstrip("+< ") == figure, mark
 
 
 # In sentences without a mark, and why they need none.
@@ -752,6 +766,8 @@ def drawn(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plot, "save", save_and_keep)
+        if not has_fashion_mnist():  # which would be downloaded
+            patch.setitem(pictures.PICTURES, "images whose group gained", lambda *given: None)
         paths = reproduce.draw_all(FOUND, tmp_path_factory.mktemp("drawn"))
     assert paths and paths == list(figures)
     return figures
@@ -760,6 +776,8 @@ def drawn(tmp_path_factory):
 def test_every_picture_of_the_page_shows_the_values_of_the_records(drawn):
     pages = {path.name: path for path in (ROOT / "img").glob("*.png")}
     del pages["compare.png"]  # study.compare's, whose records are not kept here
+    if not has_fashion_mnist():
+        del pages["images_that_gained.png"]
     here = {n: p for n, p in pages.items() if plot.CHECKSUM in metadata_of(p)}
     assert here.keys() == {path.name for path in drawn}  # none is left from other records
     for path in drawn:
@@ -787,7 +805,57 @@ def test_no_legend_is_wider_than_its_picture(drawn):
     for path, picture in drawn.items():
         legends = [*picture.legends, *(panel.get_legend() for panel in picture.axes)]
         boxes = [legend.get_window_extent() for legend in legends if legend]
-        assert boxes and all(0 <= b.x0 and b.x1 <= picture.bbox.x1 for b in boxes), path.name
+        assert boxes or any(panel.images for panel in picture.axes), path.name
+        assert all(0 <= b.x0 and b.x1 <= picture.bbox.x1 for b in boxes), path.name
+
+
+IMAGES_THAT_GAIN = [9000 - 7 * k for k in range(30)]
+
+
+def groups_of_images():
+    """Three seeds of two settings: the units make 30 images right, some in more evaluations."""
+
+    def digits_of(gained):
+        digits = np.zeros(10000, int)
+        digits[IMAGES_THAT_GAIN] = gained
+        return "".join(map(str, digits))
+
+    def made_group(setting, gained):
+        curves = {"accuracy_test": [[1, 2, 3, 4, 5], [0.5] * 5]}
+        record = made_record(0, 0.8, 0.8 + 0.001 * np.mean(gained)) | {"curves": curves}
+        record["correct_last"] = {"article": digits_of(3), "group": digits_of(gained)}
+        return Group(60000, setting, {seed: record for seed in range(3)})
+
+    return [made_group("none", 0), made_group("nddr", [4] * 10 + [5] * 14 + [1] * 6)]
+
+
+def test_the_picture_of_images_shows_those_that_gained_most(fashion_mnist, monkeypatch, tmp_path):
+    kept, test = [], fashion_mnist.test
+    monkeypatch.setattr(plot, "save", lambda picture, axes, path: kept.append(picture))
+    image_pictures.draw_gained("group", groups_of_images(), tmp_path / "gained.png", [])
+    (picture,) = kept
+    # Images that gain as much in the order of the file.
+    expected = [*sorted(IMAGES_THAT_GAIN[10:24]), *sorted(IMAGES_THAT_GAIN[:10])]
+    groups_of_articles = ["Other"] * 3 + ["For Women", "Other", "Shoes", "For Women", "Shoes"]
+    groups_of_articles += ["For Women", "Shoes"]
+    for place, (panel, index) in enumerate(zip(picture.axes, expected, strict=True)):
+        article = test.labels["article"][index]
+        assert panel.get_title() == f"{data.ARTICLES[article]}: {groups_of_articles[article]}"
+        assert panel.get_xlabel() == ("0 → 100 %" if place < 14 else "0 → 80 %")
+        shown = panel.images[0].get_array()
+        # A dark thing on white, where the file has a bright one on black.
+        assert np.array_equal(shown, 255 - test.images[index].astype(int))
+
+
+def test_without_fashion_mnist_the_picture_of_images_stays_as_it_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))
+    path = tmp_path / "images_that_gained.png"
+    path.write_bytes(b"as it was")
+    assert pictures.draw({"all_images": groups_of_images()}, tmp_path) == []
+    assert (
+        f"{path} is not drawn, because it shows images of Fashion-MNIST" in capsys.readouterr().out
+    )
+    assert path.read_bytes() == b"as it was"
 
 
 def test_a_pictures_checksum_is_of_its_values_and_not_of_their_rounding(tmp_path):
