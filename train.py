@@ -435,39 +435,40 @@ def train(net, run, claim):
     """
     dataset, last_step = run.dataset, run.last_step
     with net.graph.as_default(), signals.noted() as noted:
-        saver, start_step, done, summary, set_variables = checkpoints.find_start(
+        start = checkpoints.find_start(
             claim,
-            last_step,
-            FLAGS.eval_every,
-            FLAGS.keep_checkpoints,
-            net.initializer,
-            tower_variables(net),
-            (lambda: init_folder(run)) if FLAGS.init_from else None,
+            last_step=last_step,
+            every=FLAGS.eval_every,
+            keep=FLAGS.keep_checkpoints,
+            initializer=net.initializer,
+            tower_variables=tower_variables(net),
+            init_folder=(lambda: init_folder(run)) if FLAGS.init_from else None,
         )
-        if start_step:
-            process.say(f"Resuming after step {start_step:,}.")
+        if start.step:
+            process.say(f"Resuming after step {start.step:,}.")
         net.graph.finalize()
         # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
         # run continues with the same ones.
         batches = one_ahead(
             lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed, FLAGS.balance),
-            range(start_step, last_step),  # batch k trains step k + 1
+            range(start.step, last_step),  # batch k trains step k + 1
         )
         with (
-            EvaluationLog(run.folder, done, FLAGS.eval_every) as log,
-            PredictionLog(run.folder, done, dataset) as predicted,
-            Events(run.folder, net.graph, done, claim.check) as tensorboard,
-            contextlib.closing(Progress(dataset.name, start_step, last_step, claim)) as progress,
+            EvaluationLog(run.folder, start.done, FLAGS.eval_every) as log,
+            PredictionLog(run.folder, start.done, dataset) as predicted,
+            Events(run.folder, net.graph, start.done, claim.check) as tensorboard,
+            contextlib.closing(Progress(dataset.name, start.step, last_step, claim)) as progress,
             tf.Session(config=run.session_config) as session,
             contextlib.closing(batches),  # ends its thread
         ):
-            set_variables(session)
-            write_start(tensorboard, log, session, net, run, done)
-            step, confusions, saved_at = start_step, None, time.perf_counter()
+            start.set_variables(session)
+            write_start(tensorboard, log, session, net, run, start.done)
+            step, summary, confusions = start.step, start.summary, None
+            saved_at = time.perf_counter()
 
-            for step in range(max(done, 0) + 1, last_step + 1):
+            for step in range(max(start.done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
-                if step > start_step:  # or else only its evaluation is missing
+                if step > start.step:  # or else only its evaluation is missing
                     started = time.perf_counter()
                     batch = next(batches)
                     loss, summary = train_step(session, net, step, batch, evaluates)
@@ -494,7 +495,7 @@ def train(net, run, claim):
                     tensorboard.flush()
                     log.sync()
                     predicted.sync()
-                    saver.save(session, step, summary)
+                    start.saver.save(session, step, summary)
                     saved_at = time.perf_counter()
                 if stopping:
                     break
@@ -509,7 +510,7 @@ def train(net, run, claim):
                 claim.check()  # the file is replaced by its path
                 correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
     stopped_by = noted[0] if noted and not units else None
-    return Trained(start_step, step, stopped_by, progress.speed(), confusions, correct, units)
+    return Trained(start.step, step, stopped_by, progress.speed(), confusions, correct, units)
 
 
 def train_step(session, net, step, batch, with_summary):

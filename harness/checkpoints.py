@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import typing
 import warnings
 
 import tensorflow.compat.v1 as tf
@@ -24,7 +25,17 @@ UNEVALUATED = "unevaluated"  # beside a checkpoint: the summary of its batch, in
 # --- Starting ---
 
 
-def find_start(claim, last_step, every, keep, initializer, tower_variables, init_folder):
+class Start(typing.NamedTuple):
+    """What a run starts from."""
+
+    saver: "Saver"  # of the run's checkpoints
+    step: int  # that the run has reached, 0 for a new run
+    done: int  # the last step whose evaluation is complete; -1 for a new run, which lacks that of 0
+    summary: bytes | None  # of the step's batch, if a signal stopped its evaluation
+    set_variables: typing.Callable  # gives all variables of a session their values
+
+
+def find_start(claim, *, last_step, every, keep, initializer, tower_variables, init_folder):
     """Deletes checkpoints that are half written, and finds what the run of the default graph
     starts from.
 
@@ -38,10 +49,7 @@ def find_start(claim, last_step, every, keep, initializer, tower_variables, init
       init_folder: None, or a function that returns that run's folder or raises Failed.
 
     Returns:
-      A `Saver` for the run's checkpoints; the step that the run has reached, 0 for a new run;
-      the last step whose evaluation is complete, -1 for a new run, which lacks that of step 0,
-      too; the summary of the former step's batch, if a signal stopped its evaluation, or else
-      None; and a function of a session that gives all variables their values.
+      A `Start`.
 
     Raises:
       Failed: the run cannot be resumed, or the other run cannot be used.
@@ -82,7 +90,7 @@ def find_start(claim, last_step, every, keep, initializer, tower_variables, init
     is_at_odds = step % every and is_evaluated == (step < last_step)
     done = step - 1 if summary or not newest or is_at_odds else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
-    return Saver(saver, claim, in_order, keep), step, done, summary, set_variables
+    return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)
 
 
 def newest_of_other(folder, tower_variables):

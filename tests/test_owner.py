@@ -185,7 +185,15 @@ def test_a_start_whose_folder_is_taken_while_it_reads_a_checkpoint_ends(
     with tf.Graph().as_default(), owner.claimed(folder(tmp_path)) as claim:
         variable = tf.get_variable("network/some", [3])
         with pytest.raises(Failed, match="another run began there, so this run ends"):
-            checkpoints.find_start(claim, 40, 5, 3, variable.initializer, [variable], None)
+            checkpoints.find_start(
+                claim,
+                last_step=40,
+                every=5,
+                keep=3,
+                initializer=variable.initializer,
+                tower_variables=[variable],
+                init_folder=None,
+            )
 
 
 def test_a_run_whose_lock_alone_is_deleted_says_so(variable, tmp_path):
