@@ -56,7 +56,7 @@ def deviation(variance):
 def images(of_one, seeds):
     """How many images are needed, to two digits."""
     count = intervals.images_needed(of_one, SHOWN, seeds)
-    return "none" if count is None else f"{round(count, min(0, 2 - len(str(count)))):,}"
+    return "never" if count is None else f"{round(count, min(0, 2 - len(str(count)))):,}"
 
 
 def changed_table(study, definition):

@@ -29,6 +29,7 @@ OF_MORE_TABLES = (
     "full",
     "where",
     "few_images",
+    "best_lever",
     "few_labels_control",
     "few_labels_weights",
     "precision",
@@ -215,6 +216,19 @@ def gain(source, found):
     return markdown.interval(gains_of(source, found), "+")
 
 
+def gain_at_the_end(source, found):
+    """The mean gain in the last evaluation alone, with its interval for these images."""
+    group, study = group_of(source, found)
+    tag = "accuracy_test" if source.column == "mean" else f"accuracy_test_{source.column}"
+    of_none = groups.baseline_of(study, group).records
+    gained = [
+        record["curves"][tag][1][-1] - of_none[seed]["curves"][tag][1][-1]
+        for seed, record in group.records.items()
+        if seed in of_none
+    ]
+    return markdown.interval(gained, "+")
+
+
 def p_uncorrected(source, found):
     """The p-value of a t-test by itself."""
     gained = gains_of(source, found)
@@ -244,6 +258,7 @@ def seeds_with_a_gain(source, found):
 
 QUANTITIES = {
     "gain": gain,
+    "gain at the end": gain_at_the_end,
     "p": p_uncorrected,
     "p after Holm": p_after_holm,
     "p after Holm from channel": functools.partial(p_after_holm, baseline="channel"),

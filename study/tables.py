@@ -299,10 +299,9 @@ def units_table(study, definition):
     """The mean weights of each unit: mean over seeds, lowest and highest seed. And how far all
     its weights are from their start: root mean square of all channels, mean over seeds.
 
-    As `gains_table`, of the first condition and without the controls; None if no run has units.
+    As `gains_table`, of the first condition; None if no run has units.
     """
     study = [group for group in study if group.condition == definition.first_condition]
-    study = [group for group in study if group.setting not in definition.controls.values()]
 
     def cell(values):
         return f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})"
@@ -313,12 +312,17 @@ def units_table(study, definition):
     tasks, rows = groups.tasks_of(having)[:-1], []
     for group in having:
         records = list(group.records.values())
+        own_only = records[0].get("flags", {}).get("cross_stitch_own_only")
         for scope in records[0]["cross_stitch"]:
             means = np.array([record["cross_stitch"][scope] for record in records])
             # The first records do not say how far.
             far = [r["distances"][scope] for r in records if scope in r.get("distances", {})]
             moved = number(np.mean([np.sqrt(np.mean(np.square(d))) for d in far])) if far else "–"
-            weights = map(cell, means.reshape(len(records), -1).T)
+            weights = [
+                "0" if own_only and i != j else cell(means[:, i, j])
+                for i in range(len(tasks))
+                for j in range(len(tasks))
+            ]
             rows.append([group.setting, scope[-1], *weights, moved])
     header = [f"{to} from {source}" for to in tasks for source in tasks]
     table = as_table(["setting", "unit", *header, "moved"], rows)

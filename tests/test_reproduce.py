@@ -158,6 +158,10 @@ def test_mean_weights_have_their_lowest_and_highest_seed_and_their_distance():
     still = ["1.00 (1.00, 1.00)", "0.00 (0.00, 0.00)", "0.00 (0.00, 0.00)"]
     # Of four weights one moved by 0.2 and 0.4: the root mean squares are 0.1 and 0.2.
     assert row == ["layer", "1", *still, "0.70 (0.60, 0.80)", "0.15"]
+    for record in group.records.values():  # weights that cannot leave 0
+        record["flags"] = {"cross_stitch_own_only": True}
+    _, _, row = rows_of(tables.units_table([none, group], definition))
+    assert row[2:6] == ["1.00 (1.00, 1.00)", "0", "0", "0.70 (0.60, 0.80)"]
 
 
 def test_a_picture_of_single_settings_shows_the_first_condition(monkeypatch, tmp_path):
@@ -606,6 +610,17 @@ def test_the_figure_before_a_mark_is_the_records(figure, mark, page):
         assert pages.text_of(page, found).endswith(
             f"In 3 of 5 of them (p = {figure}<!-- {mark} -->) by 0.1 ± 0.2.\n"
         )
+
+
+def test_the_gain_at_the_end_is_that_of_the_last_evaluation():
+    study = of_all_images(made_groups(**GAINING))
+    for group in study:
+        for seed, record in group.records.items():
+            last = 0.8 if group.setting == "none" else 0.81 + seed / 100
+            record["curves"] = {"accuracy_test_article": [[1, 2], [0.5, last]]}
+    mark = "<!-- gain at the end of full; channel; article -->"
+    text = pages.with_figures(f"a gain of 1{mark}", found_of(study))
+    assert text == f"a gain of 2.00 ± 2.48{mark}"  # 1, 2 and 3 points
 
 
 @pytest.mark.parametrize("before, p, after", [
