@@ -181,6 +181,7 @@ def run_command(program_started):
         check_folder(run, net)
         if trains:
             folder.begin(claim, run.settings, FLAGS.overwrite)
+            warn_of_single_image(run.dataset)
             process.say(f"Writing to {run.folder}")
             process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
             outcome = train_and_report(net, run, claim, program_started)
@@ -299,11 +300,6 @@ def run_from_flags():
         raise Failed(
             f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
         )
-    if num_examples % FLAGS.batch_size == 1 and not dataset.has_unknown_labels():
-        warnings.warn(
-            "the last batch of each epoch has one image, and batch norm needs several: choose"
-            f" another --batch_size than {FLAGS.batch_size}"
-        )
     say_which_labels_are_known(dataset)
     steps = FLAGS.num_epochs * dataset.steps_per_epoch(FLAGS.batch_size, FLAGS.balance)
     sharing = sharing_of(flag_values())
@@ -314,6 +310,16 @@ def run_from_flags():
         min(steps, FLAGS.max_steps or steps),
         machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
     )
+
+
+def warn_of_single_image(dataset):
+    """Warns if an epoch ends with a batch of one image, of which batch norm makes a constant."""
+    left = len(dataset.train.images) % FLAGS.batch_size
+    if left == 1 and not dataset.has_unknown_labels():
+        warnings.warn(
+            "the last batch of each epoch has one image, and batch norm needs several: choose"
+            f" another --batch_size than {FLAGS.batch_size}"
+        )
 
 
 def say_which_labels_are_known(dataset):
@@ -464,7 +470,7 @@ def train(net, run, claim):
             start.set_variables(session)
             write_start(tensorboard, log, session, net, run, start.done)
             step, summary, confusions = start.step, start.summary, None
-            saved_at = time.perf_counter()
+            evaluated, saved_at = True, time.perf_counter()
 
             for step in range(max(start.done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
@@ -501,7 +507,7 @@ def train(net, run, claim):
                     break
 
             correct = units = None
-            if step == last_step and not summary:
+            if step == last_step and evaluated:
                 if confusions is None:  # killed after the last checkpoint, before the results
                     _, confusions, _ = evaluate(session, net, dataset)
                 write_end(tensorboard, session, net, dataset, confusions, step)
@@ -652,7 +658,7 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
       summary_of_batch: of the training batch, serialised; None if it is not known any more.
       measured: what was measured on the test set, name -> number.
     """
-    values = tensorboard.add(summary_of_batch or b"", step)
+    values = tensorboard.add(summary_of_batch, step) if summary_of_batch else {}
     values |= tensorboard.add_scalars(measured, step)
     if net.mean_weights:
         units, mean_weights = session.run([net.unit_summary_op, net.mean_weights])

@@ -30,7 +30,7 @@ class Start(typing.NamedTuple):
 
     saver: "Saver"  # of the run's checkpoints
     step: int  # that the run has reached, 0 for a new run
-    done: int  # the last step whose evaluation is complete; -1 for a new run, which lacks that of 0
+    done: int  # the last step of which all is written; -1 for a new run, without the line of step 0
     summary: bytes | None  # of the step's batch, if a signal stopped its evaluation
     set_variables: typing.Callable  # gives all variables of a session their values
 
@@ -83,12 +83,12 @@ def find_start(claim, *, last_step, every, keep, initializer, tower_variables, i
 
     note = files.read_json(note_of(pathlib.Path(newest))) if newest else {}
     summary = bytes.fromhex(note.get(UNEVALUATED, "")) or None
-    # What is written of the step itself goes, too, if a signal stopped its evaluation. Between two
-    # evaluations, only a run's last step has one: it goes if the run goes on, and is made if the
-    # run was stopped there on the way to a later step.
-    is_evaluated = evaluation_log.last_steps(run_dir)[-1:] == [step]
-    is_at_odds = step % every and is_evaluated == (step < last_step)
-    done = step - 1 if summary or not newest or is_at_odds else step
+    # What is written of the step itself goes, too, if a signal stopped its evaluation. A run's last
+    # step is evaluated even off the schedule: a run that goes on from there drops that evaluation,
+    # and one that ends there makes it, if the run was stopped there on the way to a later step.
+    is_missing = evaluation_log.last_steps(run_dir)[-1:] != [step]
+    is_partial = summary or (step % every and (step < last_step or is_missing))
+    done = step - 1 if is_partial or not newest else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
     return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)
 
@@ -119,9 +119,9 @@ def restored(graph, run_dir, session_config):
         last_step = files.read_json(run_dir / RESULTS).get("global_step", step)
         if step < last_step:
             warnings.warn(
-                f"{run_dir}: this is the network of step {step:,}, as that of its last step"
-                f" {last_step:,} is damaged. To make it again, delete {RESULTS} there and run the"
-                " command that trained it."
+                f"{run_dir}: its checkpoint of step {last_step:,} is damaged, so this is the network"
+                f" of step {step:,}. To train to step {last_step:,} again, delete {RESULTS} there"
+                " and run the command that trained it."
             )
         yield session, step
 

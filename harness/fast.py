@@ -4,8 +4,9 @@ TensorFlow runs op by op, and each op reads and writes all activations. This for
 passes over memory. tests/test_equivalence.py holds it against the plain graph. tests/README.md
 has the speed-up.
 
-To delete it: delete this file and its import in model.py; in `conv_pool` of model.py the branch that asks for `fast`; in
-`layer_defaults` the arg scope that sets it; then the argument `fast` wherever it is passed on.
+To delete it: delete this file; in model.py its import, in `conv_pool` the branch that asks for
+`fast`, and in `layer_defaults` the arg scope that sets it; then the argument `fast` wherever it is
+passed on.
 """
 
 import functools

@@ -52,8 +52,9 @@ def warn_of_ignored(flags, given):
     if ignored and not has_units(flags):
         names = ", ".join(ignored)
         warnings.warn(f"ignored, because the network has no cross-stitch units: {names}")
-    shares = sorted(f"--{name}" for name in {"hard_sharing", "share_until"} & given if flags[name])
-    if shares and "," not in flags["tasks"]:
+    shares = sorted(f"--{name}" for name in {"hard_sharing", "share_until"} & given)
+    is_asked = flags["hard_sharing"] or flags["share_until"]  # `unified` may exchange the two
+    if shares and is_asked and "," not in flags["tasks"]:
         warnings.warn(f"ignored, because one task has nothing to share: {', '.join(shares)}")
 
 

@@ -46,14 +46,16 @@ def for_batches(pools, batch_size):
     """
     merged = moved(pools, batch_size)
     if merged is None:
-        sizes = sorted({len(rows) for rows in pools.values()}, reverse=True)
-        fitting = next(size for size in sizes if size < batch_size and moved(pools, size))
-        lost = set().union(*pools) - set().union(*(p for p in pools if len(pools[p]) >= batch_size))
-        tasks = max((p for p in pools if lost & set(p)), key=lambda p: len(pools[p]))
+        # Each task needs a pool of at least a batch: of one task, the largest is the smallest.
+        largest = [
+            max((pool for pool in pools if task in pool), key=lambda pool: len(pools[pool]))
+            for task in sorted(set().union(*pools))
+        ]
+        tasks = min(largest, key=lambda pool: len(pools[pool]))
         raise DataError(
             f"batch_size={batch_size}: only {len(pools[tasks]):,} training images have labels of"
             f" {' and '.join(tasks)} and of no other task. A batch has images with labels of the"
-            f" same tasks: use --batch_size={fitting} or less."
+            f" same tasks: use --batch_size={len(pools[tasks])} or less."
         )
     return merged
 

@@ -84,13 +84,21 @@ def of_run(curves, tasks, confusions):
         }
 
     return {
-        "loss_total": values.get("loss_total", [None])[-1],
+        "loss_total": last_loss(curves),
         "accuracy_test": {name: of_task[-1] for name, of_task in tests.items()},
         "accuracy_test_last": {name: last_mean(of_task) for name, of_task in tests.items()},
         "recall": {t.name: dict(zip(t.classes, recalls(confusions[t.name]))) for t in tasks},
         **{f"{measure}_last": last_of_classes(measure) for measure in MEASURES},
         "confusion": {name: matrix.tolist() for name, matrix in confusions.items()},
     }
+
+
+def last_loss(curves):
+    """The total loss at the last evaluation; None if it is not known any more."""
+    (steps, losses), (evaluated, _) = (
+        curves.get(name, ([], [])) for name in ("loss_total", "accuracy_test")
+    )
+    return losses[-1] if steps and steps[-1:] == evaluated[-1:] else None
 
 
 def last_mean(values):

@@ -59,7 +59,7 @@ def flags_in(words):
         if value is None:  # --name or --noname
             name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
         name = ALIASES.get(name, name)
-        if re.fullmatch(r"[+-]?0[box]\w+", value, re.I):  # which train.py would read
+        if re.fullmatch(r"0[xo][0-9a-fA-F]+", value):  # which absl reads, and this program not
             raise Failed(f"{word}: write the number with decimal digits.")
         if name in given:
             raise Failed(f"--{name}: is given twice")

@@ -222,9 +222,9 @@ def check_folder(folder, now):
             f" {before['numerics']}, now {now['numerics']}). {another}"
         )
     alike = {name.casefold(): name for name in before["settings"]}
-    for name in now["settings"]:
-        other = alike.get(name.casefold(), name)
-        if other != name:  # some systems take files of such names for one
+    for name in now["settings"].keys() - before["settings"].keys():
+        other = alike.get(name.casefold())
+        if other:  # some systems take files of such names for one
             raise Failed(f"{folder}: has a setting {other!r}. Choose another name than {name!r}.")
     for name in before["settings"].keys() & now["settings"].keys():
         begun = (folder / "runs").glob(name_of_run(name, "*"))

@@ -23,19 +23,20 @@ def draw_gained(task, study, path, beside):
       study, path, beside: as `pictures.draw_curves`.
 
     Returns:
-      The path, or None if there are too few records or Fashion-MNIST is not there.
+      The path, or None if there are too few records, or if Fashion-MNIST cannot be read.
     """
     setting = image_tables.gains_most(study)
     if setting is None:
         return None
+    group, none = find(study, setting), find(study, "none")
+    seeds = group.records.keys() & none.records.keys()
+    holdout = group.records[min(seeds)]["flags"]["holdout"]
     try:
-        dataset = data.load("fashion_mnist", tasks=["article", task])
+        dataset = data.load("fashion_mnist", tasks=["article", task], holdout=holdout)
     except DataError as error:
         # A warning would be hidden, as Matplotlib's are.
         process.say(f"{path} is not drawn, because it shows images of Fashion-MNIST. {error}")
         return None
-    group, none = find(study, setting), find(study, "none")
-    seeds = group.records.keys() & none.records.keys()
     without, with_units = (
         np.mean(per_image.values(of.of_seeds(seeds), task), axis=0) for of in (none, group)
     )
@@ -50,8 +51,9 @@ def draw_gained(task, study, path, beside):
         shares = f"{100 * without[index]:.0f} → {100 * with_units[index]:.0f} %"
         panel.set(xticks=[], yticks=[], xlabel=shares)
         panel.spines[:].set_visible(False)
+    units = "" if setting == "hard sharing" else " units"
     picture.suptitle(
-        f"Evaluations in which the {task} is right, without → with {setting} units"
+        f"Evaluations in which the {task} is right, without → with {setting}{units}"
         f" ({len(seeds)} seeds)"
     )
     return plot.save(picture, axes, path)

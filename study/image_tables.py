@@ -78,9 +78,9 @@ def changed_table(study, definition):
             by_chance = number(np.mean(counts[1:-1]))  # the first exchanges no seed, the last all
             rows.append([f"{best} over {baseline}", task, len(gains), more, less, by_chance])
             p_values.append(np.mean(counts >= counts[0]))
-    if min(row[2] for row in rows) >= SEEDS_OF_EXCHANGES:
-        shown = [p_text(p) for p in groups.holm(p_values)]
-    else:
-        shown = ["–"] * len(rows)
+    shown = ["–"] * len(rows)
+    tested = [place for place, row in enumerate(rows) if row[2] >= SEEDS_OF_EXCHANGES]
+    for place, p in zip(tested, groups.holm([p_values[place] for place in tested])):
+        shown[place] = p_text(p)
     header = ["setting", "task", "seeds", "gained", "lost", "by chance", "p (Holm)"]
     return as_table(header, [[*row, p] for row, p in zip(rows, shown)])

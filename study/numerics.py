@@ -44,7 +44,7 @@ def sharing_in_words(flags):
 
 
 def check_alike(folder, found):
-    """Checks that one table may show these records of a study, which are in this folder.
+    """Checks that one table may show these records, which are in this folder, or in several.
 
     Raises: Failed, they are of several numerics, or those of a setting of several networks.
     """

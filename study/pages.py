@@ -133,7 +133,7 @@ def with_figures(text, found):
             raise Failed(f"<!-- {mark} --> names {figure!r}, which is not a figure.")
         return f"{'p = ' if relation else ''}{figure}<!-- {mark} -->"
 
-    return re.sub(f"(p [=<] )?({FIGURE})?{MARK}", written, text)
+    return re.sub(rf"(\bp [=<] )?({FIGURE})?{MARK}", written, text)
 
 
 def source_of(mark):
@@ -219,6 +219,7 @@ def gain(source, found):
 def gain_at_the_end(source, found):
     """The mean gain in the last evaluation alone, with its interval for these images."""
     group, study = group_of(source, found)
+    group = group.of_seeds(source.seeds) if source.seeds else group
     tag = "accuracy_test" if source.column == "mean" else f"accuracy_test_{source.column}"
     of_none = groups.baseline_of(study, group).records
     gained = [
@@ -232,7 +233,7 @@ def gain_at_the_end(source, found):
 def p_uncorrected(source, found):
     """The p-value of a t-test by itself."""
     gained = gains_of(source, found)
-    return p_figure(groups.p_value(gained)) if groups.is_enough(gained) else NO_RECORDS
+    return markdown.p_text(groups.p_value(gained)) if groups.is_enough(gained) else NO_RECORDS
 
 
 def p_after_holm(source, found, baseline="none"):
@@ -240,14 +241,7 @@ def p_after_holm(source, found, baseline="none"):
     group, _ = group_of(source, found)
     corrected = groups.corrected(tables.comparisons_with(found.studies, baseline))
     value = corrected.get((source.table, group.condition, group.setting))
-    return NO_RECORDS if value is None else p_figure(value)
-
-
-def p_figure(p):
-    """Three decimals; of a smaller p, the first digit that is not 0."""
-    if p >= 0.001 or not p:
-        return f"{p:.3f}"
-    return np.format_float_positional(p, precision=1, fractional=False)
+    return NO_RECORDS if value is None else markdown.p_text(value)
 
 
 def seeds_with_a_gain(source, found):

@@ -217,9 +217,10 @@ def read_all(folder):
     there = [study for study in runs.STUDIES if (folder / study).is_dir()]
     studies = {study: read(study, folder) for study in there}
     for study in there:
-        shown = groups.records_of(groups.shown(study, studies))
-        if runs.STUDIES[study].borrowed:
-            numerics.check_alike(folder / study, shown)
+        borrowed = list(runs.STUDIES[study].borrowed)
+        if borrowed:
+            shown = groups.records_of(groups.shown(study, studies))
+            numerics.check_alike(f"{folder / study} and {', '.join(borrowed)}", shown)
     return studies
 
 
@@ -265,7 +266,8 @@ def check_numerics(missing, folder):
     other = {}
     studies = {run.study for run in missing}
     # What a table borrows is in it, too.
-    studies |= {name for study in studies for name in runs.STUDIES[study].borrowed}
+    borrowing = {name for name, of in runs.STUDIES.items() if studies & of.borrowed.keys()}
+    studies |= {name for study in studies for name in runs.STUDIES[study].borrowed} | borrowing
     for study in sorted(studies, key=list(runs.STUDIES).index):
         for record in records_in(study, folder).values():
             if numerics_of(record) != NUMERICS:

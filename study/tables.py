@@ -96,8 +96,9 @@ def tasks_table(study, definition):
             key = group.condition, group.setting, task
             none = baseline_of(study, group)
             is_none = group.setting == none.setting
-            levels = interval(groups.levels_of(group, task)) if is_none else ""
-            row += [levels or gain_cell(group, none, task), p_values.get(key, "")]
+            levels = groups.levels_of(group, task)
+            cell = interval(levels) if is_none else gain_cell(group, none, task)
+            row += [cell, p_values.get(key, "")]
         row += [by_article(group, task) for task in implied]
         rows.append(row)
     header = [definition.condition, "setting", "seeds"]

@@ -82,7 +82,7 @@ def test_a_table_borrows_no_records_of_other_numerics(where):
     assert records.read_all(where)
     for path in (where / "where").glob("*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"numerics": 1000}))
-    with pytest.raises(Failed, match="where: records of numerics 1 and 1000"):
+    with pytest.raises(Failed, match="where and full: records of numerics 1 and 1000"):
         records.read_all(where)
 
 
@@ -90,6 +90,12 @@ def test_no_run_is_added_beside_borrowed_records_of_other_numerics(where):
     shutil.rmtree(where / "where")
     with pytest.raises(Failed, match=f"numerics {NUMERICS}, and adds no run .* full"):
         records.check_numerics(runs.runs_of("where")[:1], where)
+
+
+def test_no_run_is_added_to_what_a_table_of_other_numerics_borrows(where):
+    shutil.rmtree(where / "full")
+    with pytest.raises(Failed, match=f"numerics {NUMERICS}, and adds no run .* where"):
+        records.check_numerics(runs.runs_of("full")[:1], where)
 
 
 def test_a_record_of_a_network_that_is_no_more_is_refused_by_its_setting(fast_units):

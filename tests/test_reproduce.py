@@ -839,6 +839,7 @@ def groups_of_images():
         curves = {"accuracy_test": [[1, 2, 3, 4, 5], [0.5] * 5]}
         record = made_record(0, 0.8, 0.8 + 0.001 * np.mean(gained)) | {"curves": curves}
         record["correct_last"] = {"article": digits_of(3), "group": digits_of(gained)}
+        record["flags"] = {"holdout": 0}
         return Group(60000, setting, {seed: record for seed in range(3)})
 
     return [made_group("none", 0), made_group("nddr", [4] * 10 + [5] * 14 + [1] * 6)]

@@ -270,6 +270,24 @@ def test_a_run_that_ends_where_it_was_stopped_has_the_accuracy_of_its_end(tmp_pa
     results, expected = (results_in(folder(where)) for where in (tmp_path, tmp_path / "once"))
     for name in ("global_step", "accuracy_test", "accuracy_test_last", "correct_last", "confusion"):
         assert results[name] == expected[name], name
+    assert results["loss_total"] is None  # of step 13: its batch was trained in the other process
+    assert [line["step"] for line in lines_of(tmp_path)] == [10, 13]
+
+
+@pytest.mark.slow
+def test_a_signal_stops_such_an_evaluation_too_and_the_run_is_not_finished(tmp_path):
+    stopped = run(tmp_path, UNITS["none"], LENGTH, prelude=f"{STOPPED_AT_13}\n{MANY_TEST_IMAGES}")
+    assert "Stopped after step 13 of 40 and saved." in stopped.stderr
+    process = begin(tmp_path, UNITS["none"], "--max_steps=13", prelude=MANY_TEST_IMAGES)
+    while process.poll() is None and "Resuming after step 13." not in process.output():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert not (folder(tmp_path) / "results.json").exists()
+    assert [line["step"] for line in lines_of(tmp_path)] == [10]
+    ended = run(tmp_path, UNITS["none"], "--max_steps=13", prelude=MANY_TEST_IMAGES)
+    assert ended.returncode == 0, ended.stderr
     assert [line["step"] for line in lines_of(tmp_path)] == [10, 13]
 
 
@@ -940,7 +958,7 @@ def test_an_export_of_an_older_checkpoint_names_its_step(two_checkpoints, tmp_pa
     exported = run(tmp_path, UNITS["none"], "--max_steps=20", f"--export_dir={served}")
     assert exported.returncode == 0 and "model.ckpt-20:" in exported.stderr
     assert json.loads((served / "run.json").read_text())["global_step"] == 10
-    assert "this is the network of step 10, as that of its last step 20" in " ".join(
+    assert "step 20 is damaged, so this is the network of step 10" in " ".join(
         exported.stderr.split()
     )
     # As the message says, the last steps can be made again.

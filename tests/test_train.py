@@ -1396,6 +1396,7 @@ def test_a_run_that_diverged_names_every_rate_and_scale_that_is_not_the_default(
 @pytest.mark.parametrize("given, words", [
     ({"hard_sharing": True, "cross_stitch": False}, "one task has nothing to share: --hard_sharing"),
     ({"share_until": "pool_1"}, "one task has nothing to share: --share_until"),
+    ({"share_until": "fc_3"}, "one task has nothing to share: --share_until"),
     ({"cross_stitch": False, "cross_stitch_init": 0.9}, "no cross-stitch units: --cross_stitch_init"),
     ({"hard_sharing": False}, None),
 ])  # fmt: skip
@@ -1405,8 +1406,8 @@ def test_what_one_task_makes_no_use_of_is_named(given, words, recwarn):
     assert [words in str(one.message) for one in recwarn] == [True] * bool(words)
     # Two tasks share what the flags say.
     recwarn.clear()
-    both = train.defaults() | given | {"tasks": "a,b"}
-    flag_rules.warn_of_ignored(both, given.keys() & {"hard_sharing", "share_until"})
+    both = flag_rules.unified(train.defaults() | given | {"tasks": "a,b"})
+    flag_rules.warn_of_ignored(both, given.keys() - {"cross_stitch", "cross_stitch_init"})
     assert not recwarn.list
 
 

@@ -99,7 +99,7 @@ def test_a_pool_smaller_than_a_batch_goes_to_the_largest_that_trains_nothing_els
 
 @pytest.mark.parametrize("batch_size, words", [
     (301, "only 300 training images have labels of a and of no other task.*=300 or less"),
-    (800, "only 500 training images have labels of b and of no other task.*=300 or less"),
+    (800, "only 300 training images have labels of a and of no other task.*=300 or less"),
 ])  # fmt: skip
 def test_too_few_images_with_a_tasks_label_name_a_batch_size_that_works(batch_size, words):
     of_pools = pools.of_labels(ABOUT)
