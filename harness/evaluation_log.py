@@ -75,19 +75,18 @@ def whole_lines(path):
       (dictionary, size in bytes); nothing if there is no such file.
     """
     try:
-        file = open(path, "rb")
+        content = path.read_bytes()
     except FileNotFoundError:
         return
-    with file:
-        for line in file:
-            try:
-                values = json.loads(line)
-                is_whole = isinstance(values["step"], int) and line.endswith(b"\n")
-            except (ValueError, TypeError, KeyError):
-                return
-            if not is_whole:
-                return
-            yield values, len(line)
+    for line in content.splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+            is_whole = isinstance(values["step"], int) and line.endswith(b"\n")
+        except (ValueError, TypeError, KeyError):
+            return
+        if not is_whole:
+            return
+        yield values, len(line)
 
 
 def curves(run_dir):
