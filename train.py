@@ -470,7 +470,8 @@ def train(net, run, claim):
             start.set_variables(session)
             write_start(tensorboard, log, session, net, run, start.done)
             step, summary, confusions = start.step, start.summary, None
-            evaluated, saved_at = True, time.perf_counter()
+            saved_at = time.perf_counter()
+            evaluated = True  # or None while the last evaluation is one that a signal stopped
 
             for step in range(max(start.done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step

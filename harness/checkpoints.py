@@ -86,8 +86,9 @@ def find_start(claim, *, last_step, every, keep, initializer, tower_variables, i
     # What is written of the step itself goes, too, if a signal stopped its evaluation. A run's last
     # step is evaluated even off the schedule: a run that goes on from there drops that evaluation,
     # and one that ends there makes it, if the run was stopped there on the way to a later step.
-    is_missing = evaluation_log.last_steps(run_dir)[-1:] != [step]
-    is_partial = summary or (step % every and (step < last_step or is_missing))
+    is_partial = summary or (
+        step % every and (step < last_step or evaluation_log.last_steps(run_dir)[-1:] != [step])
+    )
     done = step - 1 if is_partial or not newest else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
     return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)

@@ -46,7 +46,7 @@ def for_batches(pools, batch_size):
     """
     merged = moved(pools, batch_size)
     if merged is None:
-        # Each task needs a pool of at least a batch: of one task, the largest is the smallest.
+        # A task keeps labels if its largest pool fills a batch: the smallest of these decides.
         largest = [
             max((pool for pool in pools if task in pool), key=lambda pool: len(pools[pool]))
             for task in sorted(set().union(*pools))

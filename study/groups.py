@@ -37,10 +37,13 @@ class Group(typing.NamedTuple):
         """Each run's accuracy, a list."""
         return [accuracy(record, task) for record in self.records.values()]
 
-    def gains(self, baseline, task="mean", end=None):
-        """Differences from runs of the same seed. Returns: seed -> gain, for seeds that both have."""
+    def gains(self, baseline, task="mean", **of):
+        """Differences from runs of the same seed. Args: of, as `accuracy` takes them.
+
+        Returns: seed -> gain, for seeds that both have.
+        """
         return {
-            seed: accuracy(self.records[seed], task, end) - accuracy(other, task, end)
+            seed: accuracy(self.records[seed], task, **of) - accuracy(other, task, **of)
             for seed, other in baseline.records.items()
             if seed in self.records
         }
@@ -51,15 +54,16 @@ class Group(typing.NamedTuple):
         return self._replace(records=records)
 
 
-def accuracy(record, task, end=None):
-    """A run's mean accuracy in its last evaluations; `task` may be "group_by_article", too.
+def accuracy(record, task, end=None, count=LAST_EVALUATIONS):
+    """A run's mean accuracy in its last `count` evaluations, or in as many up to `end`.
 
-    With `end`, in the LAST_EVALUATIONS evaluations up to that one.
+    `task` may be "group_by_article", too.
     """
-    if end is None and task in record["accuracy_test_last"]:
+    is_recorded = end is None and count == LAST_EVALUATIONS
+    if is_recorded and task in record["accuracy_test_last"]:
         return record["accuracy_test_last"][task]
     tag = "accuracy_test" if task == "mean" else f"accuracy_test_{task}"
-    return float(np.mean(record["curves"][tag][1][:end][-LAST_EVALUATIONS:]))
+    return float(np.mean(record["curves"][tag][1][:end][-count:]))
 
 
 def find(study, setting, condition=None):

@@ -220,14 +220,8 @@ def gain_at_the_end(source, found):
     """The mean gain in the last evaluation alone, with its interval for these images."""
     group, study = group_of(source, found)
     group = group.of_seeds(source.seeds) if source.seeds else group
-    tag = "accuracy_test" if source.column == "mean" else f"accuracy_test_{source.column}"
-    of_none = groups.baseline_of(study, group).records
-    gained = [
-        record["curves"][tag][1][-1] - of_none[seed]["curves"][tag][1][-1]
-        for seed, record in group.records.items()
-        if seed in of_none
-    ]
-    return markdown.interval(gained, "+")
+    gained = group.gains(groups.baseline_of(study, group), source.column, count=1)
+    return markdown.interval(list(gained.values()), "+")
 
 
 def p_uncorrected(source, found):

@@ -94,11 +94,10 @@ def tasks_table(study, definition):
         row = [f"{group.condition:,}", group.setting, count]
         for task in tasks:
             key = group.condition, group.setting, task
-            none = baseline_of(study, group)
-            is_none = group.setting == none.setting
-            levels = groups.levels_of(group, task)
-            cell = interval(levels) if is_none else gain_cell(group, none, task)
-            row += [cell, p_values.get(key, "")]
+            if group.setting == "none":
+                row += [interval(groups.levels_of(group, task)), ""]
+            else:
+                row += [gain_text(gained[key], group), p_values.get(key, "")]
         row += [by_article(group, task) for task in implied]
         rows.append(row)
     header = [definition.condition, "setting", "seeds"]
@@ -214,7 +213,11 @@ def gain_cell(group, baseline, task="mean"):
     """A gain with its interval; empty for the baseline itself."""
     if group.setting == baseline.setting:
         return ""
-    gained = groups.gains_of(group, baseline, task)
+    return gain_text(groups.gains_of(group, baseline, task), group)
+
+
+def gain_text(gained, group):
+    """A gain with its interval, and how many seeds it is of if these are not all of the group."""
     fewer = f" ({len(gained)} seeds)" if 0 < len(gained) < len(group.records) else ""
     return interval(gained, "+") + fewer
 
