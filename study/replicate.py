@@ -35,6 +35,7 @@ from harness import files, process
 from harness.bars import ProgressBar
 from harness.errors import Failed
 from study import records, torch_network
+from study.runs import SEEDS_OF_THE_REPLICATION
 
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FLAGS
@@ -56,7 +57,8 @@ EVALUATED_AT_ONCE = 2500
 def define_flags():
     """Defines this program's flags."""
     flags.DEFINE_list("settings", list(SETTINGS), f"Settings to run, out of {', '.join(SETTINGS)}.")
-    flags.DEFINE_list("seeds", [str(seed) for seed in range(10, 20)], "Seeds of each setting.")
+    seeds = [str(seed) for seed in SEEDS_OF_THE_REPLICATION]
+    flags.DEFINE_list("seeds", seeds, "Seeds of each setting; others need --records=FOLDER, too.")
     flags.DEFINE_integer("at_once", 5, "Seeds that train at a time; dense networks train alone.", 1)
     flags.DEFINE_float("minutes", None, "Stop after this time; unfinished runs leave nothing.", 0)
     flags.DEFINE_enum("device", "gpu", ["gpu", "cpu"], "Where to train.")
@@ -328,6 +330,12 @@ def main(argv):
     torch.set_float32_matmul_precision("high")
     # Each run warms up once outside its graph, on purpose.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
+    others = [seed for seed in FLAGS.seeds if int(seed) not in SEEDS_OF_THE_REPLICATION]
+    if others and FLAGS["records"].using_default_value:
+        raise Failed(
+            f"--seeds={','.join(others)}: the study's seeds, 10 to 19, were fixed beforehand. Give"
+            " the records of others a folder of their own: --records=FOLDER."
+        )
     pathlib.Path(FLAGS.records).mkdir(parents=True, exist_ok=True)
     try:
         dataset = data.load("fashion_mnist", FLAGS.data_dir)

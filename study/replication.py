@@ -4,21 +4,24 @@ import numpy as np
 import scipy.stats
 
 from harness import matrices
+from harness.errors import Failed
 from harness.matrices import figure
 from harness.names import LAST_EVALUATIONS
 from study import groups, markdown, pictures, plot, records, tables
-from study.groups import Group, find, records_of
+from study.groups import SIGNIFICANCE, Group, find, records_of
+from study.runs import SEEDS_OF_THE_REPLICATION
 
 NAMES = ("replicated", "replication_questions", "replication_programs")  # on the pages here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 # The runs of train.py that these are compared with.
 TRAIN_PY_STUDY, TRAIN_PY_DECAY = "full_30_epochs", "0.9"
 
-# Fixed before seeds 10 to 19 were run: what is compared, in this order. The others are
-# corrected after Holm.
+# Fixed before seeds 10 to 19 were run: what is compared. The second is asked if the first is
+# significant, and their difference if both are. The others are corrected after Holm.
 PRIMARY = ("dense", "0.999")
 SECOND = ("dense", "0.9")
 DIFFERENCE = "the first less the second"
+NOT_ASKED = "not asked"
 OTHERS = [(setting, "0.9") for setting in ("channel", "layer", "nddr", "hard sharing")]
 
 
@@ -34,14 +37,24 @@ def read(folder, fewest_seeds):
       unless the others answer the first question. And a line on how they were made.
 
     Raises:
-      Failed: a record is damaged.
+      Failed: a record is damaged, or of another seed than those that were fixed beforehand.
     """
     entries = ("setting", "seed", "accuracy_test", "device", "precision", "versions", "repetition")
-    found = [records.read_record(path, *entries) for path in sorted(folder.glob("*.json"))]
-    found = [record for record in found if not record["repetition"]]
-    earlier = [r for r in found if r.get("note", "").startswith(NOT_REPEATED)]
-    later = groups_of([r for r in found if r not in earlier], fewest_seeds)
-    study = later if answers_primary(later) or not earlier else groups_of(earlier, fewest_seeds)
+    earlier, later = [], []
+    for path in sorted(folder.glob("*.json")):
+        record = records.read_record(path, *entries)
+        if record.get("note", "").startswith(NOT_REPEATED):
+            earlier.append(record)
+        elif record["seed"] not in SEEDS_OF_THE_REPLICATION:
+            raise Failed(
+                f"{path}: the replication has no seed {record['seed']}; its seeds, 10 to 19, were"
+                " fixed beforehand. Move this file to another folder."
+            )
+        elif not record["repetition"]:
+            later.append(record)
+    study = groups_of(later, fewest_seeds)
+    if earlier and not answers_primary(study):
+        study = groups_of(earlier, fewest_seeds)
     return study, made_with(records_of(study))
 
 
@@ -106,32 +119,47 @@ def summary_table(study, made):
 def questions_table(study, made):
     """What was asked beforehand, with its interval and p-value."""
     first, second = (paired_gains(study, *which) for which in (PRIMARY, SECOND))
-    both = {seed: first[seed] - second[seed] for seed in first if seed in second}
-    asked = [
-        ("dense over none at 0.999 (primary)", first, ""),
-        ("dense over none at 0.9", second, ""),
-        (DIFFERENCE, both, ""),
-    ]
-    others = [(f"{s} over none at {d}", paired_gains(study, s, d)) for s, d in OTHERS]
-    enough = groups.SEEDS_OF_AN_INTERVAL
-    others = [(title, gained) for title, gained in others if len(gained) >= enough]
-    # A setting that has not been run yet is corrected for all the same.
-    others_p = [groups.p_value(list(gained.values())) for _, gained in others]
-    corrected = groups.holm(others_p + [1.0] * (len(OTHERS) - len(others)))
-    asked += [
-        (title, gained, f"{markdown.p_text(p)} (Holm)")
-        for (title, gained), p in zip(others, corrected)
-    ]
+    in_order = {
+        "dense over none at 0.999 (primary)": first,
+        "dense over none at 0.9": second,
+        DIFFERENCE: {seed: first[seed] - second[seed] for seed in first if seed in second},
+    }
+    others = {f"{s} over none at {d}": paired_gains(study, s, d) for s, d in OTHERS}
+    p_texts = p_in_order(in_order) | p_after_holm(others)
     rows = []
-    for title, gained, p in asked:
+    for title, gained in {**in_order, **others}.items():
         values = list(gained.values())
-        if len(values) >= enough:
-            shown = p or markdown.p_text(groups.p_value(values))
+        if groups.is_enough(values):
             low, high = (100 * limit for limit in groups.prediction_limits(values))
             pair = f"{markdown.number(low, '+')} to {markdown.number(high, '+')}"
-            rows.append([title, len(values), markdown.interval(values, "+"), shown, pair])
+            rows.append([title, len(values), markdown.interval(values, "+"), p_texts[title], pair])
     header = ["question", "seeds", "gain (mean)", "p", "one pair of runs"]
     return f"{markdown.as_table(header, rows)}\n\n{made}"
+
+
+def p_in_order(asked):
+    """P-values of questions of which each is asked only if all before it are significant.
+
+    Args: title -> seed -> gain. Returns: title -> text.
+    """
+    texts, is_asked = {}, True
+    for title, gained in asked.items():
+        values = list(gained.values())
+        p = groups.p_value(values) if is_asked and groups.is_enough(values) else None
+        texts[title] = NOT_ASKED if p is None else markdown.p_text(p)
+        is_asked = p is not None and p < SIGNIFICANCE
+    return texts
+
+
+def p_after_holm(asked):
+    """P-values of questions that are corrected together. Args, returns: as `p_in_order`."""
+    # A setting that has not been run yet is corrected for all the same.
+    p_values = [
+        groups.p_value(list(gained.values())) if groups.is_enough(gained) else 1.0
+        for gained in asked.values()
+    ]
+    corrected = groups.holm(p_values)
+    return {title: f"{markdown.p_text(p)} (Holm)" for title, p in zip(asked, corrected)}
 
 
 def programs_table(study, of_train_py):

@@ -136,6 +136,9 @@ def few_labels(task, *numbers):
 
 # --- Studies ---
 
+# Of replicate.py's runs, fixed before any of them.
+SEEDS_OF_THE_REPLICATION = range(10, 20)
+
 # A choice that was made with some seeds is tested with others.
 STUDIES = {
     # What sharing brings, and what units bring that share nothing: for new images.

@@ -72,6 +72,11 @@ def test_what_cannot_be_run_gets_a_sentence(tmp_path, arguments, words):
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
 
 
+def test_other_seeds_than_the_studys_are_kept_out_of_its_records():
+    refused = run_script("study.replicate", "--device=cpu", "--minutes=0", "--seeds=9,10,20")
+    assert refused.returncode == 1 and "--seeds=9,20: the study's seeds, 10 to 19" in refused.stderr
+
+
 def test_without_pytorch_the_script_says_what_to_install():
     prelude = "sys.modules['torch'] = None"
     refused = run_script("study.replicate", "--quick", prelude=prelude)

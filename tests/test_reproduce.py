@@ -403,11 +403,11 @@ def write_replicated(folder, *records):
 
 
 def test_the_replications_questions_compare_runs_of_one_seed_and_decay(tmp_path):
-    dense = [replicated_record("dense", s, 0.9 + 0.01 * s) for s in range(1, 4)]
+    dense = [replicated_record("dense", 10 + s, 0.9 + 0.01 * s) for s in range(1, 4)]
     for record, less in zip(dense, (0.02, 0.03, 0.01)):
         for task, shares in record["accuracy_test"]["0.999"].items():
             record["accuracy_test"]["0.999"][task] = [share - less for share in shares]
-    none = [replicated_record("none", s, 0.9) for s in range(1, 4)]
+    none = [replicated_record("none", 10 + s, 0.9) for s in range(1, 4)]
     study, made = write_replicated(tmp_path, *none, *dense)
     rows = {row[0]: row[1:3] for row in rows_of(replication.questions_table(study, made))[2:]}
     # Another gain lies within t · s · √(1 + 1/3) of the mean: 4.303 · 1 · 1.155 = 4.97.
@@ -425,39 +425,66 @@ def test_of_the_replications_questions_only_the_last_four_are_corrected(tmp_path
     random = np.random.RandomState(0)
     settings = ("none", "dense", "channel", "layer")
     records = [replicated_record(setting, seed, random.uniform(0.9, 0.92))
-               for setting in settings for seed in range(5)]  # fmt: skip
+               for setting in settings for seed in range(10, 15)]  # fmt: skip
     study, made = write_replicated(tmp_path, *records)
     table = rows_of(replication.questions_table(study, made))[2:]
-    rows = {row[0]: float(row[3].removesuffix(" (Holm)")) for row in table}
-    assert [row[0] for row in table if "Holm" in row[3]] == [
+    p_texts = {row[0]: row[3] for row in table}
+    assert [title for title, text in p_texts.items() if "Holm" in text] == [
         "channel over none at 0.9", "layer over none at 0.9",
     ]  # fmt: skip
 
-    def p_of(setting):
-        gained = np.array(list(replication.paired_gains(study, setting, 0.9).values()))
+    def p_of(setting, decay=0.9):
+        gained = np.array(list(replication.paired_gains(study, setting, decay).values()))
         return groups.p_value(gained)
 
-    assert rows["dense over none at 0.9"] == pytest.approx(p_of("dense"), abs=6e-4)
+    shown = float(p_texts["dense over none at 0.999 (primary)"])
+    assert shown == pytest.approx(p_of("dense", 0.999), abs=6e-4)
     smaller, larger = sorted((p_of("channel"), p_of("layer")))
-    corrected = sorted((rows["channel over none at 0.9"], rows["layer over none at 0.9"]))
+    corrected = sorted(
+        float(p_texts[f"{setting} over none at 0.9"].removesuffix(" (Holm)"))
+        for setting in ("channel", "layer")
+    )
     # The other two have no records yet, and count all the same.
     expected = min(1, 4 * smaller), min(1, max(4 * smaller, 3 * larger))
     assert corrected == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.parametrize("gains, asked", [
+    # Of dense units at 0.999 and at 0.9, of three seeds; 2, 3 and 4 points are significant.
+    (((0.02, 0.03, 0.04), (0.04, 0.06, 0.05)), [True, True, True]),
+    (((0.02, 0.03, 0.04), (-0.02, 0.03, 0.0)), [True, True, False]),
+    (((-0.02, 0.03, 0.0), (0.02, 0.03, 0.04)), [True, False, False]),
+])  # fmt: skip
+def test_a_question_is_asked_if_the_one_before_was_significant(gains, asked, tmp_path):
+    none = [replicated_record("none", seed, 0.9) for seed in (10, 11, 12)]
+    dense = [replicated_record("dense", seed, 0.9) for seed in (10, 11, 12)]
+    for decay, of_seeds in zip(("0.999", "0.9"), gains):
+        for record, gained in zip(dense, of_seeds):
+            for task, shares in record["accuracy_test"][decay].items():
+                record["accuracy_test"][decay][task] = [share + gained for share in shares]
+    study, made = write_replicated(tmp_path, *none, *dense)
+    p_texts = [row[3] for row in rows_of(replication.questions_table(study, made))[2:]]
+    assert [text != "not asked" for text in p_texts] == asked
+
+
+def test_the_replication_has_no_seeds_but_those_that_were_fixed_beforehand(tmp_path):
+    with pytest.raises(Failed, match="0.json: the replication has no seed 20; its seeds, 10 to 19"):
+        write_replicated(tmp_path, replicated_record("none", 20, 0.9))
+
+
 def test_the_replication_shows_settings_with_enough_seeds(tmp_path):
     records = [replicated_record(setting, seed, 0.9) for setting, count in
-               (("none", 5), ("dense", 2)) for seed in range(count)]  # fmt: skip
+               (("none", 5), ("dense", 2)) for seed in range(10, 10 + count)]  # fmt: skip
     study, made = write_replicated(tmp_path, *records)
     assert len(rows_of(replication.questions_table(study, made))) == 2  # two seeds: no interval
     study, _ = replication.read(tmp_path, fewest_seeds=5)
     assert {group.setting for group in study} == {"none"}
     # A first record of the new program does not hide those of the earlier one.
     note = {"note": f"{replication.NOT_REPEATED}, five seeds."}
-    new = replicated_record("none", 10, 0.9)
+    new = replicated_record("none", 15, 0.9)
     write_replicated(tmp_path, *({**record, **note} for record in records), new)
     study, _ = replication.read(tmp_path, fewest_seeds=5)
-    assert list(groups.find(study, "none", 0.9).records) == [0, 1, 2, 3, 4]
+    assert list(groups.find(study, "none", 0.9).records) == [10, 11, 12, 13, 14]
 
 
 def test_records_of_the_earlier_program_count_until_others_answer_the_first_question(tmp_path):
@@ -476,8 +503,8 @@ def test_records_of_the_earlier_program_count_until_others_answer_the_first_ques
 
 
 def test_a_replicated_runs_accuracy_is_of_its_last_five_epochs(tmp_path):
-    study, _ = write_replicated(tmp_path, replicated_record("none", 0, 0.9, last=0.8))
-    last = groups.find(study, "none", 0.999).records[0]["accuracy_test_last"]
+    study, _ = write_replicated(tmp_path, replicated_record("none", 10, 0.9, last=0.8))
+    last = groups.find(study, "none", 0.999).records[10]["accuracy_test_last"]
     assert last == pytest.approx({"article": 0.87, "group": 0.87, "mean": 0.87})
 
 
@@ -493,7 +520,7 @@ def test_a_damaged_record_of_the_replication_is_named(tmp_path):
 def test_both_programs_are_compared_with_welchs_interval(tmp_path):
     shares = [0.90, 0.91, 0.92]
     study, _ = write_replicated(
-        tmp_path, *(replicated_record("none", s, share) for s, share in enumerate(shares))
+        tmp_path, *(replicated_record("none", 10 + s, share) for s, share in enumerate(shares))
     )
     ours = made_groups(none={seed: (share, share) for seed, share in enumerate([0.89] * 3)})
     (row,) = rows_of(replication.programs_table(study, ours))[2:]
