@@ -25,7 +25,7 @@ from harness import files, process
 from harness.bars import ProgressBar
 from harness.errors import Failed
 from harness.files import ROOT
-from study import records
+from study import making, records
 from study.runs import Run, in_tasks
 
 
@@ -227,8 +227,8 @@ def make_here(runs, folders, commit):
     with filelock.FileLock(f"{folder}.lock"):
         for run in together:
             if not has_record(run, folders, commit):
-                records.make(run, folders, threading.Event(), "--threads=1")
-        records.prune(together, folders)
+                making.make(run, folders, threading.Event(), "--threads=1")
+        making.prune(together, folders)
         return [files.read_json(folders.record(run)) for run in runs]
 
 

@@ -27,7 +27,7 @@ import data
 from harness import files, flag_rules, pools, process
 from harness.errors import Failed, NotFinished
 from harness.names import NUMERICS
-from study import answer, command_line, groups, records, running, watching
+from study import answer, command_line, groups, making, records, running, watching
 from study.runs import Run
 from study.runs import name_of as name_of_run
 
@@ -347,7 +347,7 @@ def check_flags(firsts, folders, jobs):
             # What train.py refuses of the baseline, it refuses of all settings.
             of_all = run.setting == command_line.BASELINE
             of_setting = "" if of_all else f"--{flag}={run.setting}: "
-            raise Failed(of_setting + records.said(ended.stderr).removeprefix("train.py: "))
+            raise Failed(of_setting + making.said(ended.stderr).removeprefix("train.py: "))
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         list(pool.map(check, firsts))
@@ -356,7 +356,7 @@ def check_flags(firsts, folders, jobs):
 def make_all(missing, dataset, folders, jobs):
     """Makes the records that are missing, with one bar. Raises: Failed."""
     with process.quiet_import():
-        import tensorflow  # noqa: F401 (before threads start; `records.checksum` uses it)
+        import tensorflow  # noqa: F401 (before threads start; `making.checksum` uses it)
     made = running.on_shares_of_the_cores(missing, folders, jobs, FLAGS.keep_runs)
     costs = {folders.run(run): cost_of(run, dataset) for run in missing}
     with watching.Bar(costs, jobs) as bar, contextlib.closing(made):

@@ -35,9 +35,11 @@ from study import (
     cluster,
     command_line,
     groups,
+    making,
     pages,
     pictures,
     records,
+    repetition,
     replication,
     running,
     runs,
@@ -255,7 +257,7 @@ def make_all(chosen, folders):
     missing = [run for run in chosen if not folders.has_record(run)]
     records.check_numerics(missing, folders.records)
     needed = [run.source for run in missing if run.source]
-    records.prune([run for run in chosen if run not in needed], folders)
+    making.prune([run for run in chosen if run not in needed], folders)
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs have a record.", flush=True)
     bar = ProgressBar(
         total=sum(run.cost for run in missing),
@@ -297,9 +299,11 @@ def verify(chosen, folders, studies):
     failures = []
     for run in random.Random(head).sample(recorded, count):
         record = files.read_json(folders.record(run))
-        deviation = records.deviation_of_seeds(run, studies)
+        deviation = repetition.deviation_of_seeds(run, studies)
         try:
-            found = records.compare(record, repeat(run, record, folders.runs / "verify"), deviation)
+            found = repetition.compare(
+                record, repeat(run, record, folders.runs / "verify"), deviation
+            )
             print(f"{run.study}/{run.name}: {found}", flush=True)
         except Failed as error:
             failures.append(f"{run.study}/{run.name}: {error}")
@@ -313,7 +317,7 @@ def repeat(run, record, folder):
 
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier version left, too
     with restricted_to(record.get("machine", {}).get("threads", 1)):
-        again = records.make(run, folders, threading.Event())
+        again = making.make(run, folders, threading.Event())
     shutil.rmtree(folder)
     return again
 

@@ -8,7 +8,7 @@ import threading
 
 from harness import cgroups
 from harness.errors import Failed
-from study import records, runs
+from study import making, runs
 
 
 def on_shares_of_the_cores(missing, folders, jobs=None, keeps_checkpoints=False):
@@ -39,9 +39,9 @@ def on_shares_of_the_cores(missing, folders, jobs=None, keeps_checkpoints=False)
 
     def make(task):
         for run in task:
-            records.make(run, folders, stop)
+            making.make(run, folders, stop)
         if not keeps_checkpoints:
-            records.prune([*(run.source for run in task if run.source), *task], folders)
+            making.prune([*(run.source for run in task if run.source), *task], folders)
         return task
 
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=take_a_share) as pool:

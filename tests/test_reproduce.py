@@ -23,11 +23,13 @@ from study import (
     groups,
     image_pictures,
     machines,
+    making,
     markdown,
     pages,
     pictures,
     plot,
     records,
+    repetition,
     replication,
     reproduce,
     runs,
@@ -1015,12 +1017,12 @@ def test_a_record_that_is_not_of_the_study_is_named(old, new, words, tmp_path):
 
 
 def train_as(code, monkeypatch, tmp_path, stop=None):
-    """`records.train` of a run, with Python statements for train.py."""
+    """`making.train` of a run, with Python statements for train.py."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text(f"import pathlib, sys\n{code}")
     (run, *_) = runs.runs_of("levers")
     folders = records.Folders(pathlib.Path("runs"), pathlib.Path("records"))
-    return records.train(run, folders, stop or threading.Event())
+    return making.train(run, folders, stop or threading.Event())
 
 
 @pytest.mark.parametrize("code, message", [
@@ -1060,12 +1062,12 @@ def made_result(accuracy, sha256, machine=MACHINE, **others):
 
 def test_bits_are_compared_where_the_record_says_it_was_made_on_this_kind_of_machine():
     record = made_result(0.9, "ab")
-    assert records.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
+    assert repetition.compare(record, made_result(0.9, "ab"), 0.1) == "the same bits"
     with pytest.raises(Failed, match="sha256"):
-        records.compare(record, made_result(0.9, "cd"), 0.1)
+        repetition.compare(record, made_result(0.9, "cd"), 0.1)
     # An older record names no variables: there were none.
     with pytest.raises(Failed, match="sha256"):
-        records.compare(record, made_result(0.9, "cd", MACHINE | {"variables": {}}), 0.1)
+        repetition.compare(record, made_result(0.9, "cd", MACHINE | {"variables": {}}), 0.1)
 
 
 def test_of_the_units_only_what_the_older_record_has_is_compared():
@@ -1073,13 +1075,13 @@ def test_of_the_units_only_what_the_older_record_has_is_compared():
     distances, others = {"cross_stitch_1": [[0.1]]}, {"cross_stitch_1/pairs": 0.3}
     record = made_result(0.9, "ab", weights={}, distances=distances)
     newer = {"weights": {"cross_stitch_1": [3, 1]}, "distances": {**distances, **others}}
-    assert records.compare(record, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
+    assert repetition.compare(record, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
     first = made_result(0.9, "ab")  # which has neither
-    assert records.compare(first, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
+    assert repetition.compare(first, made_result(0.9, "ab", **newer), 0.1) == "the same bits"
     for less in ({**newer, "distances": {"cross_stitch_1": [[0.2]]}}, {**newer, "distances": others},
                  {"weights": newer["weights"]}):  # fmt: skip
         with pytest.raises(Failed, match="^distances not as recorded"):
-            records.compare(record, made_result(0.9, "ab", **less), 0.1)
+            repetition.compare(record, made_result(0.9, "ab", **less), 0.1)
 
 
 OTHER_ORIGINS = [
@@ -1095,24 +1097,24 @@ OTHER_ORIGINS = [
 @pytest.mark.parametrize("other", OTHER_ORIGINS, ids=str)
 def test_accuracy_is_compared_with_the_spread_of_seeds_where_bits_cannot_be(other):
     record, deviation = made_result(0.9, "ab", **other), 0.002
-    found = records.compare(record, made_result(0.893, "cd"), deviation)
+    found = repetition.compare(record, made_result(0.893, "cd"), deviation)
     assert "bits cannot be compared" in found and "0.8930" in found and "0.0080" in found
     with pytest.raises(Failed, match="0.8910 is further from the recorded 0.9000"):
-        records.compare(record, made_result(0.891, "cd"), deviation)
+        repetition.compare(record, made_result(0.891, "cd"), deviation)
 
 
 def test_accuracy_of_too_few_seeds_is_not_said_to_agree():
     older = made_result(0.9, "ab", machine={"processor": "AMD EPYC", "threads": 1})
-    assert records.compare(older, made_result(0.9, "ab"), None) == "the same bits"
+    assert repetition.compare(older, made_result(0.9, "ab"), None) == "the same bits"
     with pytest.raises(Failed, match="fewer than three"):
-        records.compare(older, made_result(0.9, "cd"), None)
+        repetition.compare(older, made_result(0.9, "cd"), None)
 
 
 def test_the_spread_of_seeds_leaves_out_the_record_that_is_verified():
     accuracies = {0: 0.5, 1: 0.90, 2: 0.91, 3: 0.92}
     study = made_groups(none={seed: (mean, mean) for seed, mean in accuracies.items()})
     run = runs.Run("levers", "1000 none", 0, {})
-    assert records.deviation_of_seeds(run, {"levers": study}) == pytest.approx(0.01)
+    assert repetition.deviation_of_seeds(run, {"levers": study}) == pytest.approx(0.01)
 
 
 def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts():
@@ -1125,8 +1127,8 @@ def test_without_three_other_seeds_the_widest_spread_with_as_many_images_counts(
         "full": [group._replace(condition=60000) for group in made_groups(none=spread(0.2))],
     }
     run = runs.Run("levers", "1000 none", 0, {})
-    assert records.deviation_of_seeds(run, studies) == pytest.approx(0.02)
-    assert records.deviation_of_seeds(run, {"levers": studies["levers"]}) is None
+    assert repetition.deviation_of_seeds(run, studies) == pytest.approx(0.02)
+    assert repetition.deviation_of_seeds(run, {"levers": studies["levers"]}) is None
 
 
 def test_records_of_a_study_that_is_not_asked_for_are_checked_as_well(tmp_path):
@@ -1177,7 +1179,7 @@ def test_every_record_of_the_study_can_be_verified():
     for run in recorded:
         # Other seeds of starved runs have other rare articles.
         most = 0.03 if run.study == "starved" else 0.01
-        assert 0 < records.deviation_of_seeds(run, studies) < most, run
+        assert 0 < repetition.deviation_of_seeds(run, studies) < most, run
 
 
 def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
@@ -1254,7 +1256,7 @@ def test_an_interrupt_between_two_runs_stops_the_others(monkeypatch, tmp_path):
     def interrupt(bar, _):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "make", make)
+    monkeypatch.setattr(making, "make", make)
     monkeypatch.setattr(reproduce.ProgressBar, "update", interrupt)
     # Its traceback keeps what make_all had, as it does until the end of a program.
     with pytest.raises(KeyboardInterrupt) as traceback:  # noqa: F841
