@@ -181,7 +181,7 @@ def run_command(program_started):
         check_folder(run, net)
         if trains:
             folder.begin(claim, run.settings, FLAGS.overwrite)
-            warn_of_single_image(run.dataset)
+            flag_checks.warn_of_single_image(flag_values(), run.dataset)
             process.say(f"Writing to {run.folder}")
             process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
             outcome = train_and_report(net, run, claim, program_started)
@@ -295,12 +295,7 @@ def run_from_flags():
     )
     FLAGS.tasks = ",".join(task.name for task in dataset.tasks)  # without the flag, of the data
     flag_rules.warn_of_ignored(flag_values(), given)
-    num_examples = len(dataset.train.images)
-    if FLAGS.batch_size > num_examples:
-        raise Failed(
-            f"--batch_size={FLAGS.batch_size}: there are only {num_examples:,} training images"
-        )
-    say_which_labels_are_known(dataset)
+    flag_checks.check_with_data(flag_values(), given, dataset)
     steps = FLAGS.num_epochs * dataset.steps_per_epoch(FLAGS.batch_size, FLAGS.balance)
     sharing = sharing_of(flag_values())
     return Run(
@@ -310,38 +305,6 @@ def run_from_flags():
         min(steps, FLAGS.max_steps or steps),
         machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
     )
-
-
-def warn_of_single_image(dataset):
-    """Warns if an epoch ends with a batch of one image, of which batch norm makes a constant."""
-    left = len(dataset.train.images) % FLAGS.batch_size
-    if left == 1 and not dataset.has_unknown_labels():
-        warnings.warn(
-            "the last batch of each epoch has one image, and batch norm needs several: choose"
-            f" another --batch_size than {FLAGS.batch_size}"
-        )
-
-
-def say_which_labels_are_known(dataset):
-    """Counts the labels of each task if some are unknown, and warns of those that no batch uses.
-
-    Raises: DataError, too few images have labels of the same tasks.
-    """
-    for which, split in dataset.splits().items():
-        known, all_images = dataset.number_of_labels(split), len(split.images)
-        if min(known.values()) < all_images:
-            counts = ", ".join(f"{task} {count:,}" for task, count in known.items())
-            named = "held-out" if which == "test" and FLAGS.holdout else which
-            process.say(f"Known labels of the {all_images:,} {named} images: {counts}.")
-    unused = dataset.unused_labels(FLAGS.batch_size)
-    if unused:
-        counts = ", ".join(f"{count:,} of {task}" for task, count in unused.items())
-        warnings.warn(
-            f"labels that are not used, because fewer than --batch_size={FLAGS.batch_size} images"
-            f" have labels of the same tasks: {counts}"
-        )
-    if "balance" in given_flags() and not dataset.has_unknown_labels():
-        warnings.warn("ignored, because all training labels are known: --balance")
 
 
 def folder_of_run(dataset, sharing):

@@ -1,4 +1,4 @@
-"""Which values train.py's flags may have, alone and together.
+"""Which values train.py's flags may have, alone, together, and with the data.
 
 Everywhere here, `flags` is name -> value, and `given` the names of the flags on the command line.
 """
@@ -6,7 +6,9 @@ Everywhere here, `flags` is name -> value, and `given` the names of the flags on
 import ctypes
 import functools
 import os
+import warnings
 
+from harness import process
 from harness.errors import Failed
 from harness.flag_rules import label_only, words_of
 from harness.names import PLACES
@@ -148,3 +150,48 @@ def check_together(flags, given):
         "cross_stitch_own_only cross_stitch_init",
         "units that share nothing need --cross_stitch_init=1",
     )
+
+
+def check_with_data(flags, given, dataset):
+    """Checks what needs the data. Says how many labels are known if some are not, and warns of
+    those that no batch uses.
+
+    Args:
+      flags, given: as everywhere here.
+      dataset: a `data.Dataset`.
+
+    Raises:
+      Failed: there are too few images.
+      DataError: too few images have labels of the same tasks.
+    """
+    batch_size, num_examples = flags["batch_size"], len(dataset.train.images)
+    few = f"there are only {num_examples:,} training images"
+    refuse(flags, batch_size > num_examples, "batch_size", few)
+    for which, split in dataset.splits().items():
+        known, all_images = dataset.number_of_labels(split), len(split.images)
+        if min(known.values()) < all_images:
+            counts = ", ".join(f"{task} {count:,}" for task, count in known.items())
+            named = "held-out" if which == "test" and flags["holdout"] else which
+            process.say(f"Known labels of the {all_images:,} {named} images: {counts}.")
+    unused = dataset.unused_labels(batch_size)
+    if unused:
+        counts = ", ".join(f"{count:,} of {task}" for task, count in unused.items())
+        warnings.warn(
+            f"labels that are not used, because fewer than --batch_size={batch_size} images"
+            f" have labels of the same tasks: {counts}"
+        )
+    if "balance" in given and not dataset.has_unknown_labels():
+        warnings.warn("ignored, because all training labels are known: --balance")
+
+
+def warn_of_single_image(flags, dataset):
+    """Warns if an epoch ends with a batch of one image, of which batch norm makes a constant.
+
+    Args: as `check_with_data`.
+    """
+    left = len(dataset.train.images) % flags["batch_size"]
+    if left == 1 and not dataset.has_unknown_labels():
+        warnings.warn(
+            "the last batch of each epoch has one image, and batch norm needs several: choose"
+            f" another --batch_size than {flags['batch_size']}"
+        )
