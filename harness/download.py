@@ -12,7 +12,6 @@ import re
 import socket
 import tempfile
 
-import pooch
 import requests
 
 from harness import idx
@@ -125,6 +124,8 @@ def download(name, path, what_to_do):
     Raises: Unreachable, there is no such file, and no mirror can be reached or has it;
       DataError, it cannot be saved, a damaged one stays, or a mirror sent something else.
     """
+    import pooch  # here: a machine that has the files needs none
+
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     state = "damaged" if os.path.exists(path) else "missing"
     reasons, kind = [], Unreachable if state == "missing" else DataError

@@ -22,7 +22,7 @@ import numpy as np
 from harness import files
 from harness.errors import Failed
 from harness.files import ROOT
-from study import groups, markdown, replication, runs, tables
+from study import groups, markdown, per_image, replication, runs, tables
 
 # What a reader of the study's page may skip.
 OF_MORE_TABLES = (
@@ -231,7 +231,12 @@ def p_uncorrected(source, found):
 
 
 def p_after_holm(source, found, baseline="none"):
-    """The p-value among all differences from the baseline that are corrected together."""
+    """The p-value among all differences from the baseline that are corrected together.
+
+    Raises: Failed, the mark names a task or seeds: these are not corrected.
+    """
+    if source.column != per_image.MEAN or source.seeds:
+        raise Failed(f"<!-- {source.mark} --> must name the mean, and no seeds.")
     group, _ = group_of(source, found)
     corrected = groups.corrected(tables.comparisons_with(found.studies, baseline))
     value = corrected.get((source.table, group.condition, group.setting))

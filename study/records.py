@@ -57,6 +57,8 @@ def write_record(path, record):
 
 # --- Reading ---
 
+ENTRIES = ("setting", "seed", "command")  # without which a record of a study is damaged
+
 
 def read_record(path, *names):
     """Reads a record that must have these entries. Raises: Failed, it is damaged."""
@@ -94,7 +96,7 @@ def read_all(folder):
 def records_in(study, folder):
     """The records of one study. Returns: path -> record. Raises: Failed, one is damaged."""
     paths = sorted((folder / study).glob("*.json"))
-    return {path: read_record(path, "setting", "seed", "command") for path in paths}
+    return {path: read_record(path, *ENTRIES) for path in paths}
 
 
 def read(study, folder):
@@ -154,10 +156,10 @@ FLAGS_OF_FOLDERS = ("logdir", "run_name", "init_from")  # flags of train.py that
 
 
 def check(chosen, folders):
-    """Raises: Failed, a record is of another command or other flags than its run."""
+    """Raises: Failed, a record is damaged, or of another command or other flags than its run."""
     for run in chosen:
         path = folders.record(run)
-        if path.exists() and not is_record_of(run, read_json(path), folders):
+        if path.exists() and not is_record_of(run, read_record(path, *ENTRIES), folders):
             raise Failed(f"{path}: made with other flags. Delete it to run it again.")
 
 

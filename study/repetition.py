@@ -79,7 +79,7 @@ def deviation_of_seeds(run, studies):
 
     Args:
       run: a `runs.Run`.
-      studies: as `read_all` returns them.
+      studies: as `records.read_all` returns them.
 
     Returns:
       The deviation. If fewer than three other seeds have a record, the largest of any setting

@@ -35,9 +35,9 @@ from harness import files, process
 from harness.bars import ProgressBar
 from harness.errors import Failed
 from study import records, torch_network
-from study.runs import SEEDS_OF_THE_REPLICATION
+from study.runs import EPOCHS_OF_THE_REPLICATION, SEEDS_OF_THE_REPLICATION
 
-HERE = pathlib.Path(__file__).resolve().parent
+RECORDS = pathlib.Path(__file__).resolve().parent / "records" / "replication"
 FLAGS = flags.FLAGS
 SETTINGS = {
     "none": {},
@@ -48,7 +48,6 @@ SETTINGS = {
     "dense": {"unit": "dense"},
 }
 DECAYS = (0.9, 0.999)
-EPOCHS = 30
 STEPS_PER_EPOCH = 469
 BATCH_SIZE = 128
 EVALUATED_AT_ONCE = 2500
@@ -65,16 +64,19 @@ def define_flags():
     flags.DEFINE_integer("repetition", 0, "Run again with the same seeds, under another name.", 0)
     flags.DEFINE_boolean("quick", False, "Two epochs of three steps: minutes, and no result.")
     flags.DEFINE_string("data_dir", None, "Folder of Fashion-MNIST, as for train.py.")
-    flags.DEFINE_string("records", str(HERE / "records" / "replication"), "Folder for the records.")
+    flags.DEFINE_string("records", str(RECORDS), "Folder for the records.")
     flags.register_validator(
         "settings",
-        lambda names: names and set(names) <= set(SETTINGS),
-        f"must be some of {', '.join(SETTINGS)}",
+        lambda names: names and set(names) <= set(SETTINGS) and len(names) == len(set(names)),
+        f"must be some of {', '.join(SETTINGS)}, each once",
     )
     flags.register_validator(
         "seeds",
-        lambda seeds: seeds and all(s.isdecimal() for s in seeds),
-        "must be numbers, such as 10,11",
+        lambda seeds: (
+            all(s.isdecimal() and int(s) < 2**32 for s in seeds)
+            and len(seeds) == len({*map(int, seeds)}) > 0
+        ),
+        "must be numbers below 2**32, each once, such as 10,11",
     )
 
 
@@ -261,15 +263,17 @@ def path_of(setting, seed):
     return pathlib.Path(FLAGS.records) / f"{setting.replace(' ', '_')}-seed{seed}{again}.json"
 
 
-def record_of(run, seconds, at_once):
+def record_of(run, commit, seconds, at_once):
     """What is kept of a run, for JSON."""
     means, distances = run.units()
     on_gpu = run.images.train.is_cuda
+    has_tf32 = on_gpu and torch.cuda.get_device_capability() >= (8, 0)
     return {
         "setting": run.setting,
         "seed": run.seed,
         "repetition": FLAGS.repetition,
         "epochs": len(run.losses),
+        "diverged": not np.isfinite(run.losses).all(),
         "accuracy_test": run.curves,
         "loss": run.losses,
         "recall": run.recalls(),
@@ -277,8 +281,8 @@ def record_of(run, seconds, at_once):
         "distances": distances,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "precision": "TF32" if on_gpu else "float32",
-        "commit": files.git("rev-parse", "HEAD"),
+        "precision": "TF32" if has_tf32 else "float32",
+        "commit": commit,
         "seconds": round(seconds, 1),
         "runs_at_once": at_once,
     }
@@ -323,7 +327,7 @@ def main(argv):
             " with which a run takes hours."
         )
     device = "cuda" if FLAGS.device == "gpu" else "cpu"
-    epochs, steps = (2, 3) if FLAGS.quick else (EPOCHS, STEPS_PER_EPOCH)
+    epochs, steps = (2, 3) if FLAGS.quick else (EPOCHS_OF_THE_REPLICATION, STEPS_PER_EPOCH)
     if FLAGS.quick and FLAGS["records"].using_default_value:
         FLAGS.records = "logs/replicate"
     # PyTorch uses TF32 by itself for convolutions only; TensorFlow uses it for both.
@@ -331,7 +335,7 @@ def main(argv):
     # Each run warms up once outside its graph, on purpose.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
     others = [seed for seed in FLAGS.seeds if int(seed) not in SEEDS_OF_THE_REPLICATION]
-    if others and FLAGS["records"].using_default_value:
+    if others and pathlib.Path(FLAGS.records).resolve() == RECORDS:
         raise Failed(
             f"--seeds={','.join(others)}: the study's seeds, 10 to 19, were fixed beforehand. Give"
             " the records of others a folder of their own: --records=FOLDER."
@@ -351,6 +355,7 @@ def main(argv):
 def train_all(images, epochs, steps):
     """Makes the missing runs, until --minutes are over."""
     device = images.train.device.type
+    commit = files.commit()  # now: the user may commit while the runs train
     deadline = time.monotonic() + 60 * FLAGS.minutes if FLAGS.minutes is not None else np.inf
 
     def in_time():
@@ -374,7 +379,7 @@ def train_all(images, epochs, steps):
                 bar.close()
                 return print("Time is up. Run the same command to make the missing runs.")
             for run in runs:
-                record = record_of(run, time.monotonic() - began, len(runs))
+                record = record_of(run, commit, time.monotonic() - began, len(runs))
                 records.write_record(path_of(run.setting, run.seed), record)
             del runs, run  # their memory is the next group's
 

@@ -9,7 +9,7 @@ from harness.matrices import figure
 from harness.names import LAST_EVALUATIONS
 from study import groups, markdown, pictures, plot, records, tables
 from study.groups import SIGNIFICANCE, Group, find, records_of
-from study.runs import SEEDS_OF_THE_REPLICATION
+from study.runs import EPOCHS_OF_THE_REPLICATION, SEEDS_OF_THE_REPLICATION
 
 NAMES = ("replicated", "replication_questions", "replication_programs")  # on the pages here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
@@ -21,7 +21,7 @@ TRAIN_PY_STUDY, TRAIN_PY_DECAY = "full_30_epochs", "0.9"
 PRIMARY = ("dense", "0.999")
 SECOND = ("dense", "0.9")
 DIFFERENCE = "the first less the second"
-NOT_ASKED = "not asked"
+NOT_ASKED, NOT_YET = "not asked", "not yet"
 OTHERS = [(setting, "0.9") for setting in ("channel", "layer", "nddr", "hard sharing")]
 
 
@@ -37,9 +37,10 @@ def read(folder, fewest_seeds):
       unless the others answer the first question. And a line on how they were made.
 
     Raises:
-      Failed: a record is damaged, or of another seed than those that were fixed beforehand.
+      Failed: a record is damaged, or of another seed or length than was fixed beforehand.
     """
-    entries = ("setting", "seed", "accuracy_test", "device", "precision", "versions", "repetition")
+    entries = ("setting", "seed", "repetition", "epochs", "accuracy_test")
+    entries += ("device", "precision", "versions")
     earlier, later = [], []
     for path in sorted(folder.glob("*.json")):
         record = records.read_record(path, *entries)
@@ -50,6 +51,11 @@ def read(folder, fewest_seeds):
                 f"{path}: the replication has no seed {record['seed']}; its seeds, 10 to 19, were"
                 " fixed beforehand. Move this file to another folder."
             )
+        elif record["epochs"] != EPOCHS_OF_THE_REPLICATION:
+            raise Failed(
+                f"{path}: of a run of {record['epochs']} epochs; the replication's have"
+                f" {EPOCHS_OF_THE_REPLICATION}. Move this file to another folder."
+            )
         elif not record["repetition"]:
             later.append(record)
     study = groups_of(later, fewest_seeds)
@@ -59,25 +65,27 @@ def read(folder, fewest_seeds):
 
 
 def answers_primary(study):
-    """Whether there are the runs that the first question compares."""
-    setting, decay = PRIMARY
-    return all(find(study, name, float(decay)).records for name in ("none", setting))
+    """Whether there are runs enough for an interval of what the first question asks for."""
+    return groups.is_enough(paired_gains(study, *PRIMARY))
 
 
 def groups_of(found, fewest_seeds):
     """Records as groups, one for each decay and setting that has enough seeds."""
+    found = sorted(found, key=lambda record: record["seed"])
+    by_setting = {name: [r for r in found if r["setting"] == name] for name in groups.KINDS}
     study = [
         Group(
             float(decay),
             setting,
             {
                 record["seed"]: as_in_tables(record, record["accuracy_test"][decay])
-                for record in sorted(found, key=lambda record: record["seed"])
-                if record["setting"] == setting and decay in record["accuracy_test"]
+                for record in of_setting
+                if decay in record["accuracy_test"] and not record.get("diverged")
             },
+            sum(bool(record.get("diverged")) for record in of_setting),
         )
         for decay in ("0.9", "0.999")
-        for setting in groups.KINDS
+        for setting, of_setting in by_setting.items()
     ]
     return [group for group in study if len(group.records) >= fewest_seeds]
 
@@ -138,28 +146,37 @@ def questions_table(study, made):
 
 
 def p_in_order(asked):
-    """P-values of questions of which each is asked only if all before it are significant.
+    """P-values of questions of which each is asked only if all before it are significant, and
+    only when all seeds are there: a look before would be one more chance.
 
     Args: title -> seed -> gain. Returns: title -> text.
     """
-    texts, is_asked = {}, True
+    texts, ended = {}, None
     for title, gained in asked.items():
-        values = list(gained.values())
-        p = groups.p_value(values) if is_asked and groups.is_enough(values) else None
-        texts[title] = NOT_ASKED if p is None else markdown.p_text(p)
-        is_asked = p is not None and p < SIGNIFICANCE
+        ended = ended or (None if has_all_seeds(gained) else NOT_YET)
+        p = None if ended else groups.p_value(list(gained.values()))
+        texts[title] = ended or markdown.p_text(p)
+        if p is not None and p >= SIGNIFICANCE:
+            ended = NOT_ASKED
     return texts
 
 
 def p_after_holm(asked):
     """P-values of questions that are corrected together. Args, returns: as `p_in_order`."""
-    # A setting that has not been run yet is corrected for all the same.
+    # A setting whose seeds are not all there yet is corrected for all the same.
     p_values = [
-        groups.p_value(list(gained.values())) if groups.is_enough(gained) else 1.0
+        groups.p_value(list(gained.values())) if has_all_seeds(gained) else 1.0
         for gained in asked.values()
     ]
-    corrected = groups.holm(p_values)
-    return {title: f"{markdown.p_text(p)} (Holm)" for title, p in zip(asked, corrected)}
+    return {
+        title: f"{markdown.p_text(p)} (Holm)" if has_all_seeds(gained) else NOT_YET
+        for (title, gained), p in zip(asked.items(), groups.holm(p_values))
+    }
+
+
+def has_all_seeds(gained):
+    """Whether there is a gain of every seed. Args: seed -> gain."""
+    return gained.keys() == {*SEEDS_OF_THE_REPLICATION}
 
 
 def programs_table(study, of_train_py):
@@ -218,7 +235,12 @@ def draw(study, out):
     Returns:
       The paths of the pictures: one, or none if there are no runs to compare.
     """
-    shown = [group for group in study if group.setting in ("dense", "channel")]
+    shown = [
+        group
+        for group in study
+        if group.setting in ("dense", "channel")
+        and groups.is_enough(group.gains(groups.baseline_of(study, group)))
+    ]
     if not shown:
         return []
     picture = figure.Figure(**plot.PANEL)

@@ -109,6 +109,7 @@ def main(argv):
     """Runs the program. Raises: Failed, or OSError, for `process.run` to say."""
     if len(argv) > 1:
         raise Failed(f"{argv[1]}: not a flag; see --help")
+    check_flags()
     folders = records.Folders(folder_of("logdir"), folder_of("records"))
     command_line.go_to_root()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -134,6 +135,28 @@ def main(argv):
         ) from None
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to resume.")
+
+
+# Flag -> with which actions it has no effect; None is to make what is missing.
+NO_EFFECT = {
+    "jobs": ("draw", "show", "verify"),
+    "seeds": ("draw", "show"),
+    "only": ("draw",),
+    "records_to_verify": ("draw", "show", None),
+    "verify_images": ("draw", "show", None),
+}
+
+
+def check_flags():
+    """Raises: Failed, a flag would have no effect."""
+    action = next((name for name in ("draw", "show", "verify") if FLAGS[name].value), None)
+    given = {name for name in NO_EFFECT if not FLAGS[name].using_default_value}
+    if FLAGS.quick:
+        given -= {"only"}  # it chooses which records there may be
+    for name in given:
+        if action in NO_EFFECT[name]:
+            there = f"with --{action}" if action else "without --verify"
+            raise Failed(f"--{name} has no effect {there}: leave it out.")
 
 
 def for_this_processor(chosen):

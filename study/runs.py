@@ -138,6 +138,7 @@ def few_labels(task, *numbers):
 
 # Of replicate.py's runs, fixed before any of them.
 SEEDS_OF_THE_REPLICATION = range(10, 20)
+EPOCHS_OF_THE_REPLICATION = 30
 
 # A choice that was made with some seeds is tested with others.
 STUDIES = {
