@@ -69,7 +69,7 @@ flags.DEFINE_string(
 )
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
-flags.DEFINE_string("init_from", None, "Folder of a finished run without units to start from.")
+flags.DEFINE_string("init_from", None, "Start with the towers of the run in this folder, which has no units.")
 define_hyper_parameters("cross_stitch_at", "share_until")
 flags.DEFINE_boolean(
     "hard_sharing", False, f"The same as --share_until={ONE_TOWER}: one tower, no units."
