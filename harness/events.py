@@ -132,7 +132,8 @@ class Events:
             column.differs = column.name in FIRST_COLUMNS
         plugin_data.content = content.SerializeToString()
         # Serialised, because TensorBoard's class of the message is not TensorFlow's.
-        self.add(text_pb("run", text).SerializeToString(), step)
+        # As bytes: a path may hold what is no UTF-8.
+        self.add(text_pb("run", text.encode(errors="replace")).SerializeToString(), step)
         self._check()
         with self._errors(), tf.io.TFRecordWriter(str(self._run_dir / OF_FLAGS)) as file:
             file.write(tf.Event(file_version="brain.Event:2").SerializeToString())

@@ -58,9 +58,13 @@ class Claim(typing.NamedTuple):
         raise Failed(f"{self.folder}: {lost}, so this run ends.")
 
     def write_json(self, name, content):
-        """Replaces a file in the folder, if that is still this process's. Raises: as `check`."""
+        """Replaces a file in the folder, if that is still this process's.
+
+        Raises: as `check`; CannotWrite.
+        """
         self.check()
-        files.write_json(self.folder / name, content)
+        with CannotWrite.instead_of_system_errors(self.folder / name):
+            files.write_json(self.folder / name, content)
 
 
 @contextlib.contextmanager

@@ -121,6 +121,14 @@ def test_tasks_of_fashion_mnist_are_refused_for_other_images(task, tmp_path):
         load(folder, tasks=[task])
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its disks hold UTF-8 names only")
+def test_a_folder_may_have_a_name_that_is_no_utf8(tmp_path):
+    folder = written(tmp_path / os.fsdecode(b"caf\xe9"), made((8, 8)))
+    trained = run_train(f"--data_dir={folder}", "--tasks=label,kind", "--batch_size=20",
+                        "--num_epochs=1", f"--logdir={tmp_path}")  # fmt: skip
+    assert trained.returncode == 0 and "Traceback" not in trained.stderr, trained.stderr
+
+
 def test_weights_that_need_more_memory_than_there_is_get_a_sentence(tmp_path):
     folder = written(tmp_path / "mine", made((64, 64, 3)))
     limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (6 * 10**10,) * 2)"

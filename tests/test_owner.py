@@ -42,6 +42,13 @@ def number_in(file):
     return json.loads(file.read_text())["run"]
 
 
+def test_results_that_do_not_fit_on_the_disk_can_be_written_by_a_resumed_run(tmp_path):
+    with owner.claimed(tmp_path / "run") as claim:
+        with files_of_at_most(100), pytest.raises(CannotWrite, match="results.json: cannot be"):
+            claim.write_json("results.json", {"correct_last": "5" * 10000})
+        assert not (tmp_path / "run" / "results.json").exists()
+
+
 @pytest.mark.slow
 def test_a_run_whose_folder_another_run_took_ends_and_leaves_nothing_there(tmp_path):
     lost = begin(tmp_path, UNITS["none"], "--num_epochs=1000", OFTEN)
