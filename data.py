@@ -144,8 +144,14 @@ class Dataset(typing.NamedTuple):
         order = epoch_order(len(self.train.images), seed, epoch)
         return self.batch(self.train, order[index * batch_size : (index + 1) * batch_size])
 
-    def test_batches(self, batch_size):
-        """Yields the test split in order, as `batch` does; the last batch may be smaller."""
+    def test_batches(self, batch_size=None):
+        """Yields the test split in order, as `batch` does; the last batch may be smaller.
+
+        Without a size, a batch has 250 images, or as many larger ones as have the pixels of 250
+        of Fashion-MNIST.
+        """
+        height, width, _ = self.image_shape()
+        batch_size = batch_size or min(250, max(1, 250 * 28 * 28 // (height * width)))
         self.check_files()
         for start in range(0, len(self.test.images), batch_size):
             yield self.batch(self.test, slice(start, start + batch_size))
@@ -197,6 +203,16 @@ class Dataset(typing.NamedTuple):
     def number_of_labels(self, split):
         """Counts the images of a split whose label is known. Returns: task -> number."""
         return {task.name: int(np.sum(task.labels(split) >= 0)) for task in self.tasks}
+
+    def identity(self):
+        """Returns what a run records of its data, and must find again to resume: name -> text."""
+        shape = "x".join(map(str, self.image_shape()))  # which the fingerprint does not tell
+        return {
+            "dataset": self.name,
+            "data": self.fingerprint(),
+            "shape": shape,
+            "classes": self.fingerprint_of_classes(),
+        }
 
     def fingerprint(self):
         """Returns a checksum of all images and labels: 16 hexadecimal digits."""

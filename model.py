@@ -642,6 +642,11 @@ class Model(typing.NamedTuple):
         """The trained variables, a list."""
         return self.graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
 
+    def tower_variables(self):
+        """The network's variables but for the units': what a run may take from another, a list."""
+        of_network = self.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES, scope="network/")
+        return [variable for variable in of_network if not unit_of(variable.op.name)]
+
 
 def build(
     tasks, config=Config(), statistics=(0.0, 1.0), fast=True, image_shape=IMAGE_SHAPE,

@@ -9,8 +9,8 @@ Each run has a folder of its own below --logdir, with event files, checkpoints,
 evaluations.jsonl and results.json. Run the same command again to resume a run that
 stopped: it ends with the same bits. `python train.py --help` lists the flags.
 
-The file reads from top to bottom: flags, what a command does, the training loop, what a run
-writes and says, what the flags say. What makes a run fast and safe is in harness/.
+The file reads from top to bottom: flags, the training loop, what a run writes and says, what a
+command does, what the flags say. What makes a run fast and safe is in harness/.
 """
 
 import contextlib
@@ -69,7 +69,9 @@ flags.DEFINE_string(
 )
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
-flags.DEFINE_string("init_from", None, "Start with the towers of the run in this folder, which has no units.")
+flags.DEFINE_string(
+    "init_from", None, "Start with the towers of the run in this folder, which has no units."
+)
 define_hyper_parameters("cross_stitch_at", "share_until")
 flags.DEFINE_boolean(
     "hard_sharing", False, f"The same as --share_until={ONE_TOWER}: one tower, no units."
@@ -123,7 +125,7 @@ flags.DEFINE_integer(
 for alias, name in ALIASES.items():
     flags.DEFINE_alias(alias, name)
 
-# --- What a command does ---
+# --- The training loop ---
 
 
 class Run(typing.NamedTuple):
@@ -134,6 +136,263 @@ class Run(typing.NamedTuple):
     settings: dict  # what determines the result, name -> value; the content of settings.json
     last_step: int  # global step to train to
     session_config: tf.ConfigProto  # for every session
+
+
+class Trained(typing.NamedTuple):
+    """What `train` did."""
+
+    resumed_after: int  # step of the checkpoint that it started from, or 0
+    step: int  # global step reached
+    stopped_by: int | None  # number of the signal that stopped it before the last step
+    images_per_second: float | None  # training speed, unknown after a single step
+    confusions: dict | None  # of the last evaluation, as `evaluate` returns them
+    correct: dict | None  # as `PredictionLog.finish` returns it
+    units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
+
+
+def train(net, run, claim):
+    """Trains up to the run's last step, from the newest checkpoint in its folder if there is one.
+
+    Args:
+      net: a `model.Model`.
+      run, claim: a `Run`, and an `owner.Claim` to its folder.
+
+    Returns:
+      A `Trained`.
+
+    Raises:
+      Failed: the run cannot be resumed, has diverged, or cannot be saved.
+    """
+    dataset, last_step = run.dataset, run.last_step
+    with net.graph.as_default(), signals.noted() as noted:
+        start = checkpoints.find_start(
+            claim,
+            last_step=last_step,
+            every=FLAGS.eval_every,
+            keep=FLAGS.keep_checkpoints,
+            initializer=net.initializer,
+            tower_variables=net.tower_variables(),
+            init_folder=(lambda: init_folder(run)) if FLAGS.init_from else None,
+        )
+        if start.step:
+            process.say(f"Resuming after step {start.step:,}.")
+        net.graph.finalize()
+        # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
+        # run continues with the same ones.
+        batches = one_ahead(
+            lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed, FLAGS.balance),
+            range(start.step, last_step),  # batch k trains step k + 1
+        )
+        with (
+            EvaluationLog(run.folder, start.done, FLAGS.eval_every) as log,
+            PredictionLog(run.folder, start.done, dataset) as predicted,
+            Events(run.folder, net.graph, start.done, claim.check) as tensorboard,
+            contextlib.closing(Progress(dataset.name, start.step, last_step, claim)) as progress,
+            tf.Session(config=run.session_config) as session,
+            contextlib.closing(batches),  # ends its thread
+        ):
+            start.set_variables(session)
+            write_start(tensorboard, log, session, net, run, start.done)
+            step, summary, confusions = start.step, start.summary, None
+            saved_at = time.perf_counter()
+            evaluated = True  # or None while the last evaluation is one that a signal stopped
+
+            for step in range(max(start.done, 0) + 1, last_step + 1):
+                evaluates = step % FLAGS.eval_every == 0 or step == last_step
+                if step > start.step:  # or else only its evaluation is missing
+                    started = time.perf_counter()
+                    batch = next(batches)
+                    loss, summary = train_step(session, net, step, batch, evaluates)
+                    seconds = time.perf_counter() - started
+                    progress.add_step(len(batch[0]), loss, seconds)
+                if evaluates:
+                    check_finite(session.run(net.finite), "weights", step)
+                    evaluated = evaluate(session, net, dataset, noted)
+                if evaluates and evaluated:
+                    accuracies, confusions, classes = evaluated
+                    measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
+                    speed = progress.add_evaluation({t: accuracies[t] for t in net.labels})
+                    measured |= {"images_per_second": speed} if speed else {}
+                    write_evaluation(tensorboard, log, session, net, step, summary, measured)
+                    predicted.append(step, classes)
+                    summary = None
+                stopping = bool(noted)  # read once: a later signal waits for the next step
+                is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
+                if step == last_step or stopping or is_old:
+                    dataset.check_files()  # before weights of other images are saved
+                    if not evaluates:
+                        check_finite(session.run(net.finite), "weights", step)
+                    # First: a resumed run does not write again what is before its checkpoint.
+                    tensorboard.flush()
+                    log.sync()
+                    predicted.sync()
+                    start.saver.save(session, step, summary)
+                    saved_at = time.perf_counter()
+                if stopping:
+                    break
+
+            correct = units = None
+            if step == last_step and evaluated:
+                if confusions is None:  # killed after the last checkpoint, before the results
+                    _, confusions, _ = evaluate(session, net, dataset)
+                mistakes = predictions.worst(predicted_by_image(session, net, dataset), net.labels)
+                images = dataset.test.images
+                tensorboard.add_results(dataset.tasks, images, confusions, mistakes, step)
+                units = describe_units(session, net, run.session_config)
+                labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
+                claim.check()  # the file is replaced by its path
+                correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
+    stopped_by = noted[0] if noted and not units else None
+    return Trained(start.step, step, stopped_by, progress.speed(), confusions, correct, units)
+
+
+def train_step(session, net, step, batch, with_summary):
+    """Trains on one batch; returns the loss of the weights before the step.
+
+    Args:
+      session: a session of the net's graph.
+      net: a `model.Model`.
+      step: the global step after this one.
+      batch: images, and labels of the tasks to train, as `data.Dataset.train_batch` returns them.
+      with_summary: whether to compute the batch's summary, too.
+
+    Returns:
+      The loss, and the serialised summary or None.
+
+    Raises:
+      Diverged: the loss is NaN or infinite.
+    """
+    # In a single run: a second one would update batch norm again, with other weights and
+    # another dropout mask.
+    fetches = {"train_op": net.train_op, "loss": net.loss}
+    if with_summary:
+        fetches["summary"] = net.summary_op
+    values = session.run(fetches, feed(net, batch, training=True))
+    check_finite(np.isfinite(values["loss"]), "loss", step)
+    untrained, summary = net.labels.keys() - batch[1].keys(), values.get("summary")
+    if summary and untrained:
+        summary = without_tasks(summary, untrained)
+    return values["loss"], summary
+
+
+def feed(net, batch, training):
+    """A batch, images and labels by task, as a feed_dict."""
+    images, labels = batch
+    unknown = np.full(len(images), data.UNKNOWN)  # of tasks that the batch does not train
+    by_task = {net.labels[name]: labels.get(name, unknown) for name in net.labels}
+    return {net.x: images, net.is_training: training, **by_task}
+
+
+def evaluate(session, net, dataset, noted=()):
+    """Predicts the whole test set, unless a noted signal stops it: then it returns None.
+
+    Returns:
+      task -> accuracy: the share of the images with a label that is predicted correctly. If a
+      task's labels follow from the article, "<task>_by_article" is the accuracy of what the
+      article's prediction implies.
+      task -> confusion matrix, [classes, classes]: row = label, column = prediction.
+      task -> the class that is predicted for each image, [N] int32.
+    """
+    confusions = {
+        task: np.zeros([logits.shape[-1]] * 2, int) for task, logits in net.logits.items()
+    }
+    by_article = {}  # how many are predicted correctly
+    classes = {task: [] for task in net.logits}
+    for images, labels in dataset.test_batches():
+        if noted:
+            return None
+        batch = feed(net, (images, labels), training=False)
+        predicted = session.run(net.predictions, batch)
+        implied = dataset.implied(predicted["article"]) if "article" in predicted else {}
+        for task in labels:
+            known = labels[task] >= 0  # a negative index would be one from the end
+            np.add.at(confusions[task], (labels[task][known], predicted[task][known]), 1)
+            classes[task].append(predicted[task])
+            if task in implied:
+                correct = int(np.sum(implied[task] == labels[task]))
+                by_article[task] = by_article.get(task, 0) + correct
+    accuracies = {task: np.trace(matrix) / matrix.sum() for task, matrix in confusions.items()}
+    for task, correct in by_article.items():
+        accuracies[f"{task}_by_article"] = correct / confusions[task].sum()
+    return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
+
+
+def predicted_by_image(session, net, dataset):
+    """Yields for each image of the test set: task -> its `predictions.Predicted`."""
+    for images, labels in dataset.test_batches():
+        logits = session.run(net.logits, feed(net, (images, labels), training=False))
+        of_tasks = [predictions.of_batch(logits[task], labels[task]) for task in logits]
+        for of_image in zip(*of_tasks):
+            yield dict(zip(logits, of_image))
+
+
+def check_finite(is_finite, what, step):
+    """Raises: Diverged, the loss or the weights hold a NaN or an infinity. Such weights are never
+    saved."""
+    if not is_finite:
+        raise Diverged(
+            f"the {what} became NaN or infinite at step {step:,}, so training stopped there without"
+            f" saving. {flag_rules.nearer_to_defaults(flag_values(), defaults())}"
+        )
+
+
+def describe_units(session, net, session_config):
+    """What the units learned, as `results.of_units` returns it."""
+    # A new session gives the start weights again: what is drawn at random has a seed.
+    with tf.Session(config=session_config) as other_session:
+        variables = (
+            (v.op.name, session.run(v), other_session.run(v.initial_value))
+            for v in net.unit_variables
+        )
+        return results.of_units(session.run(net.mean_weights), variables, len(net.labels))
+
+
+# --- What a run writes and says ---
+
+
+def write_start(tensorboard, log, session, net, run, done):
+    """Writes the run's flags; of a new run also the units' weights.
+
+    Args:
+      tensorboard: an `events.Events`.
+      log: an `EvaluationLog`.
+      session, net: as in `train_step`.
+      run: a `Run`.
+      done: the last step of which all is written; -1 for a new run.
+    """
+    values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
+    compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
+    tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
+    tensorboard.add_flags(values, compared, tasks, run.folder.name, max(done, 0))
+    if net.mean_weights and done < 0:
+        log.append(0, tensorboard.add(session.run(net.unit_summary_op), 0))
+
+
+def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, measured):
+    """Writes a step's losses, accuracies and units, for TensorBoard and evaluations.jsonl.
+
+    Args:
+      tensorboard, log, session, net, step: as in `write_start` and `train_step`.
+      summary_of_batch: of the training batch, serialised; None if it is not known any more.
+      measured: what was measured on the test set, name -> number.
+    """
+    values = tensorboard.add(summary_of_batch, step) if summary_of_batch else {}
+    values |= tensorboard.add_scalars(measured, step)
+    if net.mean_weights:
+        units, mean_weights = session.run([net.unit_summary_op, net.mean_weights])
+        values |= tensorboard.add(units, step)
+        tensorboard.add_unit_picture(mean_weights, list(net.labels), step)
+    log.append(step, values)
+    tensorboard.flush()  # so that it is shown at once
+
+
+def how_to_resume():
+    """What to do, in the middle of a sentence."""
+    without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
+    return f"run the same command{without} to resume"
+
+
+# --- What a command does ---
 
 
 def main(argv):
@@ -211,14 +470,9 @@ def train_and_report(net, run, claim, program_started):
     commit = files.commit()  # now: the user may commit while the run trains
     trained = train(net, run, claim)
     if trained.stopped_by:
-        advice = how_to_resume()
-        with contextlib.suppress(OSError):  # whoever read stderr may be gone
-            print(
-                f"Stopped after step {trained.step:,} of {run.last_step:,} and saved."
-                f" {advice[0].upper()}{advice[1:]}.",
-                file=sys.stderr,
-            )
-        sys.exit(128 + trained.stopped_by)  # as shells report a process that a signal ended
+        stopped = f"Stopped after step {trained.step:,} of {run.last_step:,} and saved."
+        exit_code = 128 + trained.stopped_by  # as shells report a process that a signal ended
+        process.end(sys.argv, f"{stopped} {how_to_resume().capitalize()}.", exit_code)
     ranks = dict(zip(data.ARTICLES, data.ranks_of_articles(FLAGS.seed)))
     speed = trained.images_per_second
     content = {
@@ -281,7 +535,8 @@ def run_from_flags():
     """
     # --cross_stitch=False is what a network without units has: nothing is ignored then.
     given = given_flags() if FLAGS.cross_stitch else given_flags() - {"cross_stitch"}
-    unify_flags()
+    for name, value in flag_rules.unified(flag_values()).items():
+        FLAGS[name].value = value  # one for flags that mean the same network
     tasks = FLAGS.tasks.split(",") if "tasks" in given else None
     dataset = data.load(
         FLAGS.dataset,
@@ -297,32 +552,18 @@ def run_from_flags():
     flag_rules.warn_of_ignored(flag_values(), given)
     flag_checks.check_with_data(flag_values(), given, dataset)
     steps = FLAGS.num_epochs * dataset.steps_per_epoch(FLAGS.batch_size, FLAGS.balance)
-    sharing = sharing_of(flag_values())
-    return Run(
-        dataset,
-        folder_of_run(dataset, sharing),
-        settings_of(dataset),
-        min(steps, FLAGS.max_steps or steps),
-        machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
-    )
-
-
-def folder_of_run(dataset, sharing):
-    """The path of the run's folder. Raises: Failed, its name cannot be used."""
-    shaping = flag_rules.shaping(flag_values())
+    sharing, shaping = sharing_of(flag_values()), flag_rules.shaping(flag_values())
     name = folder.run_name(FLAGS.run_name, dataset.name, sharing, shaping, defaults())
     path = folder.expanded(FLAGS.logdir) / name
     folder.check_path(path)
-    return path
-
-
-def settings_of(dataset):
-    """Returns: what determines the result, name -> value."""
-    shaping = flag_rules.shaping(flag_values())
     settings = {n: value for n, value in shaping.items() if n not in flag_rules.LENGTH_OF_RUN}
-    settings |= {"dataset": dataset.name, "data": dataset.fingerprint()}
-    shape = "x".join(map(str, dataset.image_shape()))  # which the fingerprint does not tell
-    return settings | {"shape": shape, "classes": dataset.fingerprint_of_classes()}
+    return Run(
+        dataset,
+        path,
+        settings | dataset.identity(),
+        min(steps, FLAGS.max_steps or steps),
+        machine.session_settings(FLAGS.device, FLAGS.threads, len(dataset.tasks), sharing),
+    )
 
 
 def build(dataset, config):
@@ -352,315 +593,18 @@ def check_folder(run, net):
         is_dense = sharing_of(flag_values()) == "dense"
         advice = "another --cross_stitch_unit" if is_dense else "smaller images"
         machine.check_memory(net.num_weights(), advice)
-    if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
-        other = init_folder(run)  # raises if it does not fit
-        if net:
-            checkpoints.newest_of_other(other, tower_variables(net))
-    if not FLAGS.overwrite:
-        if net:
+        if FLAGS.init_from and (FLAGS.overwrite or not folder.files_of_run(run.folder)):
+            checkpoints.newest_of_other(init_folder(run), net.tower_variables())
+        if not FLAGS.overwrite:
             folder.check_numerics(run.folder)
+    if not FLAGS.overwrite:
         may_differ = set() if net else {"device"}  # a finished run is evaluated on any
         folder.check_settings(run.folder, run.settings, defaults(), may_differ)
-
-
-def tower_variables(net):
-    """The variables that a run takes from another one, --init_from."""
-    with net.graph.as_default():
-        return [v for v in tf.global_variables("network/") if not model.unit_of(v.op.name)]
 
 
 def init_folder(run):
     """The folder --init_from, checked. Raises: Failed, its towers do not fit."""
     return folder.init_folder(run.folder, run.settings, defaults())
-
-
-# --- The training loop ---
-
-
-class Trained(typing.NamedTuple):
-    """What `train` did."""
-
-    resumed_after: int  # step of the checkpoint that it started from, or 0
-    step: int  # global step reached
-    stopped_by: int | None  # number of the signal that stopped it before the last step
-    images_per_second: float | None  # training speed, unknown after a single step
-    confusions: dict | None  # of the last evaluation, as `evaluate` returns them
-    correct: dict | None  # as `PredictionLog.finish` returns it
-    units: dict | None  # as `results.of_units` returns it, of a run that reached its last step
-
-
-def train(net, run, claim):
-    """Trains up to the run's last step, from the newest checkpoint in its folder if there is one.
-
-    Args:
-      net: a `model.Model`.
-      run, claim: a `Run`, and an `owner.Claim` to its folder.
-
-    Returns:
-      A `Trained`.
-
-    Raises:
-      Failed: the run cannot be resumed, has diverged, or cannot be saved.
-    """
-    dataset, last_step = run.dataset, run.last_step
-    with net.graph.as_default(), signals.noted() as noted:
-        start = checkpoints.find_start(
-            claim,
-            last_step=last_step,
-            every=FLAGS.eval_every,
-            keep=FLAGS.keep_checkpoints,
-            initializer=net.initializer,
-            tower_variables=tower_variables(net),
-            init_folder=(lambda: init_folder(run)) if FLAGS.init_from else None,
-        )
-        if start.step:
-            process.say(f"Resuming after step {start.step:,}.")
-        net.graph.finalize()
-        # Step and seed decide which images come, and in `model.dropout` which mask: a resumed
-        # run continues with the same ones.
-        batches = one_ahead(
-            lambda step: dataset.train_batch(step, FLAGS.batch_size, FLAGS.seed, FLAGS.balance),
-            range(start.step, last_step),  # batch k trains step k + 1
-        )
-        with (
-            EvaluationLog(run.folder, start.done, FLAGS.eval_every) as log,
-            PredictionLog(run.folder, start.done, dataset) as predicted,
-            Events(run.folder, net.graph, start.done, claim.check) as tensorboard,
-            contextlib.closing(Progress(dataset.name, start.step, last_step, claim)) as progress,
-            tf.Session(config=run.session_config) as session,
-            contextlib.closing(batches),  # ends its thread
-        ):
-            start.set_variables(session)
-            write_start(tensorboard, log, session, net, run, start.done)
-            step, summary, confusions = start.step, start.summary, None
-            saved_at = time.perf_counter()
-            evaluated = True  # or None while the last evaluation is one that a signal stopped
-
-            for step in range(max(start.done, 0) + 1, last_step + 1):
-                evaluates = step % FLAGS.eval_every == 0 or step == last_step
-                if step > start.step:  # or else only its evaluation is missing
-                    started = time.perf_counter()
-                    batch = next(batches)
-                    loss, summary = train_step(session, net, step, batch, evaluates)
-                    seconds = time.perf_counter() - started
-                    progress.add_step(len(batch[0]), loss, seconds)
-                if evaluates:
-                    check_weights(session, net, step)
-                    evaluated = evaluate(session, net, dataset, noted)
-                if evaluates and evaluated:
-                    accuracies, confusions, classes = evaluated
-                    measured = results.of_evaluation(dataset.tasks, accuracies, confusions)
-                    speed = progress.add_evaluation({t: accuracies[t] for t in net.labels})
-                    measured |= {"images_per_second": speed} if speed else {}
-                    write_evaluation(tensorboard, log, session, net, step, summary, measured)
-                    predicted.append(step, classes)
-                    summary = None
-                stopping = bool(noted)  # read once: a later signal waits for the next step
-                is_old = time.perf_counter() - saved_at >= FLAGS.save_checkpoint_secs
-                if step == last_step or stopping or is_old:
-                    dataset.check_files()  # before weights of other images are saved
-                    if not evaluates:
-                        check_weights(session, net, step)
-                    # First: a resumed run does not write again what is before its checkpoint.
-                    tensorboard.flush()
-                    log.sync()
-                    predicted.sync()
-                    start.saver.save(session, step, summary)
-                    saved_at = time.perf_counter()
-                if stopping:
-                    break
-
-            correct = units = None
-            if step == last_step and evaluated:
-                if confusions is None:  # killed after the last checkpoint, before the results
-                    _, confusions, _ = evaluate(session, net, dataset)
-                write_end(tensorboard, session, net, dataset, confusions, step)
-                units = describe_units(session, net, run.session_config)
-                labels = {task.name: task.labels(dataset.test) for task in dataset.tasks}
-                claim.check()  # the file is replaced by its path
-                correct = predicted.finish(evaluation_log.last_steps(run.folder), labels)
-    stopped_by = noted[0] if noted and not units else None
-    return Trained(start.step, step, stopped_by, progress.speed(), confusions, correct, units)
-
-
-def train_step(session, net, step, batch, with_summary):
-    """Trains on one batch; returns the loss of the weights before the step.
-
-    Args:
-      session: a session of the net's graph.
-      net: a `model.Model`.
-      step: the global step after this one.
-      batch: images, and labels of the tasks to train, as `data.Dataset.train_batch` returns them.
-      with_summary: whether to compute the batch's summary, too.
-
-    Returns:
-      The loss, and the serialised summary or None.
-
-    Raises:
-      Diverged: the loss is NaN or infinite.
-    """
-    # In a single run: a second one would update batch norm again, with other weights and
-    # another dropout mask.
-    fetches = {"train_op": net.train_op, "loss": net.loss}
-    if with_summary:
-        fetches["summary"] = net.summary_op
-    values = session.run(fetches, feed(net, batch, training=True))
-    if not np.isfinite(values["loss"]):
-        raise Diverged(diverged("loss", step))
-    untrained, summary = net.labels.keys() - batch[1].keys(), values.get("summary")
-    if summary and untrained:
-        summary = without_tasks(summary, untrained)
-    return values["loss"], summary
-
-
-def feed(net, batch, training):
-    """A batch, images and labels by task, as a feed_dict."""
-    images, labels = batch
-    unknown = np.full(len(images), data.UNKNOWN)  # of tasks that the batch does not train
-    by_task = {net.labels[name]: labels.get(name, unknown) for name in net.labels}
-    return {net.x: images, net.is_training: training, **by_task}
-
-
-def evaluate(session, net, dataset, noted=()):
-    """Predicts the whole test set, unless a noted signal stops it: then it returns None.
-
-    Returns:
-      task -> accuracy: the share of the images with a label that is predicted correctly. If a
-      task's labels follow from the article, "<task>_by_article" is the accuracy of what the
-      article's prediction implies.
-      task -> confusion matrix, [classes, classes]: row = label, column = prediction.
-      task -> the class that is predicted for each image, [N] int32.
-    """
-    confusions = {
-        task: np.zeros([logits.shape[-1]] * 2, int) for task, logits in net.logits.items()
-    }
-    by_article = {}  # how many are predicted correctly
-    classes = {task: [] for task in net.logits}
-    for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
-        if noted:
-            return None
-        batch = feed(net, (images, labels), training=False)
-        predicted = session.run(net.predictions, batch)
-        implied = dataset.implied(predicted["article"]) if "article" in predicted else {}
-        for task in labels:
-            known = labels[task] >= 0  # a negative index would be one from the end
-            np.add.at(confusions[task], (labels[task][known], predicted[task][known]), 1)
-            classes[task].append(predicted[task])
-            if task in implied:
-                correct = int(np.sum(implied[task] == labels[task]))
-                by_article[task] = by_article.get(task, 0) + correct
-    accuracies = {task: np.trace(matrix) / matrix.sum() for task, matrix in confusions.items()}
-    for task, correct in by_article.items():
-        accuracies[f"{task}_by_article"] = correct / confusions[task].sum()
-    return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
-
-
-def predicted_by_image(session, net, dataset):
-    """Yields for each image of the test set: task -> its `predictions.Predicted`."""
-    for images, labels in dataset.test_batches(images_at_once(dataset.image_shape())):
-        logits = session.run(net.logits, feed(net, (images, labels), training=False))
-        of_tasks = [predictions.of_batch(logits[task], labels[task]) for task in logits]
-        for of_image in zip(*of_tasks):
-            yield dict(zip(logits, of_image))
-
-
-EVALUATION_BATCH_SIZE = 250
-
-
-def images_at_once(image_shape):
-    """How many images an evaluation predicts at a time: with no more pixels than the
-    EVALUATION_BATCH_SIZE images of Fashion-MNIST, and no more images."""
-    height, width, _ = image_shape
-    usual_height, usual_width, _ = model.IMAGE_SHAPE
-    pixels = EVALUATION_BATCH_SIZE * usual_height * usual_width
-    return min(EVALUATION_BATCH_SIZE, max(1, pixels // (height * width)))
-
-
-def check_weights(session, net, step):
-    """Raises: Diverged, a variable holds a NaN or an infinity. Such weights are never saved."""
-    if not session.run(net.finite):
-        raise Diverged(diverged("weights", step))
-
-
-def describe_units(session, net, session_config):
-    """What the units learned, as `results.of_units` returns it."""
-    # A new session gives the start weights again: what is drawn at random has a seed.
-    with tf.Session(config=session_config) as other_session:
-        variables = (
-            (v.op.name, session.run(v), other_session.run(v.initial_value))
-            for v in net.unit_variables
-        )
-        return results.of_units(session.run(net.mean_weights), variables, len(net.labels))
-
-
-# --- What a run writes and says ---
-
-
-def write_start(tensorboard, log, session, net, run, done):
-    """Writes the run's flags; of a new run also the units' weights.
-
-    Args:
-      tensorboard: an `events.Events`.
-      log: an `EvaluationLog`.
-      session, net: as in `train_step`.
-      run: a `Run`.
-      done: the last step of which all is written; -1 for a new run.
-    """
-    values = {"sharing": sharing_of(flag_values()), **flag_values(), "dataset": run.dataset.name}
-    compared = {n: value for n, value in values.items() if n not in flag_rules.CHANGEABLE}
-    tasks = dict.fromkeys([*TASK_NAMES, *net.labels])
-    tensorboard.add_flags(values, compared, tasks, run.folder.name, max(done, 0))
-    if net.mean_weights and done < 0:
-        log.append(0, tensorboard.add(session.run(net.unit_summary_op), 0))
-
-
-def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, measured):
-    """Writes a step's losses, accuracies and units, for TensorBoard and evaluations.jsonl.
-
-    Args:
-      tensorboard, log, session, net, step: as in `write_start` and `train_step`.
-      summary_of_batch: of the training batch, serialised; None if it is not known any more.
-      measured: what was measured on the test set, name -> number.
-    """
-    values = tensorboard.add(summary_of_batch, step) if summary_of_batch else {}
-    values |= tensorboard.add_scalars(measured, step)
-    if net.mean_weights:
-        units, mean_weights = session.run([net.unit_summary_op, net.mean_weights])
-        values |= tensorboard.add(units, step)
-        tensorboard.add_unit_picture(mean_weights, list(net.labels), step)
-    log.append(step, values)
-    tensorboard.flush()  # so that it is shown at once
-
-
-def write_end(tensorboard, session, net, dataset, confusions, step):
-    """Writes the confusion matrices, the worst mistakes, and that the run has ended."""
-    mistakes = predictions.worst(predicted_by_image(session, net, dataset), net.labels)
-    for task in dataset.tasks:
-        count = len(dataset.test.images)
-        tensorboard.add_confusion(task.name, task.classes, confusions[task.name], count, step)
-        chosen = [index for index, _ in mistakes[task.name]]
-        images = np.asarray(dataset.test.images[chosen]) if chosen else []
-        titles = [
-            (task.classes[one.label], task.classes[one.prediction])
-            for _, one in mistakes[task.name]
-        ]
-        tensorboard.add_mistakes(task.name, images, titles, step)
-    tensorboard.add_end(step)
-    tensorboard.flush()
-
-
-def how_to_resume():
-    """What to do, in the middle of a sentence."""
-    without = " without --overwrite" if FLAGS.overwrite else ""  # which would start over
-    return f"run the same command{without} to resume"
-
-
-def diverged(what, step):
-    """The sentence for a loss, or weights, that are no numbers after this step."""
-    return (
-        f"the {what} became NaN or infinite at step {step:,}, so training stopped there without"
-        f" saving. {flag_rules.nearer_to_defaults(flag_values(), defaults())}"
-    )
 
 
 # --- What the flags say ---
@@ -689,12 +633,6 @@ def config_from_flags(**others):
     values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(model.Config)}
     values |= {"share_until": ONE_TOWER} if FLAGS.hard_sharing else {}
     return model.Config(**values | others)
-
-
-def unify_flags():
-    """Gives flags that mean the same network, such as both names of hard sharing, one value."""
-    for name, value in flag_rules.unified(flag_values()).items():
-        FLAGS[name].value = value
 
 
 def check_flags():

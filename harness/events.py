@@ -141,10 +141,6 @@ class Events:
                 summary = tf.Summary.FromString(proto.SerializeToString())
                 file.write(tf.Event(wall_time=time.time(), summary=summary).SerializeToString())
 
-    def add_end(self, step):
-        """Writes for the HParams page that the run has ended."""
-        self.add(session_end_pb(api_pb2.STATUS_SUCCESS).SerializeToString(), step)
-
     def add_unit_picture(self, mean_weights, tasks, step):
         """Draws the units' mean weights. Args: scope -> [T, T]; names of the tasks; the step."""
         limit = max(1.0, *(np.abs(weights).max() for weights in mean_weights.values()))
@@ -179,6 +175,27 @@ class Events:
         """Draws images that the network is wrong about. Args: as `mistakes.draw`."""
         if len(images):
             self._add_picture(f"mistakes_{task}", step, "mistakes", images=images, titles=titles)
+
+    def add_results(self, tasks, images, confusions, mistakes, step):
+        """Draws confusion matrices and the worst mistakes, and writes that the run has ended.
+
+        Args:
+          tasks: `data.Task`s.
+          images: those of the test split, [N, H, W] or [N, H, W, C] uint8.
+          confusions: task -> as `add_confusion` takes it.
+          mistakes: as `predictions.worst` returns them.
+          step: the run's last.
+        """
+        for task in tasks:
+            self.add_confusion(task.name, task.classes, confusions[task.name], len(images), step)
+            rows = [row for row, _ in mistakes[task.name]]
+            titles = [
+                (task.classes[one.label], task.classes[one.prediction])
+                for _, one in mistakes[task.name]
+            ]
+            self.add_mistakes(task.name, np.asarray(images[rows]) if rows else [], titles, step)
+        self.add(session_end_pb(api_pb2.STATUS_SUCCESS).SerializeToString(), step)
+        self.flush()
 
     def _add_picture(self, name, step, module="matrices", **shown):
         """Adds a picture. Where one cannot be drawn, the run goes on without any.
