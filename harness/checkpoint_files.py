@@ -37,7 +37,7 @@ def newest_whole(run_dir, variables=None):
     if others:
         warnings.warn(f"{run_dir}: another run saved {others}, so that is skipped.")
     if steps and not any(run_dir.glob("model.ckpt-*")):
-        raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
+        raise gone(run_dir)
     paths = [str(run_dir / f"model.ckpt-{step}") for step in steps]
     # Of the network alone: a graph for serving has none of Adam's moments.
     variables = variables or tf.global_variables("network/")
@@ -65,6 +65,11 @@ def newest_whole(run_dir, variables=None):
             " with --overwrite."
         )
     return None, paths
+
+
+def gone(run_dir):
+    """The error of a run that was finished and has no checkpoints any more."""
+    return Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
 
 
 def steps_saved(run_dir):

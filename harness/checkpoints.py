@@ -12,6 +12,7 @@ from harness import evaluation_log, files
 from harness.checkpoint_files import (
     delete,
     delete_incomplete,
+    gone,
     newest_whole,
     note_of,
     number_of,
@@ -114,7 +115,7 @@ def restored(graph, run_dir, session_config):
     with graph.as_default(), tf.Session(graph=graph, config=session_config) as session:
         checkpoint, _ = newest_whole(run_dir)
         if checkpoint is None:
-            raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
+            raise gone(run_dir)
         tf.train.Saver().restore(session, checkpoint)
         step = step_of(checkpoint)
         last_step = files.read_json(run_dir / RESULTS).get("global_step", step)

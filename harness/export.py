@@ -11,10 +11,10 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
-from harness import checkpoints, folder
+from harness import checkpoint_files, checkpoints, folder
 from harness.errors import Failed, brief
 from harness.files import read_json, write_json
-from harness.names import NUMBER, SETTINGS
+from harness.names import NUMBER
 
 NOT_OF_MEMORY = [
     os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
@@ -44,15 +44,12 @@ class Export:
             before = folder.completed(found["settings"], self._settings, self._defaults)
             differing = folder.differing(before, self._settings, self._defaults)
             # A run that was started over has another number; older exports have none.
-            is_same_run = found.get(NUMBER) in (None, self._number())
+            is_same_run = found.get(NUMBER) in (None, checkpoint_files.number_of(self._run_dir))
             # A network is the same on any device.
             is_same_network = set(differing) <= {"device"} and found["global_step"] == step
             return is_same_run and is_same_network
         except (KeyError, TypeError):  # another program's file
             return False
-
-    def _number(self):
-        return read_json(self._run_dir / SETTINGS).get(NUMBER)
 
     def prepare(self):
         """Raises: Failed, the folder holds something or cannot be written."""
@@ -81,7 +78,8 @@ class Export:
                     session, [tf.saved_model.SERVING], {"serving_default": signature}
                 )
                 builder.save()
-                about = {"settings": self._settings, "global_step": step, NUMBER: self._number()}
+                number = checkpoint_files.number_of(self._run_dir)
+                about = {"settings": self._settings, "global_step": step, NUMBER: number}
                 write_json(draft / EXPORTED, about)
                 self._put_in_place(draft, step)
 

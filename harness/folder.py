@@ -156,11 +156,11 @@ def begin(claim, settings, starts_over):
     run_dir = claim.folder
     saved = checkpoint_files.steps_saved(run_dir) | checkpoint_files.steps_of_others(run_dir)
     if not starts_over and (run_dir / RESULTS).exists() and not saved:
-        raise Failed(f"{run_dir}: its checkpoints are gone. Train again with --overwrite.")
+        raise checkpoint_files.gone(run_dir)
     claim.check()
     for path in files_of_run(run_dir) if starts_over else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    number = None if starts_over else read_json(run_dir / SETTINGS).get(NUMBER)
+    number = None if starts_over else checkpoint_files.number_of(run_dir)
     if not number:
         number = owner.new_number()
         # Of an earlier version, or in a copy without settings: these count as the run's own.
