@@ -428,7 +428,7 @@ def run_command(program_started):
         processor.check_precision(FLAGS.precision)
     if FLAGS.eval_only and not outcome:
         if FLAGS.init_from:
-            init_folder(run)  # so that a mistyped flag is said before the run is trained
+            init_folder(run)  # reports a mistyped folder before the run is trained
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
     # A finished run is only read: it may be on a disk that cannot be written.
     with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:

@@ -153,7 +153,7 @@ def images_of(file):
 
 
 def advice_for(values):
-    """What is the matter with images that are not uint8, and what to do: ends a sentence."""
+    """The end of a message: why these images are not uint8, and how to convert them."""
     if values.dtype.kind not in "biuf":
         return "; they must be uint8, 0 to 255"
     ends = [(piece.min(), piece.max()) for piece in disk.pieces(values)]

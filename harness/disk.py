@@ -95,7 +95,7 @@ class OpenFile:
     """A file that is kept open, so that nobody can put another one in its place.
 
     Args:
-      file: it, open; it may be closed afterwards.
+      file: the open file, which may be closed afterwards.
       path: names it in messages.
     """
 

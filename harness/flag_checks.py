@@ -13,7 +13,6 @@ from harness.errors import Failed
 from harness.flag_rules import label_only, words_of
 from harness.names import PLACES
 
-ONE_OF_TWO = "leave out one of the two"
 # Rates and scales lie between these: float32 holds their squares and their product, too.
 SMALLEST, LARGEST = 1e-18, 1e18
 
@@ -91,7 +90,7 @@ def check_alone(flags, known_tasks):
 def check_together(flags, given):
     """Checks flags against each other. Args and raises: as `check`."""
     refuse_if = functools.partial(refuse, flags)
-    one = ONE_OF_TWO
+    one = "leave out one of the two"
     refuse_if(
         flags["dataset"] == "synthetic" and flags["data_dir"],
         "dataset data_dir",

@@ -24,7 +24,7 @@ def has_units(flags):
 
 
 def of_units(flags):
-    """The names of those that a network without units makes no use of."""
+    """The names of flags that matter only for a network with units."""
     return {name for name in flags if name.startswith("cross_stitch_")}
 
 
