@@ -172,6 +172,13 @@ STUDIES = {
         controls=CONTROLS,
         repeated_by="all_images",
     ),
+    # What 30 epochs bring for new images. It takes the place of full_30_epochs when all five
+    # seeds are made.
+    "all_images_30_epochs": Study(
+        {name: KINDS_OF_SHARING[name] for name in ("none", "channel", "layer")},
+        THIRTY_EPOCHS,
+        range(5),
+    ),
     "full_30_epochs": Study(
         WITHOUT_NDDR,
         THIRTY_EPOCHS,
