@@ -39,7 +39,7 @@ STUDY = sorted(
     command
     for command in COMMANDS
     if re.match("python -m study.reproduce", command)
-    and not re.search("--(scheduler|draw|verify|quick)|NAME", command)
+    and not re.search("--(scheduler|draw|verify|quick|seeds|jobs)|NAME", command)
 )
 VENV = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt"
 RUN_ELSEWHERE = {
@@ -56,6 +56,8 @@ RUN_ELSEWHERE = {
     ),
     "python -m study.reproduce --verify": "test_a_record_of_the_study_is_made_again",
     "python -m study.reproduce --quick": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --only=levers --seeds=2": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --jobs=1": "test_a_study_that_is_killed_resumes",
     "python -m study.reproduce --only=NAME": "test_a_study_that_is_killed_resumes",
     "python -m study.reproduce --only=NAME --quick": "test_a_study_that_is_killed_resumes",
     "python -m study.replicate": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",

@@ -122,6 +122,7 @@ def test_curves_are_the_same_whatever_backend_matplotlibrc_and_home_there_are(tm
         finished = run_script("study.plot", tmp_path, **environment)
         assert finished.returncode == 0 and not finished.stderr, finished.stderr
         pictures.append((tmp_path / "acc_test.png").read_bytes())
+        (tmp_path / "acc_test.png").unlink()
     assert pictures[0] == pictures[1] == pictures[2]
 
 
@@ -166,40 +167,28 @@ def test_python_m_finds_the_programs_beside_other_packages_of_these_names(script
     assert b"flags:" in finished.stdout and not finished.stderr, finished.stderr
 
 
-def test_the_study_finds_this_projects_data(tmp_path):
-    (tmp_path / "data.py").write_text("raise SystemExit('another program')")
-    code = "from study import cluster; import data; print(data.__file__)"
-    finished = python("-c", code, PYTHONPATH=tmp_path)
-    assert finished.stdout.decode().split() == [str(ROOT / "data.py")], finished.stderr
-
-
-def test_imports_run_one_way():
-    """The study starts train.py as a process, and harness/ knows nothing of either."""
-    code = "import sys; from {} import {}; print(*sys.modules)"
-    for package, others in (("harness", {"train", "model", "data", "study"}),
-                            ("study", {"train", "model"})):  # fmt: skip
-        names = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
-        if package == "study":
-            names -= {"replicate", "torch_network", "screenshots"}  # which need more packages
-        imported = python("-c", code.format(package, ", ".join(sorted(names))))
-        assert imported.returncode == 0, imported.stderr
-        assert not others & set(imported.stdout.decode().split()), package
-
-
 # --- Characters that cannot be shown ---
 
 
 def test_the_studys_tables_are_shown_by_any_terminal():
     finished = run_script("study.reproduce", "--show", **ASCII)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
-    assert "86.50 ? 0.31" in finished.stdout
+    assert re.search(r"\d\.\d\d \? \d\.\d\d", finished.stdout) and "±" not in finished.stdout
 
 
 def test_the_study_needs_no_backend_and_its_pages_are_utf8_in_any_locale(program):
+    names, picture = ("README.md", "study/README.md", "study/TABLES.md"), program / "img/where.png"
+    texts = {page: (ROOT / page).read_bytes().decode() for page in names}
+    table = re.compile(r"(<!-- table \w+ -->\n).*?(?=<!-- end of table -->)", re.S)
+    for page, text in texts.items():
+        assert table.search(text)
+        (program / page).write_bytes(table.sub(r"\1old\n", text).encode())
+    picture.unlink()
     finished = python("-m", "study.reproduce", "--draw", cwd=program, MPLBACKEND=INLINE, **C_LOCALE)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
-    for page in ("README.md", "study/README.md"):
-        assert (program / page).read_bytes() == (ROOT / page).read_bytes()
+    for page, text in texts.items():
+        assert (program / page).read_bytes().decode() == text, page
+    assert picture.exists()
 
 
 def test_runs_of_any_name_are_drawn_alike_in_any_locale(tmp_path):
@@ -213,6 +202,7 @@ def test_runs_of_any_name_are_drawn_alike_in_any_locale(tmp_path):
         finished = run_script("study.plot", logdir, **variables)
         assert finished.returncode == 0 and not finished.stderr, finished.stderr
         pictures.append((logdir / "acc_test.png").read_bytes())
+        (logdir / "acc_test.png").unlink()
     assert pictures[0] == pictures[1]
 
 
@@ -272,10 +262,6 @@ def test_folders_that_cannot_be_made_get_a_sentence_before_a_run_begins(tmp_path
     for given in ((f"--logdir={file}/logs",), (f"--records={file}", f"--logdir={tmp_path}/logs")):
         assert_one_sentence(run_script(*study, *given), "reproduce.py", file)
     assert not list(tmp_path.glob("logs/*/*"))
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    refused = run_script("study.replicate", "--quick", "--device=cpu", f"--records={file}")
-    assert_one_sentence(refused, "replicate.py", file)
-    assert "|" not in refused.stderr  # no run's progress
 
 
 @pytest.mark.parametrize("script", ["plot", "reproduce"])

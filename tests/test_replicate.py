@@ -72,6 +72,14 @@ def test_what_cannot_be_run_gets_a_sentence(tmp_path, arguments, words):
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
 
 
+def test_records_that_cannot_be_written_are_said_before_a_run_begins(tmp_path, fashion_mnist):
+    file = tmp_path / "file"
+    file.touch()
+    refused = replicate_script(file, *SHORT)
+    assert refused.returncode == 1 and str(file) in refused.stderr, refused.stderr
+    assert "Traceback" not in refused.stderr and "|" not in refused.stderr  # no run's progress
+
+
 def test_other_seeds_than_the_studys_are_kept_out_of_its_records():
     refused = run_script("study.replicate", "--device=cpu", "--minutes=0", "--seeds=9,10,20")
     assert refused.returncode == 1 and "--seeds=9,20: the study's seeds, 10 to 19" in refused.stderr

@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -421,19 +423,34 @@ def test_an_evaluation_leaves_out_images_without_a_label(few_kinds, finished):
 def test_a_killed_run_ends_in_the_same_bits(few_kinds, finished, tmp_path):
     given = (f"--data_dir={few_kinds}", f"--logdir={tmp_path}", *GIVEN)
     killed = start_train(*given, "--save_checkpoint_secs=0.01")
-    while killed.poll() is None and not list(tmp_path.glob("run/model.ckpt-1*.index")):
-        pass
+    end = time.monotonic() + SECONDS
+    while not list(tmp_path.glob("run/model.ckpt-1*.index")):
+        assert killed.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
     killed.kill()
     killed.communicate(timeout=SECONDS)
+    assert killed.returncode == -signal.SIGKILL
     resumed = run_train(*given)
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.returncode == 0 and "Resuming after step" in resumed.stdout, resumed.stderr
     assert tensors(tmp_path / "run") == tensors(finished[0])
     left, right = (evaluation_log.curves(of) for of in (tmp_path / "run", finished[0]))
     for name in left.keys() - {"images_per_second"}:
         assert left[name] == right[name], name
 
 
-def test_labels_that_no_batch_can_use_are_counted_in_a_warning(few_kinds, tmp_path):
+def test_labels_that_no_batch_can_use_are_counted_in_a_warning(tmp_path):
+    images, labels, kinds = made((8, 8), 120)
+    row = np.arange(120)  # 60 have a label only, 10 both, 50 a kind only
+    few = images, np.where(row < 70, labels, -1), np.where(row >= 60, kinds, -1)
+    folder = written(tmp_path / "mine", few, (images, labels, kinds))
+    ended = run_train(f"--data_dir={folder}", f"--logdir={tmp_path}", "--tasks=label,kind",
+                      "--batch_size=20", "--max_steps=1")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    said = " ".join(ended.stderr.split())
+    assert "fewer than --batch_size=20 images have labels of the same tasks: 10 of kind" in said
+
+
+def test_a_batch_size_that_no_images_fill_is_refused(few_kinds, tmp_path):
     given = [f"--data_dir={few_kinds}", f"--logdir={tmp_path}", *GIVEN, "--batch_size=41"]
     refused = run_train(*given)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
