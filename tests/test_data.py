@@ -281,8 +281,13 @@ def test_one_half_of_another_data_set_makes_the_set_a_custom_one(half, files, ca
     folder = write(tmp_path / "my digits", files)
     write(folder, {name: idx_bytes(255 - idx.parse(io.BytesIO(c), name)) for name, c in files.items()
                    if name.startswith(half) and "images" in name})  # fmt: skip
-    (label,) = data.load("auto", folder).tasks
-    assert label.name == "label" and label.classes == tuple("0123456789")
+    dataset = data.load("auto", folder)
+    (label,) = dataset.tasks
+    assert (
+        dataset.name == "my_digits-custom"
+        and label.name == "label"
+        and label.classes == tuple("0123456789")
+    )
 
 
 def test_data_dir_overrides_the_environment_variable(files, cache, tmp_path, monkeypatch):

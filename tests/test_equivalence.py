@@ -52,6 +52,8 @@ def gradients_in_adam(graph):
 def differences(fast, slow):
     """Name -> largest difference of a tensor, over its largest value."""
     assert fast.keys() == slow.keys()
+    for name in fast:  # max() of several would pass over a NaN
+        assert np.all(np.isfinite(fast[name])) and np.all(np.isfinite(slow[name])), name
     return {
         name: np.abs(value - slow[name]).max() / np.abs(slow[name]).max()
         for name, value in fast.items()

@@ -317,6 +317,34 @@ def test_towers_reach_each_other_through_units_only(batch):
             assert np.any(session.run(gradient, given))
 
 
+def test_three_steps_are_adams(small):
+    """As section 2 of Adam's paper writes them, with both corrections in the rate."""
+    config = config_of("layer", keep_prob=1.0, cross_stitch_learning_rate_scale=10.0)
+    net = model.build(TASKS[:2], config, image_shape=(8, 8, 1))
+    rates = {"network/output_1/weights": 1e-3, "network/cross_stitch_1/alpha": 1e-2}
+    variables = {name: network_variables(net)[name] for name in rates}
+    with net.graph.as_default():
+        slopes = dict(zip(variables, tf.gradients(net.loss, list(variables.values()))))
+    first, second = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)  # moments
+    with initialised(net) as session:
+        expected = session.run(variables)
+        for step in (1, 2, 3):
+            # Of another size in each step, or else both decays could be any.
+            given = feed(net, (small[0] * 3**step, small[1]), training=True)
+            gradients = session.run(slopes, given)
+            session.run(net.train_op, given)
+            for name, rate in rates.items():
+                gradient = gradients[name]
+                first[name] = 0.9 * first[name] + 0.1 * gradient
+                second[name] = 0.999 * second[name] + 0.001 * gradient**2
+                rate *= np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+                moved = rate * first[name] / (np.sqrt(second[name]) + 1e-8)
+                expected[name] = expected[name] - moved
+        found = session.run(variables)
+    for name, rate in rates.items():
+        np.testing.assert_allclose(found[name], expected[name], atol=0.01 * rate, err_msg=name)
+
+
 def two_factors(towers, start, config):
     """A unit with two matrices: alpha = left @ right, [T, T]."""
     left = tf.get_variable("left", initializer=start)
@@ -540,6 +568,17 @@ def test_dropout_acts_in_training_alone_and_follows_the_step(batch):
     for independent in (other_tower, other_step):
         assert abs(np.mean(this == independent) - (0.8**2 + 0.2**2)) < 0.01
     np.testing.assert_allclose(first[0][lit][this], fed[0][lit][this] / 0.8, rtol=1e-5)
+
+
+def test_the_seed_chooses_the_masks(batch):
+    zeros = []
+    for seed in (0, 1):
+        net = build(TASKS[:2], unit=None, seed=seed)
+        with initialised(net) as session:
+            randomise(net, session)  # the same weights for either seed
+            (dropped,) = scope_outputs(net, "dropout_1")
+            zeros.append(session.run(dropped, feed(net, batch, training=True)) == 0)
+    assert np.any(zeros[0] != zeros[1])
 
 
 @pytest.mark.slow

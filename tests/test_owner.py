@@ -42,11 +42,25 @@ def number_in(file):
     return json.loads(file.read_text())["run"]
 
 
-def test_results_that_do_not_fit_on_the_disk_can_be_written_by_a_resumed_run(tmp_path):
-    with owner.claimed(tmp_path / "run") as claim:
-        with files_of_at_most(100), pytest.raises(CannotWrite, match="results.json: cannot be"):
-            claim.write_json("results.json", {"correct_last": "5" * 10000})
-        assert not (tmp_path / "run" / "results.json").exists()
+NO_SPACE_FOR_RESULTS = """
+import errno, os
+from harness import files
+write = files.write
+def full(path, content):
+    if path.name == "results.json":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write(path, content)
+files.write = full
+"""
+
+
+def test_results_that_do_not_fit_on_the_disk_are_written_by_the_same_command(tmp_path):
+    failed = run(tmp_path, "--max_steps=2", prelude=NO_SPACE_FOR_RESULTS)
+    assert_one_sentence(failed, "results.json: cannot be written", "same command")
+    assert not (folder(tmp_path) / "results.json").exists()
+    again = run(tmp_path, "--max_steps=2")
+    assert again.returncode == 0, again.stderr
+    assert results_in(folder(tmp_path))["global_step"] == 2
 
 
 @pytest.mark.slow

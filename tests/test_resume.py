@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import test_train
-from conftest import ROOT, config_of, run_train, start_train
+from conftest import ROOT, SECONDS, config_of, run_train, start_train
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from test_train import (
@@ -67,7 +67,9 @@ def steps_saved(logdir):
 
 def await_checkpoint_after(step, logdir, process):
     """Waits until there is one. Returns: whether there will be, or the process has ended."""
+    end = time.monotonic() + SECONDS
     while process.poll() is None:
+        assert time.monotonic() < end
         if any(saved > step for saved in steps_saved(logdir)):
             return True
         time.sleep(0.01)
@@ -196,20 +198,29 @@ def lines_of(logdir):
     return [json.loads(line) for line in (folder(logdir) / evaluation_log.NAME).open()]
 
 
-# Half a second of evaluation after each step, at least.
-MANY_TEST_IMAGES = "data.SYNTHETIC_SIZES = (1200, 4000)"
+# Each evaluation takes longer than half a second, after which the step is noted.
+SLOW_EVALUATION = """
+import time
+data.SYNTHETIC_SIZES = (1200, 4000)
+batches = data.Dataset.test_batches
+def slowly(self):
+    for batch in batches(self):
+        time.sleep(0.05)
+        yield batch
+data.Dataset.test_batches = slowly
+"""
 
 
 @pytest.mark.slow
 def test_a_signal_stops_an_evaluation_which_the_resumed_run_completes(tmp_path):
     """The step is saved with its losses. The first evaluation is stopped twice, then the last."""
     given = (UNITS["channel"], "--eval_every=1", "--max_steps=3", "--seed=1")
-    once = run(tmp_path / "once", *given, prelude=MANY_TEST_IMAGES)
+    once = run(tmp_path / "once", *given, prelude=SLOW_EVALUATION)
     assert once.returncode == 0, once.stderr
     logdir = tmp_path / "stopped"
     note = folder(logdir) / "progress.json"
     for step, before in ((1, None), (1, 1), (3, 1)):
-        process = begin(logdir, *given, prelude=MANY_TEST_IMAGES)
+        process = begin(logdir, *given, prelude=SLOW_EVALUATION)
 
         def is_evaluating():
             if before == step:  # at once, as the step is trained
@@ -225,7 +236,7 @@ def test_a_signal_stops_an_evaluation_which_the_resumed_run_completes(tmp_path):
         assert before is None or f"Resuming after step {before}." in output
         assert steps_saved(logdir)[-1] == step
         assert [line["step"] for line in lines_of(logdir)] == list(range(step))
-    again = run(logdir, *given, prelude=MANY_TEST_IMAGES)
+    again = run(logdir, *given, prelude=SLOW_EVALUATION)
     assert again.returncode == 0 and "Resuming after step 3." in again.stdout, again.stderr
     assert tensors(folder(logdir)) == tensors(folder(tmp_path / "once"))
 
@@ -276,9 +287,9 @@ def test_a_run_that_ends_where_it_was_stopped_has_the_accuracy_of_its_end(tmp_pa
 
 @pytest.mark.slow
 def test_a_signal_stops_such_an_evaluation_too_and_the_run_is_not_finished(tmp_path):
-    stopped = run(tmp_path, UNITS["none"], LENGTH, prelude=f"{STOPPED_AT_13}\n{MANY_TEST_IMAGES}")
+    stopped = run(tmp_path, UNITS["none"], LENGTH, prelude=f"{STOPPED_AT_13}\n{SLOW_EVALUATION}")
     assert "Stopped after step 13 of 40 and saved." in stopped.stderr
-    process = begin(tmp_path, UNITS["none"], "--max_steps=13", prelude=MANY_TEST_IMAGES)
+    process = begin(tmp_path, UNITS["none"], "--max_steps=13", prelude=SLOW_EVALUATION)
     while process.poll() is None and "Resuming after step 13." not in process.output():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -286,7 +297,7 @@ def test_a_signal_stops_such_an_evaluation_too_and_the_run_is_not_finished(tmp_p
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert not (folder(tmp_path) / "results.json").exists()
     assert [line["step"] for line in lines_of(tmp_path)] == [10]
-    ended = run(tmp_path, UNITS["none"], "--max_steps=13", prelude=MANY_TEST_IMAGES)
+    ended = run(tmp_path, UNITS["none"], "--max_steps=13", prelude=SLOW_EVALUATION)
     assert ended.returncode == 0, ended.stderr
     assert [line["step"] for line in lines_of(tmp_path)] == [10, 13]
 
@@ -545,7 +556,9 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(fault, two_checkpoints
     if fault == "events between evaluations":
         limit += f"\n{WRITES_AT_ONCE}"
     failed = run(tmp_path, UNITS["none"], LENGTH, "--save_checkpoint_secs=1", prelude=limit)
-    assert_one_sentence(failed, str(folder(tmp_path)), "File too large", "same command")
+    what = "the checkpoint" if fault == "checkpoint" else "the event file"
+    sentence = f"{folder(tmp_path)}: {what} cannot be written"
+    assert_one_sentence(failed, sentence, "File too large", "same command")
     assert tensors(folder(tmp_path)) == before and steps_saved(tmp_path) == [10, 20]
 
 
@@ -716,9 +729,10 @@ def test_a_foreign_programs_checkpoint_is_refused_and_kept(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
-    diverged = run(tmp_path, "--learning_rate=1e9", LENGTH, "--save_checkpoint_secs=0.1")
+    diverged = run(tmp_path, "--learning_rate=1e9", LENGTH, "--save_checkpoint_secs=1e-9")
     assert_one_sentence(diverged, "NaN or infinite at step", "--learning_rate=1000000000.0 (0.001)")
     assert diverged.returncode == Diverged.exit_code == 3
+    assert steps_saved(tmp_path)
     for step in steps_saved(tmp_path):
         reader = tf.train.load_checkpoint(str(folder(tmp_path) / f"model.ckpt-{step}"))
         for name in reader.get_variable_to_shape_map():
@@ -726,10 +740,12 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_poisoned_by_the_last_step_are_not_saved(tmp_path):
+@pytest.mark.parametrize("steps", [1, 2])  # with 2, the first is saved and not evaluated
+def test_weights_poisoned_by_a_step_are_not_saved(steps, tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
     unchecked = "from harness import flag_checks; flag_checks.LARGEST = 1e40"
-    poisoned = run(tmp_path, "--learning_rate=1e39", "--max_steps=1", prelude=unchecked)
+    given = ("--learning_rate=1e39", f"--max_steps={steps}", "--save_checkpoint_secs=1e-9")
+    poisoned = run(tmp_path, *given, prelude=unchecked)
     assert_one_sentence(poisoned, "weights", "step 1", "--learning_rate=1e+39 (0.001)")
     assert poisoned.returncode == 3
     assert steps_saved(tmp_path) == []
@@ -786,7 +802,7 @@ def test_a_file_system_that_cannot_append_is_named_before_any_training(name, tmp
     )
     refused = run(tmp_path, "--max_steps=1", prelude=cannot)
     assert_one_sentence(refused, f"{folder(tmp_path) / name}: ", "cannot add to files", "--logdir")
-    assert not steps_saved(tmp_path)
+    assert not steps_saved(tmp_path) and "|ETA " not in refused.stderr  # the bar of a training
 
 
 # --- What stands beside a run ---

@@ -89,7 +89,7 @@ class Process:
         """What it has written to stdout so far."""
         return self._outputs[0].read_text()
 
-    def communicate(self, timeout=None):
+    def communicate(self, timeout=600):
         """Waits for its end. Returns: what it wrote to stdout and to stderr."""
         self.wait(timeout)
         return tuple(path.read_text() for path in self._outputs)
