@@ -95,6 +95,13 @@ def written_answer(study, folder, about=ABOUT):
     return (folder / answer.PAGE).read_text(encoding="utf-8")
 
 
+def test_a_record_without_predictions_is_named(tmp_path):
+    study = made_study()
+    study[1].records[3]["correct_last"] = None
+    with pytest.raises(Failed, match="seed 3 of 'channel' lost its predictions. Delete its record"):
+        answer.write(study, ABOUT, tmp_path)
+
+
 def test_a_gain_is_named_with_its_interval_and_what_is_not_significant_is_counted(tmp_path):
     page = written_answer(made_study(gain=0.2), tmp_path)
     told = re.search(r"^\*\*channel gains (.*) ± (.*) points on label \(p < 0.001\)", page, re.M)

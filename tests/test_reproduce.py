@@ -1,5 +1,6 @@
 """The study: its records, the tables and pictures made from them, and making them again."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import threading
 import time
 import types
 
+import filelock
 import numpy as np
 import PIL.Image
 import pytest
@@ -19,6 +21,7 @@ from conftest import ROOT, SECONDS, command_of, has_fashion_mnist, run_script
 import data
 from harness import processor
 from harness.errors import Failed
+from harness.names import PLACES
 from study import (
     groups,
     image_pictures,
@@ -32,6 +35,7 @@ from study import (
     repetition,
     replication,
     reproduce,
+    running,
     runs,
     starved_table,
     tables,
@@ -1221,6 +1225,40 @@ def test_all_settings_of_a_seed_were_run_on_one_kind_of_machine():
             for seed, record in group.records.items():
                 kinds.setdefault((group.condition, seed), set()).add(machines.machine_of(record))
         assert kinds and all(len(of_seed) == 1 for of_seed in kinds.values()), (name, kinds)
+
+
+def test_no_difference_between_places_of_units_is_significant():
+    """As the page says of "Where sharing helps"."""
+    where = groups.shown("where", STUDIES)
+    rows = [[f"{kind} at {place}" for place in PLACES] for kind in ("channel", "layer")]
+    rows.append(["shared until pool_1", "shared until pool_2", "hard sharing"])
+    gains = {
+        (one, other): list(groups.find(where, one).gains(groups.find(where, other)).values())
+        for row in rows
+        for one, other in itertools.combinations(row, 2)
+    }
+    assert len(gains) == 9 and all(len(of_seeds) == 5 for of_seeds in gains.values())
+    assert min(groups.corrected(gains).values()) >= groups.SIGNIFICANCE
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
+@pytest.mark.parametrize("jobs", [1, running.number_of_cores()])
+def test_runs_at_a_time_share_all_cores(jobs, monkeypatch, tmp_path):
+    shares = []
+    monkeypatch.setattr(making, "make", lambda *_: shares.append(os.sched_getaffinity(0)))
+    folders = records.Folders(tmp_path / "runs", tmp_path / "records")
+    chosen = runs.runs_of("best_lever")[:4]
+    assert len(list(running.on_shares_of_the_cores(chosen, folders, jobs))) == 4
+    assert {len(share) for share in shares} == {running.number_of_cores() // jobs}
+
+
+def test_a_second_study_in_a_folder_is_refused(tmp_path):
+    folder = tmp_path / "quick" / "runs"
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder / "lock"):
+        refused = reproduce_script("--quick", "--only=best_lever", f"--logdir={tmp_path}")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert f"{folder}: another process is using this folder." in refused.stderr
 
 
 def test_runs_that_this_processor_would_multiply_slowly_are_left_out(monkeypatch):
