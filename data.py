@@ -147,8 +147,8 @@ class Dataset(typing.NamedTuple):
     def test_batches(self, batch_size=None):
         """Yields the test split in order, as `batch` does; the last batch may be smaller.
 
-        Without a size, a batch has 250 images, or as many larger ones as have the pixels of 250
-        of Fashion-MNIST.
+        Without a size, a batch has 250 images; fewer if they are larger than Fashion-MNIST's, so
+        that it has no more pixels than 250 of those.
         """
         height, width, _ = self.image_shape()
         batch_size = batch_size or min(250, max(1, 250 * 28 * 28 // (height * width)))

@@ -70,7 +70,7 @@ flags.DEFINE_string(
 define_hyper_parameters("cross_stitch", "cross_stitch_unit", "cross_stitch_init")
 define_hyper_parameters("cross_stitch_learning_rate_scale", "cross_stitch_own_only")
 flags.DEFINE_string(
-    "init_from", None, "Start with the towers of the run in this folder, which has no units."
+    "init_from", None, "Start with the towers of this finished run, trained without units."
 )
 define_hyper_parameters("cross_stitch_at", "share_until")
 flags.DEFINE_boolean(

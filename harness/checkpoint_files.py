@@ -97,8 +97,8 @@ def number_of(run_dir):
 
 
 def note_of(checkpoint):
-    """The path of the .json file beside a checkpoint. It has the number of its run and, if a signal
-    stopped the evaluation of its step, what that still needs: the batch's summary."""
+    """The path of the .json file beside a checkpoint. The file holds the number of the run; if a
+    signal stopped the evaluation of that step, also the summary of its batch."""
     return checkpoint.with_name(f"{checkpoint.name}.json")
 
 

@@ -132,7 +132,7 @@ class Events:
             column.differs = column.name in FIRST_COLUMNS
         plugin_data.content = content.SerializeToString()
         # Serialised, because TensorBoard's class of the message is not TensorFlow's.
-        # As bytes: a path may hold what is no UTF-8.
+        # As bytes: a path may not be valid UTF-8.
         self.add(text_pb("run", text.encode(errors="replace")).SerializeToString(), step)
         self._check()
         with self._errors(), tf.io.TFRecordWriter(str(self._run_dir / OF_FLAGS)) as file:

@@ -85,10 +85,10 @@ def git(*command, folder=None):
 PROGRAM = ("train.py", "model.py", "data.py", "harness")
 
 
-def commit(folder=None):
+def commit(folder=None, program=PROGRAM):
     """The commit of the program, with "-dirty" if its files differ; or "unknown"."""
     head = git("rev-parse", "HEAD", folder=folder)
-    return head + ("-dirty" if changed(*PROGRAM, folder=folder) else "") if head else "unknown"
+    return head + ("-dirty" if changed(*program, folder=folder) else "") if head else "unknown"
 
 
 def changed(*paths, folder=None, counts_new=True):

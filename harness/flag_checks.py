@@ -152,8 +152,8 @@ def check_together(flags, given):
 
 
 def check_with_data(flags, given, dataset):
-    """Checks what needs the data. Says how many labels are known if some are not, and warns of
-    those that no batch uses.
+    """Checks what needs the data. Prints how many labels are known if some are not, and warns of
+    labels that no batch uses.
 
     Args:
       flags, given: as everywhere here.

@@ -48,6 +48,8 @@ SETTINGS = {
     "dense": {"unit": "dense"},
 }
 DECAYS = (0.9, 0.999)
+# What can change a run's result.
+PROGRAM = ("data.py", "harness", "study/replicate.py", "study/torch_network.py")
 STEPS_PER_EPOCH = 469
 BATCH_SIZE = 128
 EVALUATED_AT_ONCE = 2500
@@ -337,8 +339,9 @@ def main(argv):
     others = [seed for seed in FLAGS.seeds if int(seed) not in SEEDS_OF_THE_REPLICATION]
     if others and pathlib.Path(FLAGS.records).resolve() == RECORDS:
         raise Failed(
-            f"--seeds={','.join(others)}: the study's seeds, 10 to 19, were fixed beforehand. Give"
-            " the records of others a folder of their own: --records=FOLDER."
+            f"--seeds={','.join(others)}: the study's seeds, {SEEDS_OF_THE_REPLICATION[0]} to"
+            f" {SEEDS_OF_THE_REPLICATION[-1]}, were fixed beforehand. Give the records of others a"
+            " folder of their own: --records=FOLDER."
         )
     pathlib.Path(FLAGS.records).mkdir(parents=True, exist_ok=True)
     try:
@@ -355,7 +358,7 @@ def main(argv):
 def train_all(images, epochs, steps):
     """Makes the missing runs, until --minutes are over."""
     device = images.train.device.type
-    commit = files.commit()  # now: the user may commit while the runs train
+    commit = files.commit(program=PROGRAM)  # now: the user may commit while the runs train
     deadline = time.monotonic() + 60 * FLAGS.minutes if FLAGS.minutes is not None else np.inf
 
     def in_time():

@@ -7,7 +7,7 @@ from harness import matrices
 from harness.errors import Failed
 from harness.matrices import figure
 from harness.names import LAST_EVALUATIONS
-from study import groups, markdown, pictures, plot, records, tables
+from study import groups, machines, markdown, pictures, plot, records, tables
 from study.groups import SIGNIFICANCE, Group, find, records_of
 from study.runs import EPOCHS_OF_THE_REPLICATION, SEEDS_OF_THE_REPLICATION
 
@@ -34,7 +34,7 @@ def read(folder, fewest_seeds):
 
     Returns:
       A list of `groups.Group`, whose condition is the decay; those of the earlier program
-      unless the others answer the first question. And a line on how they were made.
+      until all runs of the first question are made. And a line on how they were made.
 
     Raises:
       Failed: a record is damaged, or of another seed or length than was fixed beforehand.
@@ -48,8 +48,9 @@ def read(folder, fewest_seeds):
             earlier.append(record)
         elif record["seed"] not in SEEDS_OF_THE_REPLICATION:
             raise Failed(
-                f"{path}: the replication has no seed {record['seed']}; its seeds, 10 to 19, were"
-                " fixed beforehand. Move this file to another folder."
+                f"{path}: the replication has no seed {record['seed']}; its seeds,"
+                f" {machines.ranges_of(SEEDS_OF_THE_REPLICATION)}, were fixed beforehand. Move this"
+                " file to another folder."
             )
         elif record["epochs"] != EPOCHS_OF_THE_REPLICATION:
             raise Failed(
@@ -59,14 +60,16 @@ def read(folder, fewest_seeds):
         elif not record["repetition"]:
             later.append(record)
     study = groups_of(later, fewest_seeds)
-    if earlier and not answers_primary(study):
+    if earlier and not is_complete(study, *PRIMARY):
         study = groups_of(earlier, fewest_seeds)
     return study, made_with(records_of(study))
 
 
-def answers_primary(study):
-    """Whether there are runs enough for an interval of what the first question asks for."""
-    return groups.is_enough(paired_gains(study, *PRIMARY))
+def is_complete(study, setting, decay):
+    """Whether all runs are made that a question compares, also if some diverged."""
+    compared = (find(study, name, float(decay)) for name in (setting, "none"))
+    planned = len(SEEDS_OF_THE_REPLICATION)
+    return all(len(group.records) + group.diverged == planned for group in compared)
 
 
 def groups_of(found, fewest_seeds):
@@ -87,7 +90,7 @@ def groups_of(found, fewest_seeds):
         for decay in ("0.9", "0.999")
         for setting, of_setting in by_setting.items()
     ]
-    return [group for group in study if len(group.records) >= fewest_seeds]
+    return [g for g in study if g.records and len(g.records) + g.diverged >= fewest_seeds]
 
 
 def as_in_tables(record, curves):
@@ -127,15 +130,23 @@ def summary_table(study, made):
 def questions_table(study, made):
     """What was asked beforehand, with its interval and p-value."""
     first, second = (paired_gains(study, *which) for which in (PRIMARY, SECOND))
+    is_first, is_second = (is_complete(study, *which) for which in (PRIMARY, SECOND))
+    both = {seed: first[seed] - second[seed] for seed in first if seed in second}
     in_order = {
-        "dense over none at 0.999 (primary)": first,
-        "dense over none at 0.9": second,
-        DIFFERENCE: {seed: first[seed] - second[seed] for seed in first if seed in second},
+        "dense over none at 0.999 (primary)": (first, is_first),
+        "dense over none at 0.9": (second, is_second),
+        DIFFERENCE: (both, is_first and is_second),
     }
-    others = {f"{s} over none at {d}": paired_gains(study, s, d) for s, d in OTHERS}
+    others = {
+        f"{setting} over none at {decay}": (
+            paired_gains(study, setting, decay),
+            is_complete(study, setting, decay),
+        )
+        for setting, decay in OTHERS
+    }
     p_texts = p_in_order(in_order) | p_after_holm(others)
     rows = []
-    for title, gained in {**in_order, **others}.items():
+    for title, (gained, _) in {**in_order, **others}.items():
         values = list(gained.values())
         if groups.is_enough(values):
             low, high = (100 * limit for limit in groups.prediction_limits(values))
@@ -146,14 +157,14 @@ def questions_table(study, made):
 
 
 def p_in_order(asked):
-    """P-values of questions of which each is asked only if all before it are significant, and
-    only when all seeds are there: a look before would be one more chance.
+    """P-values of questions in their order: each is asked if all before it are significant, and
+    when all its runs are made.
 
-    Args: title -> seed -> gain. Returns: title -> text.
+    Args: title -> gain by seed, and whether all runs are made. Returns: title -> text.
     """
     texts, ended = {}, None
-    for title, gained in asked.items():
-        ended = ended or (None if has_all_seeds(gained) else NOT_YET)
+    for title, (gained, is_complete) in asked.items():
+        ended = ended or (None if is_complete and groups.is_enough(gained) else NOT_YET)
         p = None if ended else groups.p_value(list(gained.values()))
         texts[title] = ended or markdown.p_text(p)
         if p is not None and p >= SIGNIFICANCE:
@@ -163,20 +174,16 @@ def p_in_order(asked):
 
 def p_after_holm(asked):
     """P-values of questions that are corrected together. Args, returns: as `p_in_order`."""
-    # A setting whose seeds are not all there yet is corrected for all the same.
-    p_values = [
-        groups.p_value(list(gained.values())) if has_all_seeds(gained) else 1.0
-        for gained in asked.values()
-    ]
-    return {
-        title: f"{markdown.p_text(p)} (Holm)" if has_all_seeds(gained) else NOT_YET
-        for (title, gained), p in zip(asked.items(), groups.holm(p_values))
+    ready = {
+        title: gained
+        for title, (gained, is_complete) in asked.items()
+        if is_complete and groups.is_enough(gained)
     }
-
-
-def has_all_seeds(gained):
-    """Whether there is a gain of every seed. Args: seed -> gain."""
-    return gained.keys() == {*SEEDS_OF_THE_REPLICATION}
+    p_values = [groups.p_value(list(gained.values())) for gained in ready.values()]
+    # A question whose runs are not all made yet is corrected for all the same.
+    corrected = groups.holm(p_values + [1.0] * (len(asked) - len(ready)))
+    shown = {title: f"{markdown.p_text(p)} (Holm)" for title, p in zip(ready, corrected)}
+    return dict.fromkeys(asked, NOT_YET) | shown
 
 
 def programs_table(study, of_train_py):

@@ -183,6 +183,7 @@ STUDIES = {
         WITHOUT_NDDR,
         THIRTY_EPOCHS,
         range(5),
+        repeated_by="all_images_30_epochs",
         pictures={"acc_test_30_epochs.png": ("accuracy", "none", "channel")},
     ),
     "where": Study(

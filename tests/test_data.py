@@ -117,6 +117,14 @@ def test_the_order_depends_only_on_seed_and_epoch():
     assert not np.array_equal(forwards[0], forwards[3])  # the same place in the next epoch
 
 
+@pytest.mark.parametrize("side, count", [(28, 250), (8, 250), (56, 62), (1000, 1)])
+def test_an_evaluation_takes_no_more_pixels_at_a_time_than_of_250_small_images(side, count):
+    images = np.zeros([251 if side < 100 else 2, side, side], np.uint8)
+    split = make_split(len(images))._replace(images=images)
+    dataset = data.with_statistics("made", split, split)
+    assert len(next(dataset.test_batches())[0]) == count
+
+
 def test_the_test_batches_are_the_test_split_in_order():
     dataset = make_dataset(25)
     images, labels = zip(*dataset.test_batches(10))

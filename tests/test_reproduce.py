@@ -480,6 +480,16 @@ def test_a_question_is_asked_if_the_one_before_was_significant(
     assert [text if text.startswith("not") else None for text in p_texts] == words
 
 
+def test_a_question_is_answered_although_a_run_diverged(tmp_path):
+    """Or else it could never be."""
+    none = [replicated_record("none", seed, 0.9) for seed in range(10, 20)]
+    dense = [replicated_record("dense", seed, 0.9 + seed / 1000) for seed in range(10, 20)]
+    dense[3]["diverged"] = True
+    study, made = write_replicated(tmp_path, *none, *dense)
+    first = rows_of(replication.questions_table(study, made))[2]
+    assert first[1] == "9" and first[3] == "< 0.001"
+
+
 @pytest.mark.parametrize("change, words", [
     ({"seed": 20}, "the replication has no seed 20; its seeds, 10 to 19"),
     ({"epochs": 2}, "of a run of 2 epochs; the replication's have 30"),
@@ -518,15 +528,15 @@ def test_records_of_the_earlier_program_count_until_others_answer_the_first_ques
     study, made = write_replicated(tmp_path, earlier)
     assert list(groups.find(study, "none", 0.9).records) == [0] and note in made
     again = replicated_record("none", 10, 0.8) | {"repetition": 1}
-    seeds = (10, 11, 12)
+    seeds = range(10, 20)
     later = [again, *(replicated_record("none", seed, 0.9) for seed in seeds)]
     dense = [replicated_record("dense", seed, 0.9) for seed in seeds]
-    # A session on a GPU was too short for an interval.
-    study, made = write_replicated(tmp_path, earlier, *later, *dense[:2])
+    # A session on a GPU was too short for all seeds.
+    study, made = write_replicated(tmp_path, earlier, *later, *dense[:9])
     assert list(groups.find(study, "none", 0.9).records) == [0] and note in made
     study, made = write_replicated(tmp_path, earlier, *later, *dense)
     group = groups.find(study, "none", 0.9)
-    assert tuple(group.records) == seeds and group.accuracies() == pytest.approx([0.9] * 3)
+    assert list(group.records) == [*seeds] and group.accuracies() == pytest.approx([0.9] * 10)
     assert "earlier" not in made
 
 

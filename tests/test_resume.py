@@ -198,7 +198,7 @@ def lines_of(logdir):
     return [json.loads(line) for line in (folder(logdir) / evaluation_log.NAME).open()]
 
 
-# Each evaluation takes longer than half a second, after which the step is noted.
+# Each evaluation takes longer than the half second between two notes of the step.
 SLOW_EVALUATION = """
 import time
 data.SYNTHETIC_SIZES = (1200, 4000)
@@ -740,7 +740,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 2])  # with 2, the first is saved and not evaluated
+@pytest.mark.parametrize("steps", [1, 2])  # with 2, step 1 is to be saved, but not evaluated
 def test_weights_poisoned_by_a_step_are_not_saved(steps, tmp_path):
     # Beyond float32: the first loss is still finite, and nothing after its step is.
     unchecked = "from harness import flag_checks; flag_checks.LARGEST = 1e40"
