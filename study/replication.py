@@ -163,8 +163,8 @@ def p_in_order(asked):
     Args: title -> gain by seed, and whether all runs are made. Returns: title -> text.
     """
     texts, ended = {}, None
-    for title, (gained, is_complete) in asked.items():
-        ended = ended or (None if is_complete and groups.is_enough(gained) else NOT_YET)
+    for title, (gained, is_made) in asked.items():
+        ended = ended or (None if is_made and groups.is_enough(gained) else NOT_YET)
         p = None if ended else groups.p_value(list(gained.values()))
         texts[title] = ended or markdown.p_text(p)
         if p is not None and p >= SIGNIFICANCE:
@@ -176,8 +176,8 @@ def p_after_holm(asked):
     """P-values of questions that are corrected together. Args, returns: as `p_in_order`."""
     ready = {
         title: gained
-        for title, (gained, is_complete) in asked.items()
-        if is_complete and groups.is_enough(gained)
+        for title, (gained, is_made) in asked.items()
+        if is_made and groups.is_enough(gained)
     }
     p_values = [groups.p_value(list(gained.values())) for gained in ready.values()]
     # A question whose runs are not all made yet is corrected for all the same.

@@ -254,6 +254,17 @@ def test_a_dot_is_filled_if_its_gain_is_significant(tmp_path):
     assert filled[middle].tolist() == [31, 119, 180]  # tab:blue
 
 
+def test_runs_that_are_evaluated_at_other_steps_are_drawn_at_those_that_all_have(tmp_path):
+    """As with few labels, of which seeds hide others: an epoch has more steps or fewer."""
+    study = made_study()
+    for record in study[1].records.values():
+        for name, (steps, values) in record["curves"].items():
+            more = range(11, 12 + record["seed"])
+            record["curves"][name] = [[*steps, *more], [*values, *(0.5 for _ in more)]]
+    written_answer(study, tmp_path)
+    assert (tmp_path / answer.CURVES).exists()
+
+
 def test_a_band_is_mean_and_deviation_of_the_seeds_at_the_steps_that_all_have():
     """With few labels, seeds hide others, and an epoch has more steps or fewer."""
     curves = {0: [[1, 2, 3], [0.1, 0.2, 0.3]], 1: [[1, 3, 4], [0.3, 0.5, 0.9]]}
@@ -606,8 +617,7 @@ def test_random_labels_gain_nothing(tmp_path):
         return random.randint(0, 4, len(labels)), random.randint(0, 4, len(test_labels))
 
     gains, _ = planted(tmp_path, random_labels, "--seeds=5", "--settings=none,hard_sharing")
-    # A leak of labels would make it tiny; chance alone makes one in a thousand smaller.
-    assert float(gains["kind"]["p_holm"]) >= 0.001
+    assert float(gains["kind"]["p_holm"]) >= 0.05
 
 
 @pytest.mark.slow

@@ -117,10 +117,8 @@ def test_the_interval_holds_a_known_gain_as_often_as_the_page_says():
                 assert 93 <= found[0] <= 98, (varying, images, seeds)
                 cells = rf"\| {varying} \| {images:,} \| {seeds} \| (.*) \| (.*) \|"
                 (said,) = re.findall(cells, page)
-                for now, before in zip(found, map(float, said)):
-                    # numpy's releases draw other numbers: four standard errors of a difference.
-                    share = min(before, 99) / 100
-                    assert abs(now - before) < 400 * np.sqrt(2 * share * (1 - share) / DRAWS)
+                # numpy's releases draw other numbers.
+                assert found == pytest.approx([float(number) for number in said], abs=2)
 
 
 # --- How many images and seeds show a gain ---

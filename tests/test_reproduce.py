@@ -749,6 +749,12 @@ def test_each_falsified_figure_is_mended(published):
     assert pages.with_figures(false, FOUND) == text
 
 
+def test_a_cell_in_a_sentence_is_that_of_the_table(published):
+    for figure, mark in re.findall(rf"({pages.FIGURE})<!-- (.*?) -->", published.read_text()):
+        if " of " not in mark and not mark.startswith("speed;"):
+            assert cell_of(TABLES, *mark.split("; ")).lstrip("+< ") == figure, mark
+
+
 # In sentences without a mark, and why they need none.
 WITHOUT_MARK = {
     "95 %": "of intervals",

@@ -1475,6 +1475,11 @@ def test_flags_at_odds_are_refused_in_one_sentence(given, word):
     assert re.search(word, refusal_of(*given))
 
 
+def test_labels_of_a_task_that_there_is_not_are_refused_when_the_data_are_known(small):
+    with pytest.raises(data.DataError, match="'season' is none of the tasks article, group"):
+        data.load("synthetic", label_only={"season": 9})
+
+
 @pytest.mark.parametrize("flag, word", [
     ("--keep_prob=0", "above 0"), ("--batch_size=1201", "1,200 training images"),
 ])  # fmt: skip
