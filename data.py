@@ -148,7 +148,7 @@ class Dataset(typing.NamedTuple):
         """Yields the test split in order, as `batch` does; the last batch may be smaller.
 
         Without a size, a batch has 250 images; fewer if they are larger than Fashion-MNIST's, so
-        that it has no more pixels than 250 of those.
+        that it has no more pixels than 250 of those. Raises: DataError, as `check_files`.
         """
         height, width, _ = self.image_shape()
         batch_size = batch_size or min(250, max(1, 250 * 28 * 28 // (height * width)))
@@ -215,7 +215,8 @@ class Dataset(typing.NamedTuple):
         }
 
     def fingerprint(self):
-        """Returns a checksum of all images and labels: 16 hexadecimal digits."""
+        """Returns a checksum of images and labels, and of the names in label files: 16 hexadecimal
+        digits."""
         digest = self.digest.copy()
         for task in self.tasks:
             if not task.from_article:
@@ -346,7 +347,7 @@ def check_labels(tasks, train, test):
             if not numbers.any():
                 raise DataError(f"task {task.name!r}: no {which} image has a label")
             missing = [name for name, number in zip(task.classes, numbers) if not number]
-            others = f" (and {len(missing) - 1} more labels)" if missing[1:] else ""
+            others = f" (and {len(missing) - 1} more)" if missing[1:] else ""
             if missing:
                 problem = f"no {which} image has label {missing[0]}{others}"
                 warnings.warn(f"task {task.name!r}: {problem}")
@@ -382,7 +383,7 @@ def load(
         can be reached. "fashion_mnist": other files are an error. "synthetic": drawn images.
       data_dir: folder with the files; by default the one that FASHION_MNIST_DIR names. With
         neither, the files are in the user's cache or Keras's; missing ones are downloaded.
-      seed: determines the synthetic images, and which training images are chosen.
+      seed: determines the synthetic images, and which training images and labels are chosen.
       tasks: names of entries of `TASKS`, or of label files in the folder; by default article
         and group, or label if the files in the folder are not Fashion-MNIST.
       train_examples: number of training images, chosen by `choices.balanced`; 0 for all.
@@ -454,7 +455,7 @@ def name_of(files, folder, dataset):
 
 
 def split_of(files, prefix, name):
-    """Makes a `Split` of images and their labels, which get this name, if they are there.
+    """Makes a `Split` of images and, if their file is there, their labels, which get this name.
 
     Raises: DataError.
     """
@@ -518,7 +519,7 @@ def task_from_files(name, folder, train, test):
     """Makes a `Task` of label files. Its classes are 0 to the largest label of both splits."""
     if not folder:
         raise DataError(
-            f"tasks: {name!r} is not in TASKS of data.py, and drawn images have no labels"
+            f"tasks: {name!r} is not in TASKS of data.py, and drawn images have no label files"
         )
     if name not in train.labels:  # those of IDX images were read with them
         for prefix, split in zip(PREFIXES, (train, test)):
@@ -535,7 +536,8 @@ def check_task(task):
     """Raises: DataError, an entry of `TASKS` or a task from label files cannot be used."""
     subject = f"task {task.name!r} {'in TASKS of data.py' if task in TASKS else 'from label files'}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", task.name, re.ASCII):
-        raise DataError(f"{subject}: its name must consist of letters, digits and _ . -")
+        problem = "must consist of letters, digits and _ . - and begin with a letter or digit"
+        raise DataError(f"{subject}: its name {problem}")
     if task.name.lower() in ("images", "mean", "total", "l2"):  # of files and of curves
         raise DataError(f"{subject}: this name is used already: choose another one")
     if [other.name for other in TASKS].count(task.name) > 1:

@@ -53,8 +53,9 @@ IMAGE_SHAPE = (28, 28, 1)  # height, width and channels of Fashion-MNIST
 #   j is the sum of all weights of tower j in a value of tower i, averaged over i's values.
 #
 # A unit makes its variables with tf.get_variable and an initializer, and passes those that
-# mix towers through `trained_part`. Layers from slim would bring the batch norm, ReLU and
-# L2 loss of `layer_defaults`. A loss of the unit's own goes into the collection
+# mix towers through `trained_part`. What an initializer draws at random needs a seed, such as
+# that of `he_initializer`, or runs would not repeat. Layers from slim would bring ReLU, and
+# the batch norm and L2 loss of `layer_defaults`. A loss of the unit's own goes into the collection
 # REGULARIZATION_LOSSES, as the `regularizer` of tf.get_variable does.
 
 
@@ -116,7 +117,8 @@ UNITS = {"channel": channel_unit, "layer": layer_unit, "nddr": nddr_unit, "dense
 def add_unit(towers, scope, config):
     """Adds the unit that the config names, in a variable scope such as "cross_stitch_1".
 
-    Args and returns: those of a unit, above. The start weights follow from the config.
+    Args: those of a unit, above, with its scope in place of its start weights, which follow
+      from the config. Returns: as a unit.
     """
     start = start_weights(len(towers), config.cross_stitch_init)
     with tf.variable_scope(scope):
@@ -251,7 +253,7 @@ def network(x, classes, is_training, config, fast):
       classes: number of classes of each task.
       is_training: [] bool tensor, or the Python value False for prediction only.
       config: a `Config`.
-      fast: use the form of `conv_pool` in harness/fast.py.
+      fast: use the form of `conv_pool` in harness/fast.py, which needs a tensor `is_training`.
 
     Returns:
       Logits, [B, classes] for each task, and the units' mean weights, scope -> [T, T].
@@ -305,7 +307,8 @@ def network(x, classes, is_training, config, fast):
 
 
 def layer_defaults(is_training, config, fast):
-    """Batch norm, He initialisation and L2 loss for all conv and fc layers. An arg scope."""
+    """Batch norm, He initialisation and L2 loss for all conv and fc layers, and the settings of
+    `dropout` and `conv_pool`. An arg scope."""
     batch_norm = {
         "is_training": is_training,
         "decay": config.batch_norm_decay,
