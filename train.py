@@ -133,7 +133,7 @@ class Run(typing.NamedTuple):
 
     dataset: data.Dataset
     folder: pathlib.Path  # which may not be there yet
-    settings: dict  # what determines the result, name -> value; the content of settings.json
+    settings: dict  # flags and data that determine the result, but for its length: name -> value
     last_step: int  # global step to train to
     session_config: tf.ConfigProto  # for every session
 
@@ -143,7 +143,7 @@ class Trained(typing.NamedTuple):
 
     resumed_after: int  # step of the checkpoint that it started from, or 0
     step: int  # global step reached
-    stopped_by: int | None  # number of the signal that stopped it before the last step
+    stopped_by: int | None  # number of the signal that stopped it before its end
     images_per_second: float | None  # training speed, unknown after a single step
     confusions: dict | None  # of the last evaluation, as `evaluate` returns them
     correct: dict | None  # as `PredictionLog.finish` returns it
@@ -195,7 +195,7 @@ def train(net, run, claim):
             write_start(tensorboard, log, session, net, run, start.done)
             step, summary, confusions = start.step, start.summary, None
             saved_at = time.perf_counter()
-            evaluated = True  # or None while the last evaluation is one that a signal stopped
+            evaluated = True  # then what `evaluate` returns: None if a signal stopped it
 
             for step in range(max(start.done, 0) + 1, last_step + 1):
                 evaluates = step % FLAGS.eval_every == 0 or step == last_step
@@ -311,7 +311,7 @@ def evaluate(session, net, dataset, noted=()):
             if task in implied:
                 correct = int(np.sum(implied[task] == labels[task]))
                 by_article[task] = by_article.get(task, 0) + correct
-    accuracies = {task: np.trace(matrix) / matrix.sum() for task, matrix in confusions.items()}
+    accuracies = {task: results.accuracy(matrix) for task, matrix in confusions.items()}
     for task, correct in by_article.items():
         accuracies[f"{task}_by_article"] = correct / confusions[task].sum()
     return accuracies, confusions, {task: np.concatenate(of) for task, of in classes.items()}
@@ -338,7 +338,7 @@ def check_finite(is_finite, what, step):
 
 def describe_units(session, net, session_config):
     """What the units learned, as `results.of_units` returns it."""
-    # A new session gives the start weights again: what is drawn at random has a seed.
+    # A new session gives the start weights again, as units seed what they draw at random.
     with tf.Session(config=session_config) as other_session:
         variables = (
             (v.op.name, session.run(v), other_session.run(v.initial_value))
@@ -374,7 +374,7 @@ def write_evaluation(tensorboard, log, session, net, step, summary_of_batch, mea
     Args:
       tensorboard, log, session, net, step: as in `write_start` and `train_step`.
       summary_of_batch: of the training batch, serialised; None if it is not known any more.
-      measured: what was measured on the test set, name -> number.
+      measured: accuracies and measures of the test set, and training speed; name -> number.
     """
     values = tensorboard.add(summary_of_batch, step) if summary_of_batch else {}
     values |= tensorboard.add_scalars(measured, step)
@@ -423,46 +423,71 @@ def run_command(program_started):
     """Does what the flags ask. Args: when the program started, in seconds."""
     run = run_from_flags()
     outcome = None if FLAGS.overwrite else folder.results_of_finished(run.folder)
-    trains = not outcome or (outcome["global_step"] != run.last_step and not FLAGS.eval_only)
-    if trains:
-        processor.check_precision(FLAGS.precision)
-    if FLAGS.eval_only and not outcome:
+    if outcome and (FLAGS.eval_only or outcome["global_step"] == run.last_step):
+        use_finished(run, outcome)
+        return
+    processor.check_precision(FLAGS.precision)
+    if FLAGS.eval_only:
         if FLAGS.init_from:
             init_folder(run)  # reports a mistyped folder before the run is trained
         raise NotFinished(f"{run.folder}: not a finished run. Train it first, without --eval_only.")
-    # A finished run is only read: it may be on a disk that cannot be written.
-    with owner.claimed(run.folder) if trains else contextlib.nullcontext() as claim:
-        export = FLAGS.export_dir and Export(FLAGS.export_dir, run.settings, defaults(), run.folder)
-        must_export = export and (trains or not export.holds(outcome["global_step"]))
-        if must_export:
-            export.prepare()
-        net = build(run.dataset, config_from_flags()) if trains else None
+    with owner.claimed(run.folder) as claim:
+        export = prepared_export(run)
+        net = build(run.dataset, config_from_flags())
         check_folder(run, net)
-        if trains:
-            folder.begin(claim, run.settings, FLAGS.overwrite)
-            flag_checks.warn_of_single_image(flag_values(), run.dataset)
-            process.say(f"Writing to {run.folder}")
-            process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
-            outcome = train_and_report(net, run, claim, program_started)
-        else:
-            advice = "" if FLAGS.eval_only else " Choose another --run_name for a new one."
-            if outcome["global_step"] != run.last_step and given_flags() & flag_rules.LENGTH_OF_RUN:
-                advice = f" It has {outcome['global_step']:,} steps, not {run.last_step:,}."
-            print(f"{run.folder}: this run is finished.{advice}")
-        # The results of a run that trained are in its folder, so a failed print is ignored.
-        say = process.say if trains else print
-        try:
-            if must_export:  # before they are printed, as nobody may be there to read them
-                tasks = [(task.name, task.classes) for task in run.dataset.tasks]
-                config = config_from_flags(precision="float32")  # for any machine
-                server = model.build_server(tasks, config, run.dataset.image_shape())
-                export.write(server, run.session_config)
-        finally:
-            say("\n" + results.table(outcome))
-        if FLAGS.eval_only:
-            say("\n" + evaluation_text(run))
-        if export:
-            say(f"\n{FLAGS.export_dir}: holds this run's network.")
+        folder.begin(claim, run.settings, FLAGS.overwrite)
+        flag_checks.warn_of_single_image(flag_values(), run.dataset)
+        process.say(f"Writing to {run.folder}")
+        process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
+        outcome = train_and_report(net, run, claim, program_started)
+        # The results are in the folder, so a failed print is ignored.
+        export_and_show(run, export, outcome, process.say)
+
+
+def use_finished(run, outcome):
+    """Exports, shows and evaluates a finished run, as the flags ask.
+
+    Args: a `Run`; its results. It may be on a disk that cannot be written.
+    """
+    step = outcome["global_step"]
+    export = prepared_export(run, step)
+    check_folder(run, None)
+    advice = "" if FLAGS.eval_only else " Choose another --run_name for a new one."
+    if step != run.last_step and given_flags() & flag_rules.LENGTH_OF_RUN:
+        advice = f" It has {step:,} steps, not {run.last_step:,}."
+    print(f"{run.folder}: this run is finished.{advice}")
+    export_and_show(run, export, outcome, print)
+
+
+def prepared_export(run, finished_step=None):
+    """The `Export` that is to be written; None without --export_dir, or if that folder holds the
+    network of the finished run already. Args: a `Run`, and the step of one that is finished."""
+    if not FLAGS.export_dir:
+        return None
+    export = Export(FLAGS.export_dir, run.settings, defaults(), run.folder)
+    if finished_step is not None and export.holds(finished_step):
+        return None
+    export.prepare()
+    return export
+
+
+def export_and_show(run, export, outcome, say):
+    """Exports a run's network and prints its results; evaluates it with --eval_only.
+
+    Args: a `Run`; as `prepared_export` returns it; the run's results; the function that prints.
+    """
+    try:
+        if export:  # before they are printed, as nobody may be there to read them
+            tasks = [(task.name, task.classes) for task in run.dataset.tasks]
+            config = config_from_flags(precision="float32")  # for any machine
+            server = model.build_server(tasks, config, run.dataset.image_shape())
+            export.write(server, run.session_config)
+    finally:
+        say("\n" + results.table(outcome))
+    if FLAGS.eval_only:
+        say("\n" + evaluation_text(run))
+    if FLAGS.export_dir:
+        say(f"\n{FLAGS.export_dir}: holds this run's network.")
 
 
 def train_and_report(net, run, claim, program_started):
@@ -587,7 +612,7 @@ def check_folder(run, net):
       net: the `model.Model` to train; None if the run is only evaluated or exported.
 
     Raises:
-      Failed: that, or there is not enough memory to train.
+      Failed: that, --init_from cannot be used, or there is not enough memory to train.
     """
     if net:
         is_dense = sharing_of(flag_values()) == "dense"
@@ -603,7 +628,7 @@ def check_folder(run, net):
 
 
 def init_folder(run):
-    """The folder --init_from, checked. Raises: Failed, its towers do not fit."""
+    """The folder --init_from, checked. Raises: Failed, no run can start from it."""
     return folder.init_folder(run.folder, run.settings, defaults())
 
 

@@ -12,6 +12,11 @@ from harness.names import LAST_EVALUATIONS, curve_of_class, sharing_of
 # --- Measures of a confusion matrix, [classes, classes]: row = label, column = prediction ---
 
 
+def accuracy(confusion):
+    """Share of the images that is predicted correctly."""
+    return np.trace(confusion) / confusion.sum()
+
+
 def recalls(confusion):
     """Share of each class's images that is predicted correctly; None for a class without images."""
     return [
@@ -64,14 +69,12 @@ def of_run(curves, tasks, confusions):
     Returns:
       Entries of results.json.
     """
-    accuracies = {name: np.trace(counts) / counts.sum() for name, counts in confusions.items()}
+    accuracies = {name: accuracy(counts) for name, counts in confusions.items()}
     accuracies["mean"] = np.mean([*accuracies.values()])
     values = {name: of_curve for name, (_, of_curve) in curves.items()}
     tests = {  # without the file, what is known is the last evaluation
-        name: values.get(
-            "accuracy_test" + (f"_{name}" if name != "mean" else ""), [float(accuracy)]
-        )
-        for name, accuracy in accuracies.items()
+        name: values.get("accuracy_test" + (f"_{name}" if name != "mean" else ""), [float(of_task)])
+        for name, of_task in accuracies.items()
     }
 
     def last_of_classes(measure):
