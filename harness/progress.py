@@ -26,7 +26,8 @@ class Progress:
 
     def __init__(self, name, start_step, last_step, claim=None):
         self._claim, self._last_step, self._noted = claim, last_step, 0.0
-        self._step = start_step  # a bar that TQDM_DISABLE=1 hides does not count
+        # A bar that TQDM_DISABLE=1 hides does not count.
+        self._start_step = self._step = start_step
         self.bar = ProgressBar(
             desc=name,
             initial=start_step,
@@ -56,7 +57,8 @@ class Progress:
             self.bar.update()
         if self._claim and time.monotonic() - self._noted >= SECONDS:
             self._noted = time.monotonic()
-            content = {"step": self._step, "last_step": self._last_step}
+            content = {"first_step": self._start_step, "step": self._step}
+            content["last_step"] = self._last_step
             with contextlib.suppress(OSError):  # a full disk: what matters reports it
                 if self._claim.holds():
                     (self._claim.folder / PROGRESS).write_text(json.dumps(content))

@@ -51,6 +51,7 @@ class Bar:
         self._costs, self._jobs = costs, jobs
         self._shares = dict.fromkeys(costs, 0.0)  # of each run that is done
         self._first_seen = {}  # folder -> when a step of it was first seen, and which
+        self._resumed = {}  # folder -> the share that was made before
         self._started, self._has_said = time.monotonic(), False
         for folder in costs:  # what a killed run left says nothing of now
             (folder / PROGRESS).unlink(missing_ok=True)
@@ -101,6 +102,10 @@ class Bar:
         if not found:
             return 0.0
         now, step, last_step = time.monotonic(), found["step"], found["last_step"]
+        if folder not in self._first_seen:
+            self._resumed[folder] = found.get("first_step", 0) / last_step
+            made_before = (share * self._costs[of].total for of, share in self._resumed.items())
+            self._bar.initial = sum(made_before)  # which says nothing of the speed
         since, first = self._first_seen.setdefault(folder, (now, step))
         if step > first and step >= STEPS_OF_AN_ESTIMATE and not self._has_said:
             seconds = (now - since) / (step - first) * last_step / self._costs[folder].training
@@ -111,7 +116,11 @@ class Bar:
     def _say_how_long(self, seconds_of):
         """Says it. Args: the function of a run's `Cost` that tells its seconds."""
         self._has_said = True
-        seconds = sum(map(seconds_of, self._costs.values())) / min(self._jobs, len(self._costs))
+        left = (
+            Cost(*(part * (1 - self._resumed.get(folder, 0)) for part in cost))
+            for folder, cost in self._costs.items()
+        )
+        seconds = sum(map(seconds_of, left)) / min(self._jobs, len(self._costs))
         text = f"About {duration(seconds)} for {len(self._costs)} runs. Shorter: {SHORTER}."
         ProgressBar.write(text)
         sys.stdout.flush()

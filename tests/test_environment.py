@@ -91,4 +91,4 @@ def test_a_run_whose_bar_is_hidden_notes_its_step(tmp_path):
         "print(json.dumps([note, progress.bar.disable]))"
     )
     found = in_python(program, TQDM_DISABLE="1")
-    assert found == [{"step": 8, "last_step": 100}, True]
+    assert found == [{"first_step": 7, "step": 8, "last_step": 100}, True]

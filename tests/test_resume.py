@@ -699,7 +699,7 @@ def test_a_run_notes_its_step_where_others_can_read_it_until_it_ends(tmp_path):
     with owner.claimed(tmp_path) as claim:
         progress = Progress("some", 7, 100, claim)
         progress.add_step(32, 1.5, 0.01)
-        assert files.read_json(note) == {"step": 8, "last_step": 100}
+        assert files.read_json(note) == {"first_step": 7, "step": 8, "last_step": 100}
         progress.close()
     assert not note.exists()
 
