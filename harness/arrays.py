@@ -208,6 +208,8 @@ def labels_of(file, count):
         found, advice = (
             ("strings", "np.searchsorted(names, x)") if is_text else (values.dtype, "x.astype(int)")
         )
+        if values.dtype.kind == "f" and np.isnan(values).any():  # as an integer, anything
+            advice = "np.where(np.isnan(x), -1, x).astype(int)"
         advice = f"np.save(name, {advice})" + (", with the names sorted" if is_text else "")
         raise DataError(f"{path}: the labels are {found}; they must be integers: {advice}")
     if len(values) != count:

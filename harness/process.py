@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -174,8 +175,18 @@ def refuse_logging_flags():
             raise Failed(f"--{flag.name}: has no effect in this program. Leave it out.{hint}")
 
 
+RULE = "*" * 78
+
+
 def format_warning(message, *_):
     """A box that nobody overlooks, in place of a line of source code."""
-    rule = "*" * 78
     whole = {"break_long_words": False, "break_on_hyphens": False}  # names of files
-    return "\n".join(["", rule, *textwrap.wrap(f"WARNING: {message}", 78, **whole), rule, "", ""])
+    return "\n".join(["", RULE, *textwrap.wrap(f"WARNING: {message}", 78, **whole), RULE, "", ""])
+
+
+def warnings_in(output):
+    """The texts of the warnings that a program wrote in such boxes, a list."""
+    boxes = re.findall(
+        rf"^{re.escape(RULE)}\nWARNING: (.*?)\n{re.escape(RULE)}$", output, re.S | re.M
+    )
+    return [" ".join(text.split()) for text in boxes]

@@ -26,7 +26,6 @@ class About(typing.NamedTuple):
     command: str
     dataset: str  # its name
     is_held_out: bool  # evaluated on held-out training images
-    jobs: int  # runs at a time
     diverged: dict = {}  # setting -> the seeds with which it did
     settings: dict = {}  # setting -> flags of train.py, name -> value
     left_out: tuple = ()  # settings that have runs, too, but are not asked for
@@ -70,7 +69,8 @@ def write(study, about, folder):
     ]
     top = [title, f"**{sentence(study, gains)}**", table(study, gains), legend(study, gains)]
     below = [what_was_run(study, about), limits(study, gains, about)]
-    files.write(folder / PAGE, "\n\n".join(filter(None, [*top, *shown, *below])) + "\n")
+    page = "\n\n".join(filter(None, [*top, *shown, *below])) + "\n"
+    files.write(folder / PAGE, page.encode(errors="replace"))  # a path may not be valid UTF-8
     return "\n\n".join(filter(None, [*top, *below]))
 
 
@@ -193,7 +193,7 @@ def what_was_run(study, about):
             kind = "held-out" if kind == "test" and about.is_held_out else kind
             named += f"; known {kind} labels: {counts}"
     whole = [record["wall_seconds"] for record in found if not record["resumed_after"]]
-    time = f"{watching.duration(np.median(whole))} a run, " if whole else ""
+    time = f", {watching.duration(np.median(whole))} a run" if whole else ""
     fewest, most = (of(record["global_step"] for record in found) for of in (min, max))
     steps = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     settings = [
@@ -204,7 +204,7 @@ def what_was_run(study, about):
         f"`{about.command}`",
         *([f"Settings, as flags of train.py: {', '.join(settings)}."] if settings else []),
         f"{about.dataset}: {trained:,} training images, {evaluated:,} {evaluated_on(about)}; {named}.",
-        f"{len(found)} runs of {steps} steps; {time}{about.jobs} at a time.",
+        f"{len(found)} runs of {steps} steps{time}.",
         made_with(found).strip("*"),
     ]
     lines += [f"Python {first['versions']['python']}, tf-slim {first['versions']['tf-slim']}, numpy {first['versions']['numpy']}."]  # fmt: skip

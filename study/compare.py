@@ -19,6 +19,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 
 import filelock
 from absl import flags
@@ -37,6 +38,8 @@ PARAMETERS = "comparison.json"  # what a folder compares
 
 # That change no result, so a comparison goes on with others.
 CHANGEABLE = {"data_dir", "dataset", "threads", "save_checkpoint_secs", "keep_checkpoints"}
+# With which a run's seed chooses images or labels.
+CHOOSING = {"train_examples", "starve", "label_only"}
 EPOCHS, BATCH_SIZE = 30, 128  # train.py's defaults
 EVALUATIONS = 20  # of a run, about, unless --eval_every says otherwise
 
@@ -101,6 +104,7 @@ def compare(argv):
         say_what_comes(folder, settings, chosen, missing, jobs)
         # The first of each setting, as the first of a list that is read backwards stays.
         check_flags({run.setting: run for run in reversed(missing)}.values(), folders, jobs)
+        check_seeds(missing, dataset)
         write_parameters(folder, now)
         if missing:
             make_all(missing, dataset, folders, jobs)
@@ -110,7 +114,6 @@ def compare(argv):
             shlex.join(["python", "-m", "study.compare", *sys.argv[1:]]),
             dataset.name,
             is_held_out(given),
-            jobs,
             diverged,
             settings,
             *others_with_runs(folder, settings),
@@ -147,13 +150,16 @@ def load(given):
     if given.get("data_dir") == "":
         raise Failed("--data_dir=: must name a folder")
     holdout = given.get("holdout", "0")
-    dataset = data.load(
-        given.get("dataset", "auto"),
-        given.get("data_dir"),
-        tasks=given["tasks"].split(",") if given.get("tasks") else None,
-        holdout=int(holdout) if holdout.isdecimal() else 0,  # train.py refuses others
-    )
+    with warnings.catch_warnings(record=True) as warned:
+        dataset = data.load(
+            given.get("dataset", "auto"),
+            given.get("data_dir"),
+            tasks=given["tasks"].split(",") if given.get("tasks") else None,
+            holdout=int(holdout) if holdout.isdecimal() else 0,  # train.py refuses others
+        )
     if dataset.name == "synthetic":
+        for warning in warned:  # why; of other data, train.py warns when it checks flags
+            warnings.warn(warning.message)
         raise Failed(
             "synthetic images differ from seed to seed, so there is nothing to compare on. Name a"
             " folder of images with --data_dir."
@@ -300,32 +306,43 @@ def runs_of(settings, given, dataset):
 
 def steps_of(given, dataset):
     """How many steps a run has, and how many images each, if train.py accepts its flags."""
-
-    def number(name, default):
-        value = command_line.number_in(given.get(name, ""))
-        is_number = isinstance(value, float) and 1 <= value < math.inf
-        return int(value) if is_number else default
-
-    batch_size = number("batch_size", BATCH_SIZE)
-    of_epoch = -(-number("train_examples", len(dataset.train.images)) // batch_size)
+    batch_size = number_of(given, "batch_size", BATCH_SIZE)
+    of_epoch = -(-number_of(given, "train_examples", len(dataset.train.images)) // batch_size)
     with contextlib.suppress(Failed, ValueError, OverflowError):  # train.py refuses these flags
-        train = data.choose_images(
-            dataset.train, number("train_examples", 0), number("starve", 1), 0
-        )
-        label_only = flag_rules.label_only({"label_only": given.get("label_only")})
-        train = data.hide_labels(train, dataset.tasks, label_only, 0)
-        of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
-        chosen = dataset._replace(train=train, pools=of_tasks)
+        chosen = as_chosen(given, dataset, seed=0)
         of_epoch = chosen.steps_per_epoch(batch_size, float(given.get("balance", 0)))
-    steps = number("num_epochs", EPOCHS) * of_epoch
-    return min(steps, number("max_steps", steps)), batch_size
+    steps = number_of(given, "num_epochs", EPOCHS) * of_epoch
+    return min(steps, number_of(given, "max_steps", steps)), batch_size
+
+
+def number_of(given, name, default):
+    """The value of a flag as an integer; the default where train.py refuses it or needs none."""
+    value = command_line.number_in(given.get(name, ""))
+    is_number = isinstance(value, float) and 1 <= value < math.inf
+    return int(value) if is_number else default
+
+
+def as_chosen(given, dataset, seed):
+    """The data with the training images and labels that a run's seed chooses.
+
+    Args: flags of train.py, name -> value; the data of all runs; the seed.
+    Raises: Failed, ValueError, OverflowError: train.py refuses the flags.
+    """
+    train_examples, starve = number_of(given, "train_examples", 0), number_of(given, "starve", 1)
+    label_only = flag_rules.label_only({"label_only": given.get("label_only")})
+    train = data.choose_images(dataset.train, train_examples, starve, seed)
+    with warnings.catch_warnings(record=True):  # as in `load`
+        train = data.hide_labels(train, dataset.tasks, label_only, seed)
+    of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
+    return dataset._replace(train=train, pools=of_tasks)
 
 
 # --- Running ---
 
 
 def check_flags(firsts, folders, jobs):
-    """Lets train.py check flags and data of a run of each setting, before hours of training.
+    """Lets train.py check flags and data of a run of each setting, before hours of training, and
+    repeats its warnings.
 
     Args:
       firsts: the runs; those that have begun were checked before.
@@ -335,6 +352,8 @@ def check_flags(firsts, folders, jobs):
     Raises:
       Failed: train.py refuses one.
     """
+
+    warned = {}  # text -> the settings with which train.py warns of it
 
     def check(run):
         if folders.run(run).exists():
@@ -348,9 +367,34 @@ def check_flags(firsts, folders, jobs):
             of_all = run.setting == command_line.BASELINE
             of_setting = "" if of_all else f"--{flag}={run.setting}: "
             raise Failed(of_setting + making.said(ended.stderr).removeprefix("train.py: "))
+        for text in process.warnings_in(ended.stderr):
+            warned.setdefault(text, []).append(run.setting)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         list(pool.map(check, firsts))
+    for text, settings in warned.items():
+        of_all = len(settings) == len(firsts)
+        warnings.warn(text if of_all else f"{', '.join(sorted(settings))}: {text}")
+
+
+def check_seeds(missing, dataset):
+    """Checks the images and labels that each seed chooses, before hours of training.
+
+    Args: the runs; the data of all runs. Raises: Failed, train.py would refuse those of a seed.
+    """
+    checked = set()
+    for run in missing:
+        chosen = (run.seed, *(run.flags.get(name) for name in (*CHOOSING, "batch_size")))
+        if chosen in checked or not CHOOSING & run.flags.keys():
+            continue
+        checked.add(chosen)
+        try:
+            of_seed = as_chosen(run.flags, dataset, run.seed)
+            with warnings.catch_warnings(record=True):  # as in `load`
+                data.check_labels(of_seed.tasks, of_seed.train, of_seed.test)
+            of_seed.unused_labels(number_of(run.flags, "batch_size", BATCH_SIZE))
+        except Failed as error:
+            raise Failed(f"seed {run.seed}: {error}") from error
 
 
 def make_all(missing, dataset, folders, jobs):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -75,6 +76,13 @@ def train(run, folders, stop, *more_flags):
         message = said(log.read_text(encoding="utf-8", errors="replace"))
         if process.returncode == Diverged.exit_code:
             return message
+        if process.returncode < 0 and not stop.is_set():
+            is_sigkill = process.returncode == -signal.SIGKILL
+            advice = ", perhaps as memory ran out: try fewer --jobs" if is_sigkill else ""
+            raise Failed(
+                f"{run.study}/{run.name}: signal {-process.returncode} killed train.py{advice}. Its"
+                f" log is {log}. Run the same command to resume from its last checkpoint."
+            )
         # An earlier reproduce.py that was killed may have left this run training.
         if process.returncode != InUse.exit_code and not stop.is_set():
             raise Failed(
@@ -104,7 +112,7 @@ def curves_of(folder):
     return {
         name: list(points)
         for name, points in evaluation_log.curves(folder).items()
-        if "per_second" not in name and not name.startswith("tasks/")
+        if name != "images_per_second" and not name.startswith("tasks/")
     }
 
 

@@ -87,7 +87,7 @@ def made_study(seeds=5, images=400, gain=0.0, diverged=0, **others):
     return found
 
 
-ABOUT = answer.About("python -m study.compare", "mine-custom", False, 2)
+ABOUT = answer.About("python -m study.compare", "mine-custom", False)
 
 
 def written_answer(study, folder, about=ABOUT):
@@ -313,6 +313,13 @@ def test_long_names_of_settings_are_not_cut_off_at_the_edges_of_a_picture(tmp_pa
         assert (picture[:, [0, 1, -2, -1]] == 255).all() and (picture[[0, -1]] == 255).all(), name
 
 
+def test_a_folder_whose_name_is_no_utf8_leaves_a_page(tmp_path):
+    command = "python -m study.compare --data_dir=caf\udce9"  # as Python shows such an argument
+    assert "--data_dir=caf?" in written_answer(
+        made_study(), tmp_path, ABOUT._replace(command=command)
+    )
+
+
 # --- What it refuses ---
 
 
@@ -443,6 +450,36 @@ def test_it_knows_how_many_steps_a_run_has():
     assert compare.steps_of({"train_examples": "3_00", "num_epochs": "1"}, dataset) == (3, 128)
 
 
+def test_a_seed_that_chooses_too_few_labels_is_named_before_any_run():
+    known = np.arange(1000) % 3 == 0  # of the second task
+    images, labels = np.zeros([1000, 4, 4], np.uint8), np.arange(1000) % 2
+    split = data.Split(images, {"label": labels, "kind": np.where(known, labels, -1)})
+    tasks = tuple(data.Task(name, ("a", "b"), ()) for name in ("label", "kind"))
+    dataset = data.with_statistics("mine", split, split, tasks)
+    counts = [int(known[choices.balanced(labels, 100, seed)].sum()) for seed in range(10)]
+    batch_size, few = min(counts) + 1, counts.index(min(counts))
+    assert 0 < few and min(counts[:few]) >= batch_size
+    made_of = {"train_examples": "100", "batch_size": str(batch_size)}
+    runs = [Run("runs", "none", seed, made_of) for seed in range(10)]
+    with pytest.raises(Failed, match=f"^seed {few}: .*only {min(counts)} training images"):
+        compare.check_seeds(runs, dataset)
+    compare.check_seeds(runs[:few], dataset)
+    compare.check_seeds([Run("runs", "none", few, {"batch_size": "100"})], dataset)
+
+
+def test_what_train_py_warns_of_is_said_with_the_settings_that_it_is_about(where):
+    given = {"dataset": "auto", "data_dir": str(where / "mine"), "tasks": "label,kind"}
+    given["batch_size"] = "40"
+    own = {
+        "mine": {"cross_stitch": "False", "cross_stitch_init": "0.7"},
+        "none": {"cross_stitch": "False"},
+    }
+    firsts = [Run("runs", name, 0, {**given, **of}) for name, of in own.items()]
+    with pytest.warns(UserWarning, match="^mine: ignored, .*: --cross_stitch_init$") as caught:
+        compare.check_flags(firsts, records.Folders(where, where), 2)
+    assert len(caught) == 1
+
+
 def test_after_fifty_steps_of_a_run_it_says_how_long_all_take(tmp_path, monkeypatch, capsys):
     now = iter([100.0, 110.0, 130.0])  # its start, and two looks at the runs
     monkeypatch.setattr(watching.time, "monotonic", lambda: next(now))
@@ -456,6 +493,20 @@ def test_after_fifty_steps_of_a_run_it_says_how_long_all_take(tmp_path, monkeypa
         bar._update()
     # A step takes a second, so a run 200, and ten before its first step.
     assert "About 7 min 0 s for 2 runs. Shorter: fewer --seeds" in capsys.readouterr().out
+
+
+def test_of_a_run_that_is_resumed_only_what_is_left_counts(tmp_path, monkeypatch, capsys):
+    now = iter([100.0, 110.0, 130.0])  # its start, and two looks at the runs
+    monkeypatch.setattr(watching.time, "monotonic", lambda: next(now))
+    bar = watching.Bar(dict.fromkeys([tmp_path, tmp_path / "new"], watching.Cost(500.0, 500.0)), 1)
+    for step in (82, 92):
+        progress = {"first_step": 80, "step": step, "last_step": 100}
+        (tmp_path / "progress.json").write_text(json.dumps(progress))
+        bar._update()
+    # A step takes 2 s, and as long again for evaluations, so a run 400: a fifth is left of the
+    # one, and all of the other, each after 10 s.
+    assert "About 8 min 20 s for 2 runs." in capsys.readouterr().out
+    assert bar._bar.n - bar._bar.initial == pytest.approx(0.12 * 1000)
 
 
 def test_by_default_it_compares_the_kinds_of_sharing_and_what_helps_where_labels_are_few():

@@ -203,6 +203,7 @@ BAD = {
     "images without height": ({"images": PIXELS[:, :0]}, "holds an empty array"),
     "no labels": ({"label": FOUR[:0]}, "train-label.npy: holds an empty array, of shape [0]"),
     "floats": ({"label": FOUR / 1}, "train-label.npy: the labels are float64; they must be integers: np.save(name, x.astype(int))"),
+    "unknown as nan": ({"label": np.where(FOUR > 2, np.nan, FOUR)}, "the labels are float64; they must be integers: np.save(name, np.where(np.isnan(x), -1, x).astype(int))"),
     "objects": ({"label": FOUR.astype(object)}, PICKLED),
     "strings": ({"label": FOUR.astype(str)}, "the labels are strings; they must be integers: np.save(name, np.searchsorted(names, x)), with the names sorted"),
     "a column": ({"label": FOUR[:, None]}, "train-label.npy: has shape [40, 1]; labels have [N]. Save x[:, 0]"),

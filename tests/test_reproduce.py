@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, SECONDS, command_of, has_fashion_mnist, run_script
 
 import data
-from harness import processor
+from harness import evaluation_log, processor
 from harness.errors import Failed
 from harness.names import PLACES
 from study import (
@@ -1082,11 +1082,17 @@ def test_what_became_of_a_run_is_told_by_its_exit_code(code, message, monkeypatc
 @pytest.mark.parametrize("code, words", [
     ("sys.exit('train.py: NaN or infinite, another process')", "train.py: NaN or infinite, another"),
     ("raise RuntimeError('nobody expects it')", "train.py: ended without a message"),
-    ("import os; os.kill(os.getpid(), 9)", "train.py: ended without a message"),
+    ("import os; os.kill(os.getpid(), 9)", "signal 9 killed train.py, .* fewer --jobs"),
 ])  # fmt: skip
 def test_a_run_that_fails_ends_the_study_with_its_message(code, words, monkeypatch, tmp_path):
     with pytest.raises(Failed, match=f"levers/1000_.*: {words}.* Its log is "):
         train_as(code, monkeypatch, tmp_path)
+
+
+def test_a_record_keeps_the_curves_of_tasks_whatever_their_names(tmp_path):
+    line = {"step": 1, "accuracy_test_words_per_second": 0.5, "images_per_second": 9.0}
+    (tmp_path / evaluation_log.NAME).write_text(json.dumps(line) + "\n")
+    assert making.curves_of(tmp_path) == {"accuracy_test_words_per_second": [[1], [0.5]]}
 
 
 def test_a_run_that_is_waited_for_can_be_stopped(monkeypatch, tmp_path):
