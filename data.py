@@ -215,8 +215,8 @@ class Dataset(typing.NamedTuple):
         }
 
     def fingerprint(self):
-        """Returns a checksum of images and labels, and of the names in label files: 16 hexadecimal
-        digits."""
+        """Returns a checksum of all images and labels, and of the names of tasks from label files
+        and of their classes: 16 hexadecimal digits."""
         digest = self.digest.copy()
         for task in self.tasks:
             if not task.from_article:

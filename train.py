@@ -447,7 +447,7 @@ def run_command(program_started):
 def use_finished(run, outcome):
     """Exports, shows and evaluates a finished run, as the flags ask.
 
-    Args: a `Run`; its results. It may be on a disk that cannot be written.
+    Args: a `Run`, whose folder may be on a disk that cannot be written; its results.
     """
     step = outcome["global_step"]
     export = prepared_export(run, step)
@@ -461,7 +461,10 @@ def use_finished(run, outcome):
 
 def prepared_export(run, finished_step=None):
     """The `Export` that is to be written; None without --export_dir, or if that folder holds the
-    network of the finished run already. Args: a `Run`, and the step of one that is finished."""
+    network of the finished run already.
+
+    Args: a `Run`, and the step of one that is finished. Raises: as `Export.prepare`.
+    """
     if not FLAGS.export_dir:
         return None
     export = Export(FLAGS.export_dir, run.settings, defaults(), run.folder)

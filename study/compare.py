@@ -92,7 +92,9 @@ def compare(argv):
     meant = command_line.go_to_root()
     given = paths_as_meant(given, meant)
     settings = {name: paths_as_meant(own, meant) for name, own in settings.items()}
-    dataset = load(given)
+    warned = set()
+    with noting_warnings(warned):
+        dataset = load(given)
     folder = pathlib.Path(meant("logs/compare")) / (FLAGS.name or name_of(dataset, given))
     chosen = runs_of(settings, given, dataset)
     folders = records.Folders(folder, folder)
@@ -103,8 +105,9 @@ def compare(argv):
         missing = [run for run in chosen if not folders.has_record(run)]
         say_what_comes(folder, settings, chosen, missing, jobs)
         # The first of each setting, as the first of a list that is read backwards stays.
-        check_flags({run.setting: run for run in reversed(missing)}.values(), folders, jobs)
-        check_seeds(missing, dataset)
+        firsts = {run.setting: run for run in reversed(missing)}.values()
+        check_flags(firsts, folders, jobs, warned)
+        check_seeds(missing)
         write_parameters(folder, now)
         if missing:
             make_all(missing, dataset, folders, jobs)
@@ -135,6 +138,19 @@ def say_what_comes(folder, settings, chosen, missing, jobs):
         process.say(f"{left}{jobs} at a time{on_each}.")
 
 
+@contextlib.contextmanager
+def noting_warnings(texts):
+    """Adds the texts of warnings, within, to a set."""
+    caught = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    finally:
+        for warning in caught:
+            warnings.warn(warning.message)
+            texts.add(str(warning.message))
+
+
 def paths_as_meant(given, meant):
     """Flags with the paths that the user meant in their folder. Args: name -> value; as
     `command_line.go_to_root` returns it."""
@@ -149,17 +165,8 @@ def load(given):
     """Reads the data of all runs, but for the choice of training images. Raises: Failed."""
     if given.get("data_dir") == "":
         raise Failed("--data_dir=: must name a folder")
-    holdout = given.get("holdout", "0")
-    with warnings.catch_warnings(record=True) as warned:
-        dataset = data.load(
-            given.get("dataset", "auto"),
-            given.get("data_dir"),
-            tasks=given["tasks"].split(",") if given.get("tasks") else None,
-            holdout=int(holdout) if holdout.isdecimal() else 0,  # train.py refuses others
-        )
+    dataset = read(given)
     if dataset.name == "synthetic":
-        for warning in warned:  # why; of other data, train.py warns when it checks flags
-            warnings.warn(warning.message)
         raise Failed(
             "synthetic images differ from seed to seed, so there is nothing to compare on. Name a"
             " folder of images with --data_dir."
@@ -171,6 +178,18 @@ def load(given):
             f" --tasks={names[0]},{'label' if names[0] == 'kind' else 'kind'}."
         )
     return dataset
+
+
+def read(given, **chosen):
+    """Calls `data.load`. Args: flags of train.py, name -> value; which images are chosen."""
+    holdout = given.get("holdout", "0")
+    return data.load(
+        given.get("dataset", "auto"),
+        given.get("data_dir"),
+        tasks=given["tasks"].split(",") if given.get("tasks") else None,
+        holdout=int(holdout) if holdout.isdecimal() else 0,  # train.py refuses others
+        **chosen,
+    )
 
 
 def is_held_out(given):
@@ -308,9 +327,17 @@ def steps_of(given, dataset):
     """How many steps a run has, and how many images each, if train.py accepts its flags."""
     batch_size = number_of(given, "batch_size", BATCH_SIZE)
     of_epoch = -(-number_of(given, "train_examples", len(dataset.train.images)) // batch_size)
-    with contextlib.suppress(Failed, ValueError, OverflowError):  # train.py refuses these flags
-        chosen = as_chosen(given, dataset, seed=0)
-        of_epoch = chosen.steps_per_epoch(batch_size, float(given.get("balance", 0)))
+    with (
+        contextlib.suppress(Failed, ValueError, OverflowError),  # train.py refuses these flags
+        warnings.catch_warnings(record=True),  # train.py warns when it checks flags
+    ):
+        chosen = choice_of(given)
+        label_only = chosen.pop("label_only")
+        train = data.choose_images(dataset.train, **chosen, seed=0)
+        train = data.hide_labels(train, dataset.tasks, label_only, 0)
+        of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
+        dataset = dataset._replace(train=train, pools=of_tasks)
+        of_epoch = dataset.steps_per_epoch(batch_size, float(given.get("balance", 0)))
     steps = number_of(given, "num_epochs", EPOCHS) * of_epoch
     return min(steps, number_of(given, "max_steps", steps)), batch_size
 
@@ -322,25 +349,22 @@ def number_of(given, name, default):
     return int(value) if is_number else default
 
 
-def as_chosen(given, dataset, seed):
-    """The data with the training images and labels that a run's seed chooses.
+def choice_of(given):
+    """How a run's seed chooses images and labels. Returns: arguments of `data.load`.
 
-    Args: flags of train.py, name -> value; the data of all runs; the seed.
-    Raises: Failed, ValueError, OverflowError: train.py refuses the flags.
+    Args: flags of train.py, name -> value. Raises: Failed, --label_only is wrong.
     """
-    train_examples, starve = number_of(given, "train_examples", 0), number_of(given, "starve", 1)
-    label_only = flag_rules.label_only({"label_only": given.get("label_only")})
-    train = data.choose_images(dataset.train, train_examples, starve, seed)
-    with warnings.catch_warnings(record=True):  # as in `load`
-        train = data.hide_labels(train, dataset.tasks, label_only, seed)
-    of_tasks = pools.of_labels({task.name: task.labels(train) for task in dataset.tasks})
-    return dataset._replace(train=train, pools=of_tasks)
+    return {
+        "train_examples": number_of(given, "train_examples", 0),
+        "starve": number_of(given, "starve", 1),
+        "label_only": flag_rules.label_only({"label_only": given.get("label_only")}),
+    }
 
 
 # --- Running ---
 
 
-def check_flags(firsts, folders, jobs):
+def check_flags(firsts, folders, jobs, known_warnings=()):
     """Lets train.py check flags and data of a run of each setting, before hours of training, and
     repeats its warnings.
 
@@ -348,16 +372,16 @@ def check_flags(firsts, folders, jobs):
       firsts: the runs; those that have begun were checked before.
       folders: `records.Folders`.
       jobs: how many to check at a time.
+      known_warnings: texts of those that are not repeated.
 
     Raises:
       Failed: train.py refuses one.
     """
 
     warned = {}  # text -> the settings with which train.py warns of it
+    firsts = [run for run in firsts if not folders.run(run).exists()]
 
     def check(run):
-        if folders.run(run).exists():
-            return
         command = [sys.executable, *folders.command(run)[1:], "--eval_only"]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
         # 0: a run that an earlier, killed comparison had begun has just ended.
@@ -367,7 +391,7 @@ def check_flags(firsts, folders, jobs):
             of_all = run.setting == command_line.BASELINE
             of_setting = "" if of_all else f"--{flag}={run.setting}: "
             raise Failed(of_setting + making.said(ended.stderr).removeprefix("train.py: "))
-        for text in process.warnings_in(ended.stderr):
+        for text in {*process.warnings_in(ended.stderr)} - {*known_warnings}:
             warned.setdefault(text, []).append(run.setting)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -377,24 +401,27 @@ def check_flags(firsts, folders, jobs):
         warnings.warn(text if of_all else f"{', '.join(sorted(settings))}: {text}")
 
 
-def check_seeds(missing, dataset):
+def check_seeds(missing):
     """Checks the images and labels that each seed chooses, before hours of training.
 
-    Args: the runs; the data of all runs. Raises: Failed, train.py would refuse those of a seed.
+    Args: the runs, whose flags are checked. Raises: Failed, train.py would refuse one.
     """
-    checked = set()
+    checked = []
     for run in missing:
-        chosen = (run.seed, *(run.flags.get(name) for name in (*CHOOSING, "batch_size")))
+        batch_size = number_of(run.flags, "batch_size", BATCH_SIZE)
+        chosen = run.seed, choice_of(run.flags), batch_size
         if chosen in checked or not CHOOSING & run.flags.keys():
             continue
-        checked.add(chosen)
+        checked.append(chosen)
         try:
-            of_seed = as_chosen(run.flags, dataset, run.seed)
-            with warnings.catch_warnings(record=True):  # as in `load`
-                data.check_labels(of_seed.tasks, of_seed.train, of_seed.test)
-            of_seed.unused_labels(number_of(run.flags, "batch_size", BATCH_SIZE))
+            with warnings.catch_warnings(record=True):  # the runs' logs have them
+                dataset = read(run.flags, seed=run.seed, **choice_of(run.flags))
+            if batch_size > len(dataset.train.images):
+                count = f"{len(dataset.train.images):,}"
+                raise Failed(f"batch_size={batch_size}: there are only {count} training images")
+            dataset.unused_labels(batch_size)
         except Failed as error:
-            raise Failed(f"seed {run.seed}: {error}") from error
+            raise Failed(f"{run.setting}, seed {run.seed}: {error}") from error
 
 
 def make_all(missing, dataset, folders, jobs):

@@ -76,12 +76,11 @@ def train(run, folders, stop, *more_flags):
         message = said(log.read_text(encoding="utf-8", errors="replace"))
         if process.returncode == Diverged.exit_code:
             return message
-        if process.returncode < 0 and not stop.is_set():
-            is_sigkill = process.returncode == -signal.SIGKILL
-            advice = ", perhaps as memory ran out: try fewer --jobs" if is_sigkill else ""
+        if process.returncode == -signal.SIGKILL and not stop.is_set():
             raise Failed(
-                f"{run.study}/{run.name}: signal {-process.returncode} killed train.py{advice}. Its"
-                f" log is {log}. Run the same command to resume from its last checkpoint."
+                f"{run.study}/{run.name}: train.py was killed, perhaps as memory ran out. Close"
+                " other programs, or make fewer runs at a time (--jobs). Run the same command to"
+                f" resume from its last checkpoint. Its log is {log}."
             )
         # An earlier reproduce.py that was killed may have left this run training.
         if process.returncode != InUse.exit_code and not stop.is_set():

@@ -90,7 +90,8 @@ class Bar:
         for folder in self._costs:
             share = 1.0 if folder in self._made else self._share_of(folder)
             self._shares[folder] = max(share, self._shares[folder])
-        if self._made and not self._has_said:  # in fewer steps than an estimate needs
+        is_measured = any(not self._resumed.get(folder) for folder in self._made)
+        if is_measured and not self._has_said:  # in fewer steps than an estimate needs
             self._say_how_long(lambda _: time.monotonic() - self._started)
         done = sum(self._shares[folder] * cost.total for folder, cost in self._costs.items())
         self._bar.set_postfix_str(f"{len(self._made)} of {len(self._costs)} runs", refresh=False)
@@ -102,12 +103,14 @@ class Bar:
         if not found:
             return 0.0
         now, step, last_step = time.monotonic(), found["step"], found["last_step"]
+        first_step = found.get("first_step", 0)  # of this process
         if folder not in self._first_seen:
-            self._resumed[folder] = found.get("first_step", 0) / last_step
+            self._resumed[folder] = first_step / last_step
             made_before = (share * self._costs[of].total for of, share in self._resumed.items())
             self._bar.initial = sum(made_before)  # which says nothing of the speed
         since, first = self._first_seen.setdefault(folder, (now, step))
-        if step > first and step >= STEPS_OF_AN_ESTIMATE and not self._has_said:
+        is_enough = step > first and step - first_step >= STEPS_OF_AN_ESTIMATE
+        if is_enough and not self._has_said:
             seconds = (now - since) / (step - first) * last_step / self._costs[folder].training
             before = since - self._started  # until the first step
             self._say_how_long(lambda cost: before + seconds * cost.total)

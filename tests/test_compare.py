@@ -450,21 +450,23 @@ def test_it_knows_how_many_steps_a_run_has():
     assert compare.steps_of({"train_examples": "3_00", "num_epochs": "1"}, dataset) == (3, 128)
 
 
-def test_a_seed_that_chooses_too_few_labels_is_named_before_any_run():
-    known = np.arange(1000) % 3 == 0  # of the second task
-    images, labels = np.zeros([1000, 4, 4], np.uint8), np.arange(1000) % 2
-    split = data.Split(images, {"label": labels, "kind": np.where(known, labels, -1)})
-    tasks = tuple(data.Task(name, ("a", "b"), ()) for name in ("label", "kind"))
-    dataset = data.with_statistics("mine", split, split, tasks)
-    counts = [int(known[choices.balanced(labels, 100, seed)].sum()) for seed in range(10)]
+def test_a_seed_that_chooses_too_few_labels_is_named_before_any_run(tmp_path):
+    images, labels = np.zeros([600, 4, 4], np.uint8), np.arange(600) % 2
+    labels[500:] = -1
+    kinds = np.where(np.arange(600) % 3 == 0, 0, -1)
+    kinds[500:] = -1  # no label at all, so train.py leaves these out after it has chosen
+    kinds[:500:7] = 1
+    written(tmp_path / "mine", (images, labels, kinds), (images, labels, kinds))
+    given = {"dataset": "auto", "data_dir": str(tmp_path / "mine"), "tasks": "label,kind"}
+    chosen = [choices.balanced(labels, 550, seed) for seed in range(10)]
+    counts = [int(np.sum(kinds[of_seed] >= 0)) for of_seed in chosen]
     batch_size, few = min(counts) + 1, counts.index(min(counts))
     assert 0 < few and min(counts[:few]) >= batch_size
-    made_of = {"train_examples": "100", "batch_size": str(batch_size)}
-    runs = [Run("runs", "none", seed, made_of) for seed in range(10)]
-    with pytest.raises(Failed, match=f"^seed {few}: .*only {min(counts)} training images"):
-        compare.check_seeds(runs, dataset)
-    compare.check_seeds(runs[:few], dataset)
-    compare.check_seeds([Run("runs", "none", few, {"batch_size": "100"})], dataset)
+    given |= {"train_examples": "550", "batch_size": str(batch_size)}
+    runs = [Run("runs", "mine", seed, given) for seed in range(10)]
+    with pytest.raises(Failed, match=f"^mine, seed {few}: .*only {min(counts)} training images"):
+        compare.check_seeds(runs)
+    compare.check_seeds(runs[:few])
 
 
 def test_what_train_py_warns_of_is_said_with_the_settings_that_it_is_about(where):
@@ -499,11 +501,11 @@ def test_of_a_run_that_is_resumed_only_what_is_left_counts(tmp_path, monkeypatch
     now = iter([100.0, 110.0, 130.0])  # its start, and two looks at the runs
     monkeypatch.setattr(watching.time, "monotonic", lambda: next(now))
     bar = watching.Bar(dict.fromkeys([tmp_path, tmp_path / "new"], watching.Cost(500.0, 500.0)), 1)
-    for step in (82, 92):
-        progress = {"first_step": 80, "step": step, "last_step": 100}
+    for step in (820, 920):
+        progress = {"first_step": 800, "step": step, "last_step": 1000}
         (tmp_path / "progress.json").write_text(json.dumps(progress))
         bar._update()
-    # A step takes 2 s, and as long again for evaluations, so a run 400: a fifth is left of the
+    # A step takes 0.2 s, and as long again for evaluations, so a run 400: a fifth is left of the
     # one, and all of the other, each after 10 s.
     assert "About 8 min 20 s for 2 runs." in capsys.readouterr().out
     assert bar._bar.n - bar._bar.initial == pytest.approx(0.12 * 1000)
