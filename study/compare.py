@@ -165,7 +165,7 @@ def load(given):
     """Reads the data of all runs, but for the choice of training images. Raises: Failed."""
     if given.get("data_dir") == "":
         raise Failed("--data_dir=: must name a folder")
-    dataset = read(given)
+    dataset = read_data(given)
     if dataset.name == "synthetic":
         raise Failed(
             "synthetic images differ from seed to seed, so there is nothing to compare on. Name a"
@@ -180,7 +180,7 @@ def load(given):
     return dataset
 
 
-def read(given, **chosen):
+def read_data(given, **chosen):
     """Calls `data.load`. Args: flags of train.py, name -> value; which images are chosen."""
     holdout = given.get("holdout", "0")
     return data.load(
@@ -377,7 +377,6 @@ def check_flags(firsts, folders, jobs, known_warnings=()):
     Raises:
       Failed: train.py refuses one.
     """
-
     warned = {}  # text -> the settings with which train.py warns of it
     firsts = [run for run in firsts if not folders.run(run).exists()]
 
@@ -415,7 +414,7 @@ def check_seeds(missing):
         checked.append(chosen)
         try:
             with warnings.catch_warnings(record=True):  # the runs' logs have them
-                dataset = read(run.flags, seed=run.seed, **choice_of(run.flags))
+                dataset = read_data(run.flags, seed=run.seed, **choice_of(run.flags))
             if batch_size > len(dataset.train.images):
                 count = f"{len(dataset.train.images):,}"
                 raise Failed(f"batch_size={batch_size}: there are only {count} training images")
