@@ -237,7 +237,8 @@ def has_record(run, folders, commit):
     if not folders.has_record(run):
         return False
     record = files.read_json(folders.record(run))
-    return record.get("commit") == commit and records.is_record_of(run, record, folders)
+    # That of a run that diverged has no commit; the folder is of this one.
+    return record.get("commit", commit) == commit and records.is_record_of(run, record, folders)
 
 
 if __name__ == "__main__":

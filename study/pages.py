@@ -112,6 +112,8 @@ def with_tables(text, made):
         place = re.search(f"{first}\n{within}{last}", text, re.S)
         if not place:
             raise Failed(f"has no place for a table; add {first} and {last}.")
+        if text.count(first) > 1:
+            raise Failed(f"has {first} more than once; leave one of them.")
         text = text.replace(place[0], f"{first}\n{table}\n{last}")
     return text
 
@@ -159,6 +161,7 @@ def figure_of(source, found):
         figure = QUANTITIES[source.quantity](source, found)
     else:
         figure = cell_of(source, found.tables.get(source.table, ""))
+        figure = re.sub(r", \d+ diverged$", "", figure)  # of the number of seeds
     return figure.removeprefix("+")
 
 

@@ -18,6 +18,7 @@ over the end of an epoch, as the original's do. A GPU does not repeat bits.
 
 import contextlib
 import pathlib
+import re
 import sys
 import time
 import warnings
@@ -349,8 +350,13 @@ def main(argv):
         if FLAGS.quick:
             dataset = dataset._replace(test=dataset.test.take(slice(0, 500)))
         train_all(Images(dataset, device), epochs, steps)
-    except torch.cuda.OutOfMemoryError:
-        raise Failed("the GPU's memory is full. Train fewer seeds at a time: --at_once=1") from None
+    except RuntimeError as error:  # several classes and texts say that memory is full
+        if not re.search("out of memory|ALLOC_FAILED", str(error)):
+            raise
+        raise Failed(
+            "the GPU's memory is full. Close other programs on it, or train fewer seeds at a time:"
+            " --at_once=1"
+        ) from None
     except KeyboardInterrupt:
         sys.exit("\nStopped. Run the same command to make the runs that have no record.")
 
@@ -374,6 +380,10 @@ def train_all(images, epochs, steps):
     )
     with bar:
         for group in groups:
+            # Another process may have made some meanwhile.
+            group = [run for run in group if not is_made(*run, epochs)]
+            if not group:
+                continue
             names = ", ".join(f"{seed}" for _, seed in group)
             bar.set_postfix_str(f"{group[0][0]}, seed {names}")
             began = time.monotonic()
@@ -382,6 +392,8 @@ def train_all(images, epochs, steps):
                 bar.close()
                 return print("Time is up. Run the same command to make the missing runs.")
             for run in runs:
+                if is_made(run.setting, run.seed, epochs):  # a GPU does not repeat bits
+                    continue
                 record = record_of(run, commit, time.monotonic() - began, len(runs))
                 records.write_record(path_of(run.setting, run.seed), record)
             del runs, run  # their memory is the next group's

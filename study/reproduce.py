@@ -78,7 +78,11 @@ def define_flags():
     flags.DEFINE_integer("jobs", None, "Runs at a time, which share the cores.", 1)
     flags.DEFINE_string("scheduler", None, "Address of a Dask cluster that makes the runs.")
     flags.DEFINE_string("logdir", "logs/reproduce", "Folder for the runs; with --quick, for all.")
-    flags.DEFINE_string("records", str(HERE / "records"), "Folder for the records.")
+    flags.DEFINE_string(
+        "records",
+        str(HERE / "records"),
+        "Folder for the records; another one gets tables and pictures, too, and no page is written.",
+    )
     flags.register_validator(
         "only", lambda studies: set(studies) <= set(runs.STUDIES), f"must be some of {names}"
     )
@@ -118,7 +122,8 @@ def main(argv):
     if not (FLAGS.draw or FLAGS.show):
         for sentence in left_out:
             print(sentence, flush=True)
-    out = PICTURES
+    # Records elsewhere are not all: what they say goes beside them, and not into the pages.
+    out = PICTURES if FLAGS["records"].using_default_value else folders.records
     if FLAGS.quick:
         out = folders.runs / "quick"
         known = chosen = runs.quick(chosen)
@@ -134,7 +139,8 @@ def main(argv):
             " --logdir."
         ) from None
     except KeyboardInterrupt:
-        sys.exit("\nStopped. Run the same command to resume.")
+        again = "" if FLAGS.verify else " Run the same command to resume."
+        sys.exit(f"\nStopped.{again}")
 
 
 # Flag -> with which actions it has no effect; None is to make what is missing.
@@ -142,6 +148,7 @@ NO_EFFECT = {
     "jobs": ("draw", "show", "verify"),
     "seeds": ("draw", "show"),
     "only": ("draw",),
+    "logdir": ("draw", "show"),
     "records_to_verify": ("draw", "show", None),
     "verify_images": ("draw", "show", None),
 }
@@ -152,11 +159,13 @@ def check_flags():
     action = next((name for name in ("draw", "show", "verify") if FLAGS[name].value), None)
     for name in NO_EFFECT:
         is_given = not FLAGS[name].using_default_value
-        if name == "only" and FLAGS.quick:  # it chooses which records there may be
+        if name in ("only", "logdir") and FLAGS.quick:  # they say which records there may be
             continue
         if is_given and action in NO_EFFECT[name]:
             there = f"with --{action}" if action else "without --verify"
             raise Failed(f"--{name} has no effect {there}: leave it out.")
+    if FLAGS.quick and not FLAGS["records"].using_default_value:
+        raise Failed("--records has no effect with --quick: leave it out.")
 
 
 def for_this_processor(chosen):
@@ -198,6 +207,8 @@ def act(chosen, folders, out):
       Failed, filelock.Timeout, OSError: it cannot.
     """
     check_what_is_shown()
+    if FLAGS.draw and not folders.records.is_dir():
+        raise Failed(f"{folders.records}: no such folder")
     found = read_all(folders.records, fewest_seeds=1)
     if FLAGS.show:
         texts = found.tables
@@ -207,7 +218,7 @@ def act(chosen, folders, out):
             }
             texts = {name: text for name, text in texts.items() if name in asked}
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
-    if not (FLAGS.quick or FLAGS.verify):
+    if out == PICTURES and not FLAGS.verify:
         for page in pages.PAGES:
             pages.text_of(page, found)  # before days of running, not after
     if not FLAGS.draw:
@@ -224,9 +235,10 @@ def act(chosen, folders, out):
     found = read_all(folders.records, fewest_seeds)
     for path in draw_all(found, out):
         print(path)
-    if FLAGS.quick:
+    if out != PICTURES:
         page = out / "tables.md"
-        files.write(page, QUICK_NOTICE + tables.as_text(found.tables) + "\n")
+        notice = QUICK_NOTICE if FLAGS.quick else ""
+        files.write(page, notice + tables.as_text(found.tables) + "\n")
         return print(page)
     for page in pages.write(found):
         print(page)

@@ -122,11 +122,11 @@ def measure_peers(units, rounds, steps):
     contenders = {f"{n} {unit}": ([n, unit, *best.get(f"{n} {unit}", [])], {}) for n, unit in pairs}
     measured = machine.in_rounds(rounds, contenders) | machine.in_rounds(few, rare)
     machine.bar.close()
-    libraries = ("tensorflow", "tf-slim", "numpy", *(set(peers) - {"slim"}))
+    libraries = "tensorflow", "tf-slim", "numpy", *(set(peers) - {"slim"})
     return {
         "commit": commit,
         "machine": machine.description,
-        "versions": {name: importlib.metadata.version(name) for name in sorted(libraries)},
+        "versions": versions_of(sorted(libraries)),
         "steps": steps,
         "modes": modes,
         "measured": measured,
@@ -159,7 +159,7 @@ def measure_bfloat16(units, rounds, steps):
     return {
         "commit": commit,
         "machine": machine.description,
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "versions": versions_of(libraries),
         "steps": steps,
         "modes": modes,
         "measured": measured,
@@ -180,10 +180,18 @@ def measure_against(folder, units, rounds, steps):
         "commit": commit,
         "against": other,
         "machine": machine.description,
-        "versions": {"tensorflow": importlib.metadata.version("tensorflow")},
+        "versions": versions_of(["tensorflow"]),
         "steps": steps,
         "measured": measured,
     }
+
+
+def versions_of(libraries):
+    """The versions of these libraries, name -> version."""
+    import tensorflow  # now, as this takes seconds; its distribution has several names
+
+    found = {"tensorflow": tensorflow.__version__}
+    return {name: found.get(name) or importlib.metadata.version(name) for name in libraries}
 
 
 # --- What a record says ---
@@ -367,7 +375,8 @@ def drawn(text, records):
         chosen = [record for name, record in records.items() if name.startswith(match[2])]
         return "\n\n".join([match[1], *map(report, chosen), match[3]])
 
-    marks = r"(<!-- table (speed|same_commit|bfloat16) -->).*?(<!-- end of table -->)"
+    within = "(?:(?!<!-- table ).)*?"  # without another table's mark
+    marks = rf"(<!-- table (speed|same_commit|bfloat16) -->){within}(<!-- end of table -->)"
     return re.sub(marks, tables, text, flags=re.S)
 
 
@@ -405,6 +414,8 @@ def main():
         parser.error(f"--against={options.against}: not a checkout at 1c155a2 or later")
     if options.record and not options.record.resolve().parent.is_dir():
         parser.error(f"--record={options.record}: its folder does not exist")
+    if options.record and options.record.is_dir():
+        parser.error(f"--record={options.record}: is a folder; name a file")
     if options.against:
         folder = pathlib.Path(options.against).resolve()
         record = measure_against(folder, units, options.rounds, options.steps)
@@ -412,9 +423,9 @@ def main():
         record = measure_bfloat16(units, options.rounds, options.steps)
     else:
         record = measure_peers(units, options.rounds, options.steps)
+    print("\n" + report(record), flush=True)  # first: the file may not be writable any more
     if options.record:
         files.write_json(options.record, record)
-    print("\n" + report(record))
 
 
 if __name__ == "__main__":

@@ -505,6 +505,9 @@ def test_a_replicated_run_that_diverged_is_counted_and_not_averaged(tmp_path):
     study, made = write_replicated(tmp_path, *records, diverged)
     row = rows_of(replication.summary_table(study, made))[2]
     assert row[2] == "5, 1 diverged" and row[5] == "90.00 ± 0.00"
+    found = pages.Found({}, study, replication.all_tables(study, made, {}))
+    mark = "<!-- replicated; 0.9 none; seeds -->"
+    assert pages.with_figures(f"over 4{mark} seeds", found) == f"over 5{mark} seeds"
 
 
 def test_the_replication_shows_settings_with_enough_seeds(tmp_path):
@@ -702,6 +705,7 @@ def test_a_small_p_value_in_a_sentence_is_less_than_a_number(before, p, after):
 @pytest.mark.parametrize("text, words", [
     ("somebody's page", "has no place for a table; add <!-- table full -->"),
     ("<!-- table full -->\nA sentence.\n<!-- table where -->\n<!-- end of table -->", "no place"),
+    (f"{PLACE}{PLACE}", "has <!-- table full --> more than once"),
     (f"{PLACE}a gain<!-- full; channel; mean -->", "has no figure directly before it"),
     (f"{PLACE}0.1 <!-- full; channel; mean -->", "has no figure directly before it"),
     (f"{PLACE}0.1<!-- full; channel -->", "<!-- full; channel --> names no figure"),
@@ -1202,6 +1206,15 @@ def test_records_of_a_study_that_is_not_asked_for_are_checked_as_well(tmp_path):
     assert refused.returncode == 1 and "is the record of 1000_channel-seed0" in refused.stderr
 
 
+def test_records_elsewhere_get_tables_beside_them_and_no_page(tmp_path):
+    shutil.copytree(RECORDS_FOLDER / "levers", tmp_path / "levers")
+    before = PAGE.read_text()
+    drawn = reproduce_script("--draw", f"--records={tmp_path}")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "| rate x1000 | 10 |" in (tmp_path / "tables.md").read_text()
+    assert PAGE.read_text() == before
+
+
 def test_seeds_that_did_not_end_are_counted_in_every_table():
     none, channel = made_groups(none=dict.fromkeys(range(3), (0.7, 0.9)),
                                 channel={s: (0.71 + s / 100, 0.9) for s in range(3)})  # fmt: skip
@@ -1399,6 +1412,9 @@ def test_a_record_of_the_study_is_made_again(fashion_mnist, tmp_path):
         ("--scheduler=tcp://localhost:9 --draw", "--draw"),
         ("--draw --only=levers", "--only has no effect with --draw: leave it out."),
         ("--show --seeds=3", "--seeds has no effect with --show"),
+        ("--draw --logdir=logs", "--logdir has no effect with --draw"),
+        ("--quick --records=logs", "--records has no effect with --quick"),
+        ("--draw --records=study/record", "study/record: no such folder"),
         ("--verify_images=9", "--verify_images has no effect without --verify"),
     ],
 )
