@@ -92,6 +92,8 @@ def find_start(claim, *, last_step, every, keep, initializer, tower_variables, i
     )
     done = step - 1 if is_partial or not newest else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
+    if done < step < last_step:  # a finished run that is trained on loses its last evaluation
+        (run_dir / RESULTS).unlink(missing_ok=True)
     return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)
 
 

@@ -122,12 +122,18 @@ class OpenFile:
         return b"".join(parts)
 
     def has_changed(self):
-        """Returns whether its size or time has changed since this was last asked."""
+        """Returns whether its size or time has changed since this was last asked.
+
+        Raises: DataError, the file system cannot tell.
+        """
         before, self._state = self._state, self._state_now()
         return before != self._state
 
     def _state_now(self):
-        status = os.fstat(self._descriptor)
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError as error:  # as on a network disk
+            raise DataError(f"{self.path}: cannot be read ({error.strerror}).") from error
         return status.st_size, status.st_mtime_ns
 
 

@@ -5,6 +5,7 @@ the prefix "summary/". Step 0 has the units' weights before training, if there a
 """
 
 import contextlib
+import itertools
 import json
 import warnings
 
@@ -35,7 +36,8 @@ class EvaluationLog:
         with self._errors():
             self._file = open(self._path, "ab")
             lines = ((line["step"], size) for line, size in whole_lines(self._path))
-            kept = [(step, size) for step, size in lines if step <= done]
+            # Up to the first that is later: behind it, nothing can be kept.
+            kept = list(itertools.takewhile(lambda line: line[0] <= done, lines))
             self._file.truncate(sum(size for _, size in kept))
         missing = set(range(every, done + 1, every)) - {step for step, _ in kept}
         if missing:

@@ -205,6 +205,8 @@ def init_folder(run_dir, settings, defaults):
     if "," in settings["tasks"]:  # a single tower has no units
         wanted["cross_stitch"] = False
     found = completed(found, {**wanted, "classes": settings["classes"]}, defaults)
+    if found.get("data") == settings["data"]:  # in a folder of another name, perhaps
+        del wanted["dataset"]
     wrong = [shown(n, value, defaults) for n, value in wanted.items() if found[n] != value]
     if wrong:
         raise Failed(f"--init_from={folder}: must be a run with {' '.join(wrong)}.")

@@ -260,6 +260,36 @@ def test_a_run_that_is_trained_on_has_the_evaluations_of_a_longer_one(undisturbe
     assert_same_outcome(outcome(tmp_path), undisturbed("none"))
 
 
+@pytest.mark.slow
+def test_a_finished_run_that_is_trained_on_and_killed_at_once_can_be_finished_again(tmp_path):
+    short = (UNITS["none"], "--max_steps=15")
+    assert run(tmp_path, *short).returncode == 0
+    before = results_in(folder(tmp_path)), (folder(tmp_path) / predictions.NAME).read_bytes()
+    process = begin(tmp_path, UNITS["none"], "--max_steps=100000")
+    log, end = folder(tmp_path) / evaluation_log.NAME, time.monotonic() + SECONDS
+    while all(line["step"] < 20 for line, _ in evaluation_log.whole_lines(log)):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert run(tmp_path, *short).returncode == 0
+    assert [line["step"] for line in lines_of(tmp_path)] == [10, 15]
+    after = results_in(folder(tmp_path))
+    for name in ("global_step", "accuracy_test", "accuracy_test_last", "correct_last", "confusion"):
+        assert after[name] == before[0][name], name
+    assert (folder(tmp_path) / predictions.NAME).read_bytes() == before[1]
+
+
+def test_evaluations_behind_a_later_one_are_cut_and_missed(tmp_path):
+    """As two processes may leave them, on a disk whose locks another machine does not see."""
+    path, steps = tmp_path / evaluation_log.NAME, (10, 20, 90, 30, 40)
+    path.write_text("".join(f'{{"step": {step}, "accuracy_test": 0.5}}\n' for step in steps))
+    with pytest.warns(UserWarning, match="lacks 2 evaluations up to step 40, such as .* step 30"):
+        with evaluation_log.EvaluationLog(tmp_path, 40, 10):
+            pass
+    assert [line["step"] for line, _ in evaluation_log.whole_lines(path)] == [10, 20]
+
+
 STOPPED_AT_13 = (
     "import os\nfrom harness.progress import Progress\nadd_step = Progress.add_step\n"
     "def stop_at_13(self, *given):\n"
@@ -912,6 +942,7 @@ def test_towers_that_were_trained_on_other_images_are_warned_of(recwarn, tmp_pat
     now = settings | {"init_from": str(source), "cross_stitch": True}
     for other, is_warned_of in (
         ({}, False),
+        ({"dataset": "moved-custom"}, False),
         ({"data": "2", "seed": 1}, False),
         ({"data": "2"}, True),
     ):
