@@ -118,7 +118,7 @@ def add_unit(towers, scope, config):
     """Adds the unit that the config names, in a variable scope such as "cross_stitch_1".
 
     Args: those of a unit, above, with its scope in place of its start weights, which follow
-      from the config. Returns: as a unit.
+      from the config. Returns: as a unit does.
     """
     start = start_weights(len(towers), config.cross_stitch_init)
     with tf.variable_scope(scope):

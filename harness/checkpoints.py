@@ -37,8 +37,8 @@ class Start(typing.NamedTuple):
 
 
 def find_start(claim, *, last_step, every, keep, initializer, tower_variables, init_folder):
-    """Deletes checkpoints that are half written, and finds what the run of the default graph
-    starts from.
+    """Deletes checkpoints that are half written, and results of evaluations that are made again;
+    finds what the run of the default graph starts from.
 
     Args:
       claim: the process's `owner.Claim` to the run's folder.
@@ -92,8 +92,8 @@ def find_start(claim, *, last_step, every, keep, initializer, tower_variables, i
     )
     done = step - 1 if is_partial or not newest else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
-    if done < step < last_step:  # a finished run that is trained on loses its last evaluation
-        (run_dir / RESULTS).unlink(missing_ok=True)
+    if files.read_json(run_dir / RESULTS).get("global_step", 0) > done:
+        (run_dir / RESULTS).unlink()  # its last evaluation goes, so it is not finished any more
     return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)
 
 

@@ -236,7 +236,7 @@ def has_record(run, folders, commit):
     """Whether the run was made here, at this commit."""
     if not folders.has_record(run):
         return False
-    record = files.read_json(folders.record(run))
+    record = records.read_record(folders.record(run), *records.ENTRIES)
     # That of a run that diverged has no commit; the folder is of this one.
     return record.get("commit", commit) == commit and records.is_record_of(run, record, folders)
 

@@ -111,7 +111,9 @@ def compare(argv):
         write_parameters(folder, now)
         if missing:
             make_all(missing, dataset, folders, jobs)
-            check_data(missing, folders, now, parameters(load(given), settings, given))
+            with warnings.catch_warnings(record=True):  # they were said before
+                after = parameters(load(given), settings, given)
+            check_data(missing, folders, now, after)
         study, diverged = groups_of(settings, chosen, folders)
         about = answer.About(
             shlex.join(["python", "-m", "study.compare", *sys.argv[1:]]),
@@ -140,7 +142,7 @@ def say_what_comes(folder, settings, chosen, missing, jobs):
 
 @contextlib.contextmanager
 def noting_warnings(texts):
-    """Adds the texts of warnings, within, to a set."""
+    """Repeats the warnings given within, and adds their texts to a set."""
     caught = []
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -396,8 +398,7 @@ def check_flags(firsts, folders, jobs, known_warnings=()):
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         list(pool.map(check, firsts))
     for text, settings in warned.items():
-        of_all = len(settings) == len(firsts)
-        warnings.warn(text if of_all else f"{', '.join(sorted(settings))}: {text}")
+        warnings.warn(f"{', '.join(sorted(settings))}: {text}")
 
 
 def check_seeds(missing):

@@ -123,7 +123,7 @@ def main(argv):
         for sentence in left_out:
             print(sentence, flush=True)
     # Records elsewhere are not all: what they say goes beside them, and not into the pages.
-    out = PICTURES if FLAGS["records"].using_default_value else folders.records
+    out = PICTURES if folders.records.resolve() == HERE / "records" else folders.records
     if FLAGS.quick:
         out = folders.runs / "quick"
         known = chosen = runs.quick(chosen)
@@ -235,12 +235,12 @@ def act(chosen, folders, out):
     found = read_all(folders.records, fewest_seeds)
     for path in draw_all(found, out):
         print(path)
-    if out != PICTURES:
-        page = out / "tables.md"
-        notice = QUICK_NOTICE if FLAGS.quick else ""
-        files.write(page, notice + tables.as_text(found.tables) + "\n")
-        return print(page)
-    for page in pages.write(found):
+    if out == PICTURES:
+        written = pages.write(found)
+    else:
+        notice, written = QUICK_NOTICE if FLAGS.quick else "", [out / "tables.md"]
+        files.write(written[0], notice + tables.as_text(found.tables) + "\n")
+    for page in written:
         print(page)
     for study, everything in records.read_all(folders.records).items():
         few = [group for group in everything if len(group.records) < fewest_seeds]

@@ -51,6 +51,7 @@ class Bar:
         self._costs, self._jobs = costs, jobs
         self._shares = dict.fromkeys(costs, 0.0)  # of each run that is done
         self._first_seen = {}  # folder -> when a step of it was first seen, and which
+        self._begun = {folder for folder in costs if folder.exists()}
         self._resumed = {}  # folder -> the share that was made before
         self._started, self._has_said = time.monotonic(), False
         for folder in costs:  # what a killed run left says nothing of now
@@ -90,7 +91,7 @@ class Bar:
         for folder in self._costs:
             share = 1.0 if folder in self._made else self._share_of(folder)
             self._shares[folder] = max(share, self._shares[folder])
-        is_measured = any(not self._resumed.get(folder) for folder in self._made)
+        is_measured = any(of in self._made and of not in self._begun for of in self._costs)
         if is_measured and not self._has_said:  # in fewer steps than an estimate needs
             self._say_how_long(lambda _: time.monotonic() - self._started)
         done = sum(self._shares[folder] * cost.total for folder, cost in self._costs.items())

@@ -188,10 +188,14 @@ def measure_against(folder, units, rounds, steps):
 
 def versions_of(libraries):
     """The versions of these libraries, name -> version."""
-    import tensorflow  # now, as this takes seconds; its distribution has several names
+    return {name: version_of(name) for name in libraries}
 
-    found = {"tensorflow": tensorflow.__version__}
-    return {name: found.get(name) or importlib.metadata.version(name) for name in libraries}
+
+def version_of(library):
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # TensorFlow's has several names
+        return importlib.metadata.version(importlib.metadata.packages_distributions()[library][0])
 
 
 # --- What a record says ---
@@ -423,9 +427,11 @@ def main():
         record = measure_bfloat16(units, options.rounds, options.steps)
     else:
         record = measure_peers(units, options.rounds, options.steps)
-    print("\n" + report(record), flush=True)  # first: the file may not be writable any more
-    if options.record:
-        files.write_json(options.record, record)
+    try:
+        if options.record:
+            files.write_json(options.record, record)
+    finally:  # a full disk must not cost the figures
+        print("\n" + report(record))
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def runs_shown(address, process, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", STUDY)
-def test_each_command_of_the_study_is_taken(command, tmp_path):
-    shown = run_script(*shlex.split(command)[2:], "--show", f"--logdir={tmp_path}")
+def test_each_command_of_the_study_is_taken(command):
+    shown = run_script(*shlex.split(command)[2:], "--show")
     assert shown.returncode == 0, shown.stderr
     titles = set(re.findall(r"^## (.*)", shown.stdout, re.M))
     only = re.search(r"--only=(\S+)", command)  # shows what was asked for, or everything
