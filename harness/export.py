@@ -141,8 +141,8 @@ class Export:
             reason = re.sub(rf"\.{re.escape(self._folder.name)}\.\w+\.unfinished-export",
                             lambda _: self._folder.name, reason)  # fmt: skip
             raise Failed(
-                f"{self._folder}: the network cannot be written there ({reason}). Choose another"
-                " --export_dir."
+                f"{self._folder}: the network cannot be written there, or its draft in the folder"
+                f" above ({reason}). Choose another --export_dir."
             ) from error
 
 
