@@ -27,7 +27,7 @@ from study import groups, markdown, per_image, replication, runs, tables
 # What a reader of the study's page may skip.
 OF_MORE_TABLES = (
     "full",
-    "all_images_30_epochs",
+    "full_30_epochs",
     "where",
     "few_images",
     "best_lever",

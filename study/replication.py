@@ -14,7 +14,7 @@ from study.runs import EPOCHS_OF_THE_REPLICATION, SEEDS_OF_THE_REPLICATION
 NAMES = ("replicated", "replication_questions", "replication_programs")  # on the pages here
 NOT_REPEATED = "Made by an earlier program of the same network"  # begins such a record's note
 # The runs of train.py that these are compared with.
-TRAIN_PY_STUDY, TRAIN_PY_DECAY = "full_30_epochs", "0.9"
+TRAIN_PY_STUDY, TRAIN_PY_DECAY = "all_images_30_epochs", "0.9"
 
 # Fixed before seeds 10 to 19 were run: what is compared. The second is asked if the first is
 # significant, and their difference if both are. The others are corrected after Holm.
