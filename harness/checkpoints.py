@@ -92,7 +92,7 @@ def find_start(claim, *, last_step, every, keep, initializer, tower_variables, i
     )
     done = step - 1 if is_partial or not newest else step
     claim.check()  # again: reading takes seconds, and next the run's files are cut back
-    if files.read_json(run_dir / RESULTS).get("global_step", 0) > done:
+    if files.read_json(run_dir / RESULTS).get("global_step", -1) > done:
         (run_dir / RESULTS).unlink()  # its last evaluation goes, so it is not finished any more
     return Start(Saver(saver, claim, in_order, keep), step, done, summary, set_variables)
 
