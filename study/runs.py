@@ -180,10 +180,7 @@ STUDIES = {
         pictures={"acc_test_30_epochs.png": ("accuracy", "none", "channel")},
     ),
     "full_30_epochs": Study(
-        WITHOUT_NDDR,
-        THIRTY_EPOCHS,
-        range(5),
-        repeated_by="all_images_30_epochs",
+        WITHOUT_NDDR, THIRTY_EPOCHS, range(5), repeated_by="all_images_30_epochs"
     ),
     "where": Study(
         {
