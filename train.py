@@ -101,7 +101,9 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("threads", 0, "Cores to use; 0 for all. Results differ in rounding.", 0, 4096)
 flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where to train; a GPU trains the plain graph.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Start weights, choice and order of images, dropout.", 0, 2**32 - 1)
+flags.DEFINE_integer(
+    "seed", 0, "Initial weights, choice and order of images, dropout.", 0, 2**32 - 1
+)
 
 # Files
 flags.DEFINE_enum(
@@ -427,6 +429,7 @@ def run_command(program_started):
         use_finished(run, outcome)
         return
     processor.check_precision(FLAGS.precision)
+    flag_checks.warn_of_single_image(flag_values(), run.dataset)
     if FLAGS.eval_only:
         if FLAGS.init_from:
             init_folder(run)  # reports a mistyped folder before the run is trained
@@ -436,7 +439,6 @@ def run_command(program_started):
         net = build(run.dataset, config_from_flags())
         check_folder(run, net)
         folder.begin(claim, run.settings, FLAGS.overwrite)
-        flag_checks.warn_of_single_image(flag_values(), run.dataset)
         process.say(f"Writing to {run.folder}")
         process.say(f"Watch it: tensorboard --logdir={shlex.quote(FLAGS.logdir)}")
         outcome = train_and_report(net, run, claim, program_started)

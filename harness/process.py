@@ -185,8 +185,8 @@ def format_warning(message, *_):
 
 
 def warnings_in(output):
-    """The texts of the warnings that a program wrote in such boxes, a list."""
+    """The texts of the warnings that a program wrote in such boxes, a list; spaces count as one."""
     boxes = re.findall(
-        rf"^{re.escape(RULE)}\nWARNING: (.*?)\n{re.escape(RULE)}$", output, re.S | re.M
+        rf"^{re.escape(RULE)}\nWARNING:\s(.*?)\n{re.escape(RULE)}$", output, re.S | re.M
     )
     return [" ".join(text.split()) for text in boxes]

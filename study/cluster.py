@@ -1,4 +1,4 @@
-"""Makes the runs of the study on a Dask cluster: reproduce.py --scheduler=tcp://HOST:PORT.
+"""Makes the runs of the study on a Dask cluster: study.reproduce --scheduler=tcp://HOST:PORT.
 
 The first part runs on the coordinator, which is the machine of reproduce.py. It gives
 each worker a task: a run, together with the run whose towers it starts with. The second
@@ -236,7 +236,10 @@ def has_record(run, folders, commit):
     """Whether the run was made here, at this commit."""
     if not folders.has_record(run):
         return False
-    record = records.read_record(folders.record(run), *records.ENTRIES)
+    try:
+        record = records.read_record(folders.record(run), *records.ENTRIES)
+    except Failed:  # it is damaged
+        return False
     # That of a run that diverged has no commit; the folder is of this one.
     return record.get("commit", commit) == commit and records.is_record_of(run, record, folders)
 

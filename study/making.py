@@ -79,13 +79,13 @@ def train(run, folders, stop, *more_flags):
         if process.returncode == -signal.SIGKILL and not stop.is_set():
             raise Failed(
                 f"{run.study}/{run.name}: train.py was killed, perhaps as memory ran out. Close"
-                " other programs, or make fewer runs at a time (--jobs). Run the same command to"
-                f" resume from its last checkpoint. Its log is {log}."
+                " other programs, or make fewer runs at a time, and run the same command again. Its"
+                f" log is {log}."
             )
         # An earlier reproduce.py that was killed may have left this run training.
         if process.returncode != InUse.exit_code and not stop.is_set():
             raise Failed(
-                f"{run.study}/{run.name}: {message} Its log is {log}. If that does not help,"
+                f"{run.study}/{run.name}: {message} Its log is {log}. If it fails again,"
                 f" delete {folder}."
             )
         stop.wait(1)

@@ -60,7 +60,7 @@ def define_flags():
     """Defines this program's flags."""
     flags.DEFINE_list("settings", list(SETTINGS), f"Settings to run, out of {', '.join(SETTINGS)}.")
     seeds = [str(seed) for seed in SEEDS_OF_THE_REPLICATION]
-    flags.DEFINE_list("seeds", seeds, "Seeds of each setting; others need --records=FOLDER, too.")
+    flags.DEFINE_list("seeds", seeds, "Seeds of each setting; other seeds need --records=FOLDER.")
     flags.DEFINE_integer("at_once", 5, "Seeds that train at a time; dense networks train alone.", 1)
     flags.DEFINE_float("minutes", None, "Stop after this time; unfinished runs leave nothing.", 0)
     flags.DEFINE_enum("device", "gpu", ["gpu", "cpu"], "Where to train.")
@@ -381,7 +381,8 @@ def train_all(images, epochs, steps):
     with bar:
         for group in groups:
             # Another process may have made some meanwhile.
-            group = [run for run in group if not is_made(*run, epochs)]
+            planned, group = group, [run for run in group if not is_made(*run, epochs)]
+            bar.total -= epochs * (len(planned) - len(group))
             if not group:
                 continue
             names = ", ".join(f"{seed}" for _, seed in group)

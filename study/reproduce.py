@@ -1,12 +1,12 @@
 """Makes the study of study/README.md again: the runs of train.py, all tables and curves.
 
-    python -m study.reproduce                      # all runs: days on two cores
-    python -m study.reproduce --only=full,levers   # some of its studies
-    python -m study.reproduce --seeds=3            # at most three seeds of each setting
-    python -m study.reproduce --quick              # the same on few images, in minutes
-    python -m study.reproduce --draw               # only tables and pictures, from the records
-    python -m study.reproduce --verify             # repeats three records and compares
-    python -m study.reproduce --scheduler=tcp://HOST:PORT    # on the workers of a Dask cluster
+    python -m study.reproduce                            # all studies: days on two cores
+    python -m study.reproduce --only=few_article_labels  # one of them
+    python -m study.reproduce --seeds=6                  # at most six seeds of each setting
+    python -m study.reproduce --quick                    # the same on few images, in minutes
+    python -m study.reproduce --draw                     # tables and pictures, from the records
+    python -m study.reproduce --verify                   # repeats three records and compares
+    python -m study.reproduce --scheduler=tcp://HOST:PORT  # on the workers of a Dask cluster
 
 Each run is one of train.py. On Linux it has a core of its own, unless --jobs asks for fewer
 runs at a time. Its record is a small text file in study/records/. A run that has a record is
@@ -94,7 +94,7 @@ def define_flags():
     actions = ["draw", "show", "verify"]
     flags.mark_bool_flags_as_mutual_exclusive(actions)
     refused = {n: f"--{n} runs nothing on a cluster: leave out one of the two" for n in actions}
-    refused["jobs"] = "workers have `dask worker --nthreads` in its place: leave out --jobs"
+    refused["jobs"] = "on a cluster, `dask worker --nthreads` says how many: leave out --jobs"
     for name, message in refused.items():
         flags.register_multi_flags_validator(
             ["scheduler", name], lambda given: not all(given.values()), message
@@ -123,7 +123,8 @@ def main(argv):
         for sentence in left_out:
             print(sentence, flush=True)
     # Records elsewhere are not all: what they say goes beside them, and not into the pages.
-    out = PICTURES if folders.records.resolve() == HERE / "records" else folders.records
+    of_pages = not FLAGS.quick and folders.records.resolve() == (HERE / "records").resolve()
+    out = PICTURES if of_pages else folders.records
     if FLAGS.quick:
         out = folders.runs / "quick"
         known = chosen = runs.quick(chosen)
@@ -132,7 +133,7 @@ def main(argv):
         chosen = [run for run in chosen if run.seed_index < FLAGS.seeds]
     records.check(known, folders)  # those of other studies as well: all are shown
     try:
-        act(chosen, folders, out)
+        act(chosen, folders, out, of_pages)
     except filelock.Timeout:
         raise Failed(
             f"{folders.runs}: another process is using this folder. Wait for it, or choose another"
@@ -195,13 +196,14 @@ def folder_of(flag):
     return pathlib.Path(os.path.abspath(os.path.expanduser(given)))
 
 
-def act(chosen, folders, out):
+def act(chosen, folders, out, of_pages):
     """Does what the flags ask.
 
     Args:
       chosen: the runs that the flags choose.
       folders: `records.Folders`.
       out: the folder for pictures.
+      of_pages: whether these are the records that the pages show.
 
     Raises:
       Failed, filelock.Timeout, OSError: it cannot.
@@ -218,7 +220,7 @@ def act(chosen, folders, out):
             }
             texts = {name: text for name, text in texts.items() if name in asked}
         return print(tables.as_text(texts) or f"{folders.records}: no records yet")
-    if out == PICTURES and not FLAGS.verify:
+    if of_pages and not FLAGS.verify:
         for page in pages.PAGES:
             pages.text_of(page, found)  # before days of running, not after
     if not FLAGS.draw:
@@ -235,7 +237,7 @@ def act(chosen, folders, out):
     found = read_all(folders.records, fewest_seeds)
     for path in draw_all(found, out):
         print(path)
-    if out == PICTURES:
+    if of_pages:
         written = pages.write(found)
     else:
         notice, written = QUICK_NOTICE if FLAGS.quick else "", [out / "tables.md"]

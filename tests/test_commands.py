@@ -56,8 +56,8 @@ RUN_ELSEWHERE = {
     ),
     "python -m study.reproduce --verify": "test_a_record_of_the_study_is_made_again",
     "python -m study.reproduce --quick": "test_a_study_that_is_killed_resumes",
-    "python -m study.reproduce --only=levers --seeds=2": "test_a_study_that_is_killed_resumes",
-    "python -m study.reproduce --jobs=1": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --only=few_article_labels --seeds=6": "test_a_study_that_is_killed_resumes",
+    "python -m study.reproduce --only=few_article_labels --jobs=1": "test_a_study_that_is_killed_resumes",
     "python -m study.reproduce --only=NAME": "test_a_study_that_is_killed_resumes",
     "python -m study.reproduce --only=NAME --quick": "test_a_study_that_is_killed_resumes",
     "python -m study.replicate": "test_a_short_study_leaves_a_record_for_each_run_and_makes_none_twice",
@@ -66,7 +66,7 @@ RUN_ELSEWHERE = {
     "dask worker tcp://HOST:8786 --nthreads=2": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
-    "python -m study.reproduce --scheduler=tcp://HOST:8786": (
+    "python -m study.reproduce --only=few_article_labels --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
     "python tests/benchmark.py --rounds=6 --steps=50 --units=none,channel,layer,nddr"

@@ -16,13 +16,14 @@ from test_own_images import made, written
 
 import data
 import train
-from harness import choices, matrices
+from harness import choices, matrices, process
 from harness.errors import Failed
 from study import (
     answer,
     answer_pictures,
     command_line,
     compare,
+    comparison,
     intervals,
     per_image,
     pictures,
@@ -300,7 +301,7 @@ def test_seeds_that_only_one_of_two_settings_has_are_not_counted(tmp_path):
     assert "With two seeds, nobody can tell" in page and "2 seeds make no interval" in page
     assert "evaluations a run" not in page  # there are enough of them
     page = written_answer([none.of_seeds({0}), channel.of_seeds({1})], tmp_path)
-    assert "No seed has ended with none and with another setting" in page
+    assert 'No seed has finished both "none" and another setting' in page
 
 
 def test_long_names_of_settings_are_not_cut_off_at_the_edges_of_a_picture(tmp_path):
@@ -371,10 +372,10 @@ def test_a_wrong_command_line_gets_one_sentence_before_anything_is_written(given
 
 
 @pytest.mark.parametrize("given, words", [
-    (["--leaning_rate=0.1"], ["leaning_rate"]),
+    (["--leaning_rate=0.1"], ["compare.py: Unknown command line flag 'leaning_rate'"]),
     (["--setting=fast: --leaning_rate=0.1", "--batch_size=40"], ["--setting=fast: ", "leaning_rate"]),
     (["--num_epochs=x"], ["num_epochs"]),
-    (["--batch_size=500"], ["only 120 training images"]),
+    (["--batch_size=500"], ["compare.py: --batch_size=500: there are only 120 training images"]),
     (["--label_only=kind:60", "--balance=500"], ["balance=500", "between 0 and 1"]),
     (["--setting=warm: --init_from=runs/a", "--batch_size=40"], ["--setting=warm: --init_from=", "/runs/a: not the folder"]),
     (["--settings=hard_sharing", "--share_until=pool_1", "--batch_size=40"], ["--settings=hard sharing: ", "--share_until=pool_1"]),
@@ -399,24 +400,24 @@ def test_a_comparison_is_known_by_what_its_flags_mean(one, other, tmp_path):
         settings = command_line.settings_of(["none"], [f"{name}: '{setting}'"])
         return {"dataset": "d", "data": "0", "numerics": 1, "flags": given, "settings": settings}
 
-    compare.write_parameters(tmp_path, asked_for(one, "--batch_size=32"))
+    comparison.write_parameters(tmp_path, asked_for(one, "--batch_size=32"))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine-seed0").mkdir()
-    compare.check_folder(tmp_path, asked_for(other, "--batch_size=032"))
+    comparison.check(tmp_path, asked_for(other, "--batch_size=032"))
     with pytest.raises(Failed, match="was started with"):
-        compare.check_folder(tmp_path, asked_for("--num_epochs=3", "--batch_size=32"))
+        comparison.check(tmp_path, asked_for("--num_epochs=3", "--batch_size=32"))
     with pytest.raises(Failed, match="its setting 'mine' is"):
-        compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))
+        comparison.check(tmp_path, asked_for(one, "--batch_size=64"))
     (tmp_path / "runs" / "mine-seed0").rename(tmp_path / "runs" / "mine-seed0.log")
-    compare.check_folder(tmp_path, asked_for(one, "--batch_size=64"))  # no run of it has begun
+    comparison.check(tmp_path, asked_for(one, "--batch_size=64"))  # no run of it has begun
     with pytest.raises(Failed, match="has a setting 'mine'. Choose another name than 'Mine'"):
-        compare.check_folder(tmp_path, asked_for(one, "--batch_size=32", "Mine"))
+        comparison.check(tmp_path, asked_for(one, "--batch_size=32", "Mine"))
 
 
 def test_a_folder_is_named_by_what_its_flags_mean():
     dataset = types.SimpleNamespace(name="mine")
     names = {
-        compare.name_of(dataset, command_line.of_all_runs(words))
+        comparison.name_of(dataset, command_line.of_all_runs(words))
         for words in (["--lr=1e-3", "--n_epoch=3"], ["--num_epochs=3", "--learning_rate=0.001"])
     }
     assert names == {"mine-learning_rate=0.001-num_epochs=3"}
@@ -480,6 +481,18 @@ def test_what_train_py_warns_of_is_said_with_the_settings_that_it_is_about(where
     with pytest.warns(UserWarning, match="^mine: ignored, .*: --cross_stitch_init$") as caught:
         compare.check_flags(firsts, records.Folders(where, where), 2)
     assert len(caught) == 1
+    firsts = [run._replace(flags=run.flags | {"batch_size": "119"}) for run in firsts]  # of 120
+    with pytest.warns(UserWarning, match="^mine, none: the last batch of each epoch has one image"):
+        compare.check_flags(firsts, records.Folders(where, where), 2)
+
+
+@pytest.mark.parametrize("text", [
+    "no space ends this line " * 9 + "at its end", "--init_from=/" + "a" * 90 + ": was trained",
+    "/a/" + "b" * 75, "two  spaces", "one",
+])  # fmt: skip
+def test_what_a_box_says_can_be_read_from_it(text):
+    output = "before\n" + "".join(map(process.format_warning, [text, "another"])) + "after\n"
+    assert process.warnings_in(output) == [" ".join(text.split()), "another"]
 
 
 def test_after_fifty_steps_of_a_run_it_says_how_long_all_take(tmp_path, monkeypatch, capsys):
@@ -576,7 +589,7 @@ def test_a_users_day(where):
     fewer = run_compare(where, *QUICK)
     assert "This folder has runs of seeds 2, too" in fewer.stdout
     assert "after the answer of" not in fewer.stdout  # no seed was added
-    state = folder_in(where) / compare.PARAMETERS
+    state = folder_in(where) / comparison.PARAMETERS
     assert json.loads(state.read_text())["answered"] == [2, 3]
 
     # With one setting less, whose runs stay.
@@ -596,7 +609,7 @@ def test_a_users_day(where):
     kinds = np.load(path)
     np.save(path, np.append(kinds[:-1], (kinds[-1] + 1) % 5))
     assert_one_sentence(run_compare(where, *QUICK), "have changed", "--name")
-    state = folder_in(where) / compare.PARAMETERS
+    state = folder_in(where) / comparison.PARAMETERS
     parameters = json.loads(state.read_text())
     np.save(path, kinds)
     state.write_text(json.dumps(parameters | {"numerics": -1}))
@@ -622,10 +635,10 @@ def test_runs_whose_data_have_changed_while_they_trained_are_not_used(tmp_path):
     folders = records.Folders(tmp_path, tmp_path)
     run, before = Run("runs", "none", 0, {}), {"dataset": "mine-custom", "data": "1 2"}
     records.write_record(folders.record(run), {"seed": 0})
-    compare.check_data([run], folders, before, dict(before))
+    comparison.check_data([run], folders, before, dict(before))
     assert folders.has_record(run)
     with pytest.raises(Failed, match="have changed while the runs trained"):
-        compare.check_data([run], folders, before, before | {"data": "1 3"})
+        comparison.check_data([run], folders, before, before | {"data": "1 3"})
     assert not folders.has_record(run)
 
 
