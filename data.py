@@ -279,7 +279,9 @@ def hold_out(train, test, holdout):
     """
     count = len(train.images)
     if holdout >= count:
-        raise DataError(f"holdout={holdout}: there are {count:,} training images")
+        raise DataError(
+            f"holdout={holdout}: there are {count:,} training images, and some must be left to train on"
+        )
     if not holdout:
         return train, test, np.arange(len(test.images))
     is_held_out = np.arange(count) >= count - holdout

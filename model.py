@@ -203,7 +203,7 @@ class Config:
         enum_values=UNITS,
     )
     cross_stitch_init: float = option(
-        1.0, "Start weight of a task's own activations; the other tasks share the rest."
+        1.0, "Initial weight of a task's own activations; the other tasks share the rest."
     )
     cross_stitch_learning_rate_scale: float = option(
         1.0, "Learning rate of the units, as a multiple of the towers'."
@@ -223,10 +223,10 @@ class Config:
     l2_scale: float = option(1e-5, "Factor of the L2 loss, sum(w^2)/2 over conv and fc weights.")
     precision: str = option(
         "float32",
-        "Of large products: bfloat16 is faster where the processor has it, and found as accurate.",
+        "Of large products: bfloat16 is faster where the processor has it; no loss of accuracy was found.",
         enum_values=("float32", "bfloat16"),
     )
-    seed: int = 0  # of start weights and dropout
+    seed: int = 0  # of initial weights and dropout
 
     def stitched_places(self):
         """The layers that a unit follows. There are towers to connect only after share_until."""

@@ -55,7 +55,7 @@ def noted():
         numbers.append(number)
         text = "Stopping after this step."
         if number != signal.SIGXCPU:
-            text += " Once more: at once, without saving."
+            text += " A second signal stops at once, without saving."
             if host.is_there():
                 signal.signal(number, previous[number])
             else:

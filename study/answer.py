@@ -83,7 +83,7 @@ def sentence(study, gains):
     if not any(group.records for group in study[1:]):
         return "Every run of the other settings diverged, so nothing can be compared."
     if not known:
-        return "No seed has ended with none and with another setting, so nothing can be compared."
+        return 'No seed has finished both "none" and another setting, so nothing can be compared.'
     largest = max(known, key=lambda gain: abs(gain.mean))
     tested = [gain for gain in known if not np.isnan(gain.p)]
     if not tested:

@@ -101,7 +101,7 @@ SHARING_AND_CONTROLS = {
     "nddr own only": {"cross_stitch_unit": "nddr", "cross_stitch_own_only": True},
 }
 CONTROLS = {"channel": "channel own only", "nddr": "nddr own only"}
-# Nddr units take a third longer: two studies do without, so that they can be finished.
+# Nddr units take half as long again: some studies do without, so that they can be finished.
 WITHOUT_NDDR = {name: given for name, given in KINDS_OF_SHARING.items() if name != "nddr"}
 
 # --- Schedules ---

@@ -427,11 +427,12 @@ def main():
         record = measure_bfloat16(units, options.rounds, options.steps)
     else:
         record = measure_peers(units, options.rounds, options.steps)
-    try:
-        if options.record:
+    print("\n" + report(record))  # first: a full disk must not cost the figures
+    if options.record:
+        try:
             files.write_json(options.record, record)
-    finally:  # a full disk must not cost the figures
-        print("\n" + report(record))
+        except OSError as error:
+            sys.exit(f"benchmark.py: {options.record}: {error.strerror}. The figures are above.")
 
 
 if __name__ == "__main__":
