@@ -1,6 +1,9 @@
 """Compares a record with a repetition of its run."""
 
+import math
+
 import numpy as np
+import scipy.stats
 
 from harness.errors import Failed
 from study import groups, runs
@@ -11,7 +14,7 @@ NOT_COMPARED |= {"images_per_second", "wall_seconds", "resumed_after"}
 OF_UNITS = {"weights", "distances"}  # scope or variable -> values; older records have fewer
 
 
-def compare(record, again, deviation):
+def compare(record, again, tolerance):
     """Compares a record with a repetition of its run.
 
     Bits are compared if the record says that it was made on the same kind of machine with the
@@ -20,7 +23,7 @@ def compare(record, again, deviation):
     Args:
       record: the record.
       again: the record of the repetition.
-      deviation: as `deviation_of_seeds` returns it.
+      tolerance: as `tolerance_of` returns it.
 
     Returns:
       What was found, as a sentence.
@@ -41,19 +44,19 @@ def compare(record, again, deviation):
         if before.get(name, "not recorded") != value
     )
     recorded, now = (r["accuracy_test_last"]["mean"] for r in (record, again))
-    if deviation is None:
+    if tolerance is None:
         raise Failed(
             f"bits cannot be compared: {reasons}. Nor can accuracy, with fewer than three other"
             f" seeds: it was {recorded:.4f}, is {now:.4f}"
         )
-    if abs(recorded - now) > 4 * deviation:
+    if abs(recorded - now) > tolerance:
         raise Failed(
-            f"accuracy {now:.4f} is further from the recorded {recorded:.4f} than four standard"
-            f" deviations of seeds, {4 * deviation:.4f}; bits cannot be compared: {reasons}"
+            f"accuracy {now:.4f} is further from the recorded {recorded:.4f} than two seeds are in"
+            f" 99 of 100 cases, {tolerance:.4f}; bits cannot be compared: {reasons}"
         )
     return (
-        f"accuracy was {recorded:.4f}, is {now:.4f}: within four standard deviations of seeds,"
-        f" {4 * deviation:.4f}; bits cannot be compared: {reasons}"
+        f"accuracy was {recorded:.4f}, is {now:.4f}: no further than two seeds are in 99 of 100"
+        f" cases, {tolerance:.4f}; bits cannot be compared: {reasons}"
     )
 
 
@@ -74,21 +77,28 @@ def origin(record):
     return {name: known[name] for name in names if name in known}
 
 
-def deviation_of_seeds(run, studies):
-    """The standard deviation of accuracy over the other seeds of a run's setting.
+def tolerance_of(run, studies):
+    """How far a repetition's accuracy may be from the record's if the two round differently.
+
+    After 30 epochs, two such runs of one seed differ as much as runs of two seeds. By chance, the
+    deviation of a few seeds can be far too small, which Student's t allows for.
 
     Args:
       run: a `runs.Run`.
       studies: as `records.read_all` returns them.
 
     Returns:
-      The deviation. If fewer than three other seeds have a record, the largest of any setting
-      on as many images, or None if there is none.
+      How much two other seeds of the run's setting differ at most in 99 of 100 cases. If fewer
+      than three of them have a record, the largest such difference of any setting on as many
+      images, or None if there is none.
     """
 
-    def deviations(of):
-        enough = [g for g in of if len(g.records) >= groups.SEEDS_OF_AN_INTERVAL]
-        return [np.std(group.accuracies(), ddof=1) for group in enough]
+    def tolerances(of):
+        enough = [g.accuracies() for g in of if len(g.records) >= groups.SEEDS_OF_AN_INTERVAL]
+        return [
+            scipy.stats.t.ppf(0.995, len(values) - 1) * math.sqrt(2) * np.std(values, ddof=1)
+            for values in enough
+        ]
 
     images, name = runs.settings_of(run.study)[run.setting]
     group = groups.find(studies[run.study], name, images)
@@ -100,4 +110,4 @@ def deviation_of_seeds(run, studies):
         for group in of
         if runs.STUDIES[study].condition == counted and group.condition == images
     ]
-    return max(deviations([others]) or deviations(similar), default=None)
+    return max(tolerances([others]) or tolerances(similar), default=None)

@@ -336,10 +336,10 @@ def verify(chosen, folders, studies):
     failures = []
     for run in random.Random(head).sample(recorded, count):
         record = files.read_json(folders.record(run))
-        deviation = repetition.deviation_of_seeds(run, studies)
+        tolerance = repetition.tolerance_of(run, studies)
         try:
             found = repetition.compare(
-                record, repeat(run, record, folders.runs / "verify"), deviation
+                record, repeat(run, record, folders.runs / "verify"), tolerance
             )
             print(f"{run.study}/{run.name}: {found}", flush=True)
         except Failed as error:
