@@ -185,7 +185,7 @@ def format_warning(message, *_):
 
 
 def warnings_in(output):
-    """The texts of the warnings that a program wrote in such boxes, a list; spaces count as one."""
+    """The texts of the warnings that a program wrote in such boxes, a list, with single spaces."""
     boxes = re.findall(
         rf"^{re.escape(RULE)}\nWARNING:\s(.*?)\n{re.escape(RULE)}$", output, re.S | re.M
     )

@@ -233,12 +233,13 @@ def make_here(runs, folders, commit):
 
 
 def has_record(run, folders, commit):
-    """Whether the run was made here, at this commit."""
+    """Whether the run was made here, at this commit. Deletes its record if it is damaged."""
     if not folders.has_record(run):
         return False
     try:
         record = records.read_record(folders.record(run), *records.ENTRIES)
-    except Failed:  # it is damaged
+    except Failed:
+        folders.record(run).unlink()
         return False
     # That of a run that diverged has no commit; the folder is of this one.
     return record.get("commit", commit) == commit and records.is_record_of(run, record, folders)

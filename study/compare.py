@@ -5,8 +5,8 @@
     python -m study.compare --setting="fast units: --cross_stitch_learning_rate_scale=1000"
 
 Without --data_dir, it compares on Fashion-MNIST. Other flags of train.py, such as --num_epochs=10,
---train_examples=1000 or --holdout=500, go to all runs, except those in which runs or settings
-differ. You can kill this program at any time: the same command resumes. A larger --seeds, or more
+--train_examples=1000 or --holdout=500, go to all runs; those in which runs or settings differ are
+refused. You can kill this program at any time: the same command resumes. A larger --seeds, or more
 settings, runs only what is missing. The answer is README.md in the comparison's folder, and is
 printed.
 """
@@ -287,10 +287,11 @@ def check_flags(missing, folders, jobs, known_warnings=()):
     Raises:
       Failed: train.py refuses one.
     """
-    firsts = {}  # setting -> its first run; the baseline first, so that its error is the one raised
+    firsts = {}  # setting -> its first run
     for run in missing:
         firsts.setdefault(run.setting, run)
     not_begun = [run for run in firsts.values() if not folders.run(run).exists()]
+    not_begun.sort(key=lambda run: run.setting != command_line.BASELINE)  # whose error is raised
     warned = {}  # text -> the settings with which train.py warns of it
 
     def check(run):

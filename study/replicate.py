@@ -338,7 +338,7 @@ def main(argv):
     # Each run warms up once outside its graph, on purpose.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
     others = [seed for seed in FLAGS.seeds if int(seed) not in SEEDS_OF_THE_REPLICATION]
-    if others and pathlib.Path(FLAGS.records).resolve() == RECORDS:
+    if others and pathlib.Path(FLAGS.records).resolve() == RECORDS.resolve():
         raise Failed(
             f"--seeds={','.join(others)}: the study's seeds, {SEEDS_OF_THE_REPLICATION[0]} to"
             f" {SEEDS_OF_THE_REPLICATION[-1]}, were fixed beforehand. Give the records of others a"

@@ -427,12 +427,15 @@ def main():
         record = measure_bfloat16(units, options.rounds, options.steps)
     else:
         record = measure_peers(units, options.rounds, options.steps)
-    print("\n" + report(record))  # first: a full disk must not cost the figures
-    if options.record:
-        try:
+    failed = None
+    try:
+        if options.record:
             files.write_json(options.record, record)
-        except OSError as error:
-            sys.exit(f"benchmark.py: {options.record}: {error.strerror}. The figures are above.")
+    except OSError as error:  # a full disk must not cost the figures
+        failed = f"benchmark.py: {options.record}: {error.strerror}. The figures are above."
+    print("\n" + report(record))
+    if failed:
+        sys.exit(failed)
 
 
 if __name__ == "__main__":

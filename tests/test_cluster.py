@@ -252,6 +252,18 @@ def test_a_run_and_the_run_it_starts_with_are_one_task(clone, cluster, tmp_path)
     assert answer()["records"] == [record]
 
 
+def test_a_damaged_record_of_a_worker_is_deleted_so_that_its_run_is_made_again(tmp_path):
+    from study import cluster, records, runs
+
+    folders = records.Folders(tmp_path, tmp_path)
+    run = runs.Run("best_lever", "none", 0, {}, None)
+    path = folders.record(run)
+    path.parent.mkdir()
+    path.write_text('{"setting": "none", "se')
+    assert not cluster.has_record(run, folders, "abc")
+    assert not path.exists()
+
+
 def test_a_worker_that_differs_is_refused(clone):
     code = """if True:
         from study import cluster
