@@ -69,6 +69,7 @@ RUN_ELSEWHERE = {
     "python -m study.reproduce --only=few_article_labels --scheduler=tcp://HOST:8786": (
         "test_a_study_survives_its_workers_and_its_coordinator"
     ),
+    "python -m study.reproduce --scheduler=tls://HOST:8786": "test_a_cluster_with_tls_makes_the_runs",
     "python tests/benchmark.py --rounds=6 --steps=50 --units=none,channel,layer,nddr"
     " --record=tests/speed_amd.json": ("test_the_benchmark_runs_for_one_step"),
     "python tests/benchmark.py --against=FOLDER --steps=50 --record=tests/same_commit.json": (
@@ -87,6 +88,7 @@ NOT_RUN = {
     "python -m pytest -m soak": "takes an hour",
     "pip install -r requirements.txt -r study/requirements.txt": "needs a network",
     "pip install -r tests/benchmark-requirements.txt": "downloads gigabytes",
+    "pip install torch": "downloads gigabytes",
     "source .venv/bin/activate": "is Python's own",
     "dask ssh": "needs other machines",
 }
