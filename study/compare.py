@@ -174,7 +174,7 @@ def noting_warnings(texts):
     finally:
         for warning in caught:
             warnings.warn(warning.message)
-            texts.add(" ".join(str(warning.message).split()))
+            texts.update(process.warnings_in(process.format_warning(warning.message)))
 
 
 def paths_as_meant(given, meant):

@@ -1264,7 +1264,7 @@ def test_every_record_of_the_study_can_be_verified():
     assert {run.study for run in recorded} == set(studies)
     for run in recorded:
         # Other seeds of starved runs have other rare articles.
-        most = {"starved": 0.12, "best_lever": 0.07}.get(run.study, 0.04)  # 6 seeds of 300 images
+        most = {"starved": 0.12, "best_lever": 0.065}.get(run.study, 0.04)  # 6 seeds of 300 images
         assert 0 < repetition.tolerance_of(run, studies) < most, run
 
 
